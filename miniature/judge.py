@@ -1,0 +1,115 @@
+"""What a picture really shows: pixels back to an `include` list, without a model and without mercy.
+
+Foreground is what differs from the background; each connected piece of it is one thing. A piece is named
+only if its silhouette matches one outline well and clearly better than the next, its colour is near one
+of the world's, and that colour fills it. Whatever else lies in the picture is read as "unknown", so a
+blurred, merged or doubtful picture never passes for a right one.
+"""
+
+from functools import cache
+from itertools import product
+
+import numpy as np
+from PIL import Image, ImageDraw
+from scipy import ndimage
+
+from miniature.scenes import ACTORS, BACKGROUND, COLORS, SIZE, tally
+from miniature.silhouettes import POSES, SHAPES, canvas, paint, shrink
+
+UNKNOWN = "unknown"
+FOREGROUND = 40  # 8-bit steps away from the background
+SPECK = 5  # pixels: smaller pieces are noise of the decoder
+GRID = 32  # silhouettes are compared at GRID × GRID
+MATCH = {"shape": 0.80, "actor": 0.70}  # least overlap with the outline: limbs are thinner than shapes
+MARGIN = 0.03  # least lead over the next outline
+COLOR_DISTANCE = 70.0  # farthest a piece's median colour may lie from its name, in 8-bit RGB
+COLOR_SHARE = 0.85  # least share of the inside that has the colour of the whole
+
+
+def read(image: Image.Image) -> list[dict]:
+    """The `include` list of a picture: {"class", "count", "color", "pose"?}; strangers have class "unknown".
+
+    Any size and mode is taken; it is read at 64×64. Raises nothing on strange pictures: it reads strangers.
+    """
+    if image.size != (SIZE, SIZE):
+        image = image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)
+    pixels = np.asarray(image.convert("RGB"), dtype=np.float32)  # (64, 64, 3)
+    contrast = np.abs(pixels - np.asarray(BACKGROUND, np.float32)).max(-1)  # (64, 64), 0 … 255
+    pieces, n = ndimage.label(contrast > FOREGROUND, structure=np.ones((3, 3)))
+    found = (_name(pixels, contrast, pieces == i + 1) for i in range(n))
+    return tally(thing for thing in found if thing)
+
+
+def shows(image: Image.Image, include: list[dict]) -> bool:
+    """Whether the picture shows what is listed, all of it and nothing besides."""
+    return agree(read(image), include)
+
+
+def agree(reading: list[dict], include: list[dict]) -> bool:
+    return sorted(map(_key, reading)) == sorted(map(_key, include))
+
+
+def _key(entry: dict) -> tuple:
+    return entry["class"], entry["count"], entry["color"], entry.get("pose") or ""
+
+
+def _name(pixels, contrast, piece) -> tuple[str, str, str | None] | None:
+    """(class, color, pose) of one piece; None for a speck."""
+    if piece.sum() < SPECK:
+        return None
+    color = _color(pixels, contrast, piece)
+    cls, pose = _outline(contrast, piece)
+    return (cls, color, pose) if UNKNOWN not in (cls, color) else (UNKNOWN, UNKNOWN, None)
+
+
+def _color(pixels, contrast, piece) -> str:
+    inside = ndimage.binary_erosion(piece)
+    if inside.sum() < SPECK:  # thin limbs: take the strongest pixels instead of the inner ones
+        inside = piece & (contrast >= np.quantile(contrast[piece], 0.6))
+    names, table = list(COLORS), np.asarray(list(COLORS.values()), np.float32)
+    distance = np.linalg.norm(pixels[inside][:, None] - table, axis=-1)  # (pixels, colours)
+    nearest = int(np.linalg.norm(np.median(pixels[inside], axis=0) - table, axis=-1).argmin())
+    near = np.median(distance[:, nearest]) <= COLOR_DISTANCE
+    uniform = (distance.argmin(-1) == nearest).mean() >= COLOR_SHARE
+    return names[nearest] if near and uniform else UNKNOWN
+
+
+def _outline(contrast, piece) -> tuple[str, str | None]:
+    alpha = np.where(piece, contrast, 0.0)
+    alpha = np.clip(alpha / np.quantile(alpha[piece], 0.75), 0, 1)  # 1 where the piece's full colour is
+    silhouette = _normal(Image.fromarray((alpha * 255).astype(np.uint8)))
+    names, outlines = _templates()
+    overlap = np.minimum(silhouette, outlines).sum((1, 2)) / np.maximum(silhouette, outlines).sum((1, 2))
+    best, second = np.argsort(overlap)[::-1][:2]
+    kind = "actor" if names[best][0] in ACTORS else "shape"
+    sure = overlap[best] >= MATCH[kind] and overlap[best] - overlap[second] >= MARGIN
+    return names[best] if sure else (UNKNOWN, None)
+
+
+@cache
+def _templates() -> tuple[list[tuple[str, str | None]], np.ndarray]:
+    """The outlines of everything, drawn as the world draws them."""
+    names = [(shape, None) for shape in SHAPES] + list(product(ACTORS, POSES))
+    outlines = []
+    for cls, pose in names:
+        image = canvas(SIZE, 0)
+        paint(ImageDraw.Draw(image), cls, pose, *(image.width / 2,) * 2, image.width * 0.42, 255)
+        outlines.append(_normal(shrink(image)))
+    return names, np.stack(outlines)  # (things, GRID, GRID)
+
+
+def _normal(alpha: Image.Image) -> np.ndarray:
+    """A silhouette centred on its mass and scaled by its spread, at GRID × GRID, 0 … 1.
+
+    Mass and spread are steadier than the edges, which a sharp tip or a blur moves by a pixel.
+    """
+    weight = np.asarray(alpha, np.float32) / 255
+    rows, columns = np.indices(weight.shape) + 0.5
+    total = weight.sum()
+    y, x = (rows * weight).sum() / total, (columns * weight).sum() / total
+    spread = np.sqrt((((rows - y) ** 2 + (columns - x) ** 2) * weight).sum() / total)
+    pad, half = SIZE, 2.2 * spread  # padded so that the frame never leaves the picture
+    framed = Image.new("L", (alpha.width + 2 * pad, alpha.height + 2 * pad))
+    framed.paste(alpha, (pad, pad))
+    box = (pad + x - half, pad + y - half, pad + x + half, pad + y + half)
+    return np.asarray(framed.resize((GRID, GRID), Image.Resampling.BILINEAR, box=box), np.float32) / 255

@@ -1,0 +1,31 @@
+"""The door: `python -m miniature.pretrain STAGE PATH…`, numbers from miniature/params.yaml.
+
+A stage is a function of its files (positional) and of sections of the params file (keyword-only).
+"""
+
+import sys
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+PARAMS = Path(__file__).parents[1] / "params.yaml"
+STAGES = ("world", "vae", "clip", "diffusion", "blip", "llama", "card")
+
+
+def main(argv: list[str]) -> None:
+    if not argv or argv[0] not in STAGES:
+        sys.exit(f"usage: python -m miniature.pretrain STAGE PATH…, with STAGE one of {', '.join(STAGES)}")
+    stage, *paths = argv
+    run = import_module(f"miniature.pretrain.{stage}").main
+    sections = [p.name for p in signature(run).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
+    if stage == "clip":
+        sections = [paths.pop(0)]  # one stage, two models: the section says which
+    params = YAML(typ="safe").load(PARAMS)
+    values = {name: params[name] for name in sections}
+    run(*map(Path, paths), **({"settings": values[sections[0]]} if stage == "clip" else values))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,95 @@
+"""LlamaForCausalLM and its LlamaTokenizer: the teacher. It reads both styles of prompt and plain facts that tie them.
+
+"3 circles, red means three red circles"; "a pair is 2"; "crimson is red"; "three crimson discs: 3, red, circle".
+"""
+
+import json
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
+
+from miniature.pretrain.loop import autocast, fit, save_half
+from miniature.pretrain.world import World
+from miniature.scenes import Scene
+from miniature.words import COLOR_WORDS, DOING, NOUNS, NUMBERS, complex_prompt, simple_prompt
+
+
+def main(world_path: Path, checkpoint: Path, out: Path, *, llama: dict) -> None:
+    world = World(world_path)
+    tokenizer = train_tokenizer([document(s, s.seed) for s in world.scenes], llama["length"])
+    torch.manual_seed(llama["seed"])
+    model = build(llama, tokenizer)
+
+    def loss(step):
+        rows = np.random.default_rng((llama["seed"], step)).choice(len(world.scenes), llama["batch"], replace=False)
+        batch = encode(tokenizer, [document(world.scenes[i], llama["seed"] + step) for i in rows])
+        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+        with autocast():
+            return model(**batch, labels=labels).loss
+
+    training = fit(model, loss, checkpoint, llama)
+    save_half(model, out, training)
+    tokenizer.save_pretrained(out)
+
+
+def document(scene: Scene, seed: int) -> str:
+    """One line of what the teacher reads: a scene told twice, a scene and its facts, or a fact of the language."""
+    rng = Random(f"document {seed} {scene.seed}")
+    keywords, again = complex_prompt(scene, rng.getrandbits(30)), complex_prompt(scene, rng.getrandbits(30))
+    sentence, other = simple_prompt(scene, rng.getrandbits(30)), simple_prompt(scene, rng.getrandbits(30))
+    pairs = ((keywords, sentence), (sentence, keywords), (sentence, other), (keywords, again))
+    told = rng.choices((" means ".join(rng.choice(pairs)), f"{rng.choice((sentence, keywords))}: {facts(scene)}", idiom(rng)), (5, 4, 1))
+    return told[0] + "."
+
+
+def facts(scene: Scene) -> str:
+    """What a scene holds, plainly: "3, red, circle" or "1, red, circle and 1, blue, square"."""
+    return " and ".join(", ".join(str(e[key]) for key in ("count", "color", "class", "pose") if key in e) for e in scene.include)
+
+
+def idiom(rng: Random) -> str:
+    """A fact of the language: "crimson is red", "a pair is 2", "to be leaping is to be jumping"."""
+    table = rng.choice((NUMBERS, COLOR_WORDS, NOUNS, DOING))
+    name = rng.choice(list(table))
+    if table is DOING:
+        return f"to be {rng.choice(DOING[name][0])} is to be {name}"
+    word = rng.choice(table[name])
+    return f"{word.removesuffix(' of')} is {name}" if table is not NOUNS else f"a {word} is a {name}"
+
+
+def encode(tokenizer: LlamaTokenizer, lines: list[str]) -> dict:
+    """input_ids and attention_mask [B, T], BOS first, EOS last."""
+    batch = tokenizer([line + tokenizer.eos_token for line in lines], padding=True, truncation=True, return_tensors="pt")
+    return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
+
+
+def train_tokenizer(corpus: list[str], length: int) -> LlamaTokenizer:
+    """Byte-pair encoding as LLaMA's: word starts marked by ▁, bytes for what was never seen."""
+    bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=1200, special_tokens=special, show_progress=False))
+    vocab = bpe.get_vocab()
+    merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
+    return LlamaTokenizer(vocab=vocab, merges=merges, pad_token="</s>", padding_side="right", add_bos_token=True, model_max_length=length)
+
+
+def build(settings: dict, tokenizer: LlamaTokenizer) -> LlamaForCausalLM:
+    width = settings["width"]
+    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=width * 8 // 3 // 32 * 32,
+            num_hidden_layers=settings["layers"],
+            num_attention_heads=width // 32,
+            max_position_embeddings=settings["length"],
+            tie_word_embeddings=True,
+            **special,
+        )
+    )
