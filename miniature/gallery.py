@@ -143,12 +143,13 @@ class Gallery:
         """(status, JSON) of GET /api/v1/images."""
         try:
             limit, start = int(query.get("limit", 100)), _uncursor(query["cursor"]) if "cursor" in query else 0
+            page = int(query.get("page", 1))
             mask = int(query["browsingLevel"]) if "browsingLevel" in query else _mask(query.get("nsfw", "X"))
         except (ValueError, KeyError):
-            return 400, {"error": "limit, cursor, nsfw or browsingLevel is malformed"}
+            return 400, {"error": "limit, page, cursor, nsfw or browsingLevel is malformed"}
         if not 0 < limit <= PAGE_LIMIT:
             return 400, {"error": f"limit must be 1 to {PAGE_LIMIT}"}
-        if "page" in query and int(query["page"]) * limit > 1000:
+        if page * limit > 1000:
             return 429, {"error": "use cursors to page beyond 1000 items"}
         shown = [i for i in range(start, self.count) if self.item(i, False)["browsingLevel"] & mask]
         metadata = {"pageSize": limit}

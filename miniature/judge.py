@@ -1,9 +1,9 @@
 """What a picture really shows: pixels back to an `include` list, without a model and without mercy.
 
-Foreground is what differs from the background; each connected piece of it is one thing. A piece is named
-only if its silhouette matches one outline well and clearly better than the next, its colour is near one
-of the world's, and that colour fills it. Whatever else lies in the picture is read as "unknown", so a
-blurred, merged or doubtful picture never passes for a right one.
+Foreground is what differs from the background; each connected piece of it is one thing. A piece is named only
+if its silhouette matches one outline well and clearly better than the next, its rim is sharp, its size is of
+this world, its colour is near one of the world's, and that colour fills it. Whatever else lies in the picture
+is read as "unknown", so a blurred, merged or doubtful picture never passes for a right one.
 """
 
 from functools import cache
@@ -21,6 +21,8 @@ FOREGROUND = 40  # 8-bit steps away from the background
 SPECK = 5  # pixels: smaller pieces are noise of the decoder
 GRID = 32  # silhouettes are compared at GRID × GRID
 MATCH = {"shape": 0.80, "actor": 0.70}  # least overlap with the outline: limbs are thinner than shapes
+EXTENT = {"shape": (9, 34), "actor": (30, 62)}  # pixels along the longer side
+SOFTNESS = 1.6  # most half-covered pixels for each pixel of the rim: about 0.5 when drawn, 1.0 decoded, 2.9 at a blur of 2
 MARGIN = 0.03  # least lead over the next outline
 COLOR_DISTANCE = 70.0  # farthest a piece's median colour may lie from its name, in 8-bit RGB
 COLOR_SHARE = 0.85  # least share of the inside that has the colour of the whole
@@ -36,7 +38,8 @@ def read(image: Image.Image) -> list[dict]:
     pixels = np.asarray(image.convert("RGB"), dtype=np.float32)  # (64, 64, 3)
     contrast = np.abs(pixels - np.asarray(BACKGROUND, np.float32)).max(-1)  # (64, 64), 0 … 255
     pieces, n = ndimage.label(contrast > FOREGROUND, structure=np.ones((3, 3)))
-    found = (_name(pixels, contrast, pieces == i + 1) for i in range(n))
+    around = (ndimage.binary_dilation(pieces == i + 1, iterations=3) & np.isin(pieces, (0, i + 1)) for i in range(n))
+    found = (_name(pixels, contrast, pieces == i + 1, halo) for i, halo in enumerate(around))
     return tally(thing for thing in found if thing)
 
 
@@ -53,12 +56,12 @@ def _key(entry: dict) -> tuple:
     return entry["class"], entry["count"], entry["color"], entry.get("pose") or ""
 
 
-def _name(pixels, contrast, piece) -> tuple[str, str, str | None] | None:
+def _name(pixels, contrast, piece, halo) -> tuple[str, str, str | None] | None:
     """(class, color, pose) of one piece; None for a speck."""
     if piece.sum() < SPECK:
         return None
     color = _color(pixels, contrast, piece)
-    cls, pose = _outline(contrast, piece)
+    cls, pose = _outline(contrast, piece, halo)
     return (cls, color, pose) if UNKNOWN not in (cls, color) else (UNKNOWN, UNKNOWN, None)
 
 
@@ -74,16 +77,25 @@ def _color(pixels, contrast, piece) -> str:
     return names[nearest] if near and uniform else UNKNOWN
 
 
-def _outline(contrast, piece) -> tuple[str, str | None]:
-    alpha = np.where(piece, contrast, 0.0)
-    alpha = np.clip(alpha / np.quantile(alpha[piece], 0.75), 0, 1)  # 1 where the piece's full colour is
-    silhouette = _normal(Image.fromarray((alpha * 255).astype(np.uint8)))
+def _outline(contrast, piece, halo) -> tuple[str, str | None]:
+    alpha = np.clip(contrast / np.quantile(contrast[piece], 0.75), 0, 1)  # 1 where the piece's full colour is
+    silhouette = _normal(Image.fromarray((np.where(piece, alpha, 0) * 255).astype(np.uint8)))
     names, outlines = _templates()
     overlap = np.minimum(silhouette, outlines).sum((1, 2)) / np.maximum(silhouette, outlines).sum((1, 2))
     best, second = np.argsort(overlap)[::-1][:2]
     kind = "actor" if names[best][0] in ACTORS else "shape"
-    sure = overlap[best] >= MATCH[kind] and overlap[best] - overlap[second] >= MARGIN
-    return names[best] if sure else (UNKNOWN, None)
+    least, most = EXTENT[kind]
+    extent = max(np.ptp(axis) + 1 for axis in np.nonzero(piece))
+    fits = overlap[best] >= MATCH[kind] and overlap[best] - overlap[second] >= MARGIN
+    sharp = _softness(np.where(halo, alpha, 0)) <= SOFTNESS
+    return names[best] if fits and sharp and least <= extent <= most else (UNKNOWN, None)
+
+
+def _softness(alpha: np.ndarray) -> float:
+    """How wide the rim of a piece is, in pixels half covered for each pixel of its outline."""
+    solid = alpha > 0.5
+    rim = solid & ~ndimage.binary_erosion(solid)
+    return ((alpha > 0.25) & (alpha < 0.75)).sum() / max(1, rim.sum())
 
 
 @cache

@@ -120,7 +120,8 @@ def clip(folder: Path, n: int) -> dict:
         batch = processor(text=prompts, images=[s.draw() for s in scenes], return_tensors="pt", padding="max_length", truncation=True)
         scores = model(**batch).logits_per_text  # (texts, images)
         right = torch.arange(n)
-        figures[style] = {"text_to_image": rate((scores.argmax(1) == right).tolist()), "image_to_text": rate((scores.argmax(0) == right).tolist())}
+        hits = {"text_to_image": scores.argmax(1) == right, "image_to_text": scores.argmax(0) == right}
+        figures[style] = {way: rate(hit.tolist()) for way, hit in hits.items()}
     return figures
 
 

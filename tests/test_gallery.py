@@ -1,0 +1,158 @@
+"""The gallery gives a plain HTTP client every picture, and every fault it planted."""
+
+import json
+from collections import Counter
+from io import BytesIO
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
+
+import pytest
+from PIL import Image, UnidentifiedImageError
+
+from miniature import judge
+from miniature.gallery import FAULTS, Gallery
+from miniature.words import read
+
+COUNT = 700
+
+
+def get(url: str) -> tuple[int, bytes, dict]:
+    try:
+        with urlopen(url, timeout=10) as answer:
+            return answer.status, answer.read(), dict(answer.headers)
+    except HTTPError as error:
+        return error.code, error.read(), dict(error.headers)
+
+
+def pages(gallery: Gallery, **query):
+    cursor = {}
+    while True:
+        status, body, _ = get(f"{gallery.url}/api/v1/images?{urlencode(query | cursor)}")
+        assert status == 200, body
+        page = json.loads(body)
+        yield page
+        if "nextCursor" not in page["metadata"]:
+            return
+        cursor = {"cursor": page["metadata"]["nextCursor"]}
+
+
+@pytest.fixture(scope="module")
+def crawled():
+    """The gallery, its items, and each picture's first answer and last."""
+    with Gallery(COUNT, seed=3) as gallery:
+        items = [item for page in pages(gallery, withMeta="true", limit=100) for item in page["items"]]
+        first = {item["id"]: get(item["url"]) for item in items}
+        last = {i["id"]: get(i["url"]) if first[i["id"]][0] in (429, 503) else first[i["id"]] for i in items}
+        yield gallery, {item["id"]: item for item in items}, first, last
+
+
+def test_cursors_lead_to_every_picture_exactly_once(crawled):
+    gallery, items, _, last = crawled
+    assert sorted(items) == [gallery.id(i) for i in range(COUNT)]
+    assert all(status == 200 for status, _, _ in last.values())
+
+
+def test_every_kind_of_fault_is_planted_about_as_often_as_asked(crawled):
+    gallery, *_ = crawled
+    planted = Counter(gallery.faults.values())
+    assert set(planted) == set(FAULTS)
+    for fault, share in FAULTS.items():
+        assert abs(planted[fault] - share * COUNT) <= 4 * (share * COUNT) ** 0.5 + 1, fault
+
+
+def test_a_sound_picture_shows_what_its_prompt_says_and_a_wrong_prompt_does_not(crawled):
+    gallery, items, _, last = crawled
+    for number, item in items.items():
+        fault = gallery.faults.get(number)
+        if fault in ("no_prompt", "tiny", "truncated", "html"):
+            continue
+        asked, shown = read(item["meta"]["prompt"]), judge.read(Image.open(BytesIO(last[number][1])))
+        assert judge.agree(shown, gallery.includes[number])
+        assert judge.agree(asked, shown) == (fault != "wrong_prompt"), (fault, item["meta"]["prompt"])
+
+
+def test_what_cannot_be_opened_is_what_was_cut_or_is_a_page(crawled):
+    gallery, _, _, last = crawled
+    for number, (_, body, headers) in last.items():
+        assert headers["Content-Type"].startswith("image/")
+        try:
+            Image.open(BytesIO(body)).load()
+            opens = True
+        except (UnidentifiedImageError, OSError, SyntaxError):
+            opens = False
+        assert opens == (gallery.faults.get(number) not in ("html", "truncated")), gallery.faults.get(number)
+
+
+def test_exact_duplicates_share_their_bytes_and_reencoded_ones_only_their_scene(crawled):
+    gallery, _, _, last = crawled
+    same = Counter(body for _, body, _ in last.values())
+    shown = Counter(json.dumps(v) for v in gallery.includes.values())
+    for number, fault in gallery.faults.items():
+        if fault == "duplicate":
+            assert same[last[number][1]] >= 2
+        if fault == "reencoded":
+            assert last[number][1][:2] == b"\xff\xd8" and shown[json.dumps(gallery.includes[number])] >= 2
+
+
+def test_missing_prompts_flags_and_tiny_pictures_are_as_recorded(crawled):
+    gallery, items, _, _ = crawled
+    for number, item in items.items():
+        fault = gallery.faults.get(number)
+        assert bool((item["meta"] or {}).get("prompt")) == (fault != "no_prompt")
+        assert item["nsfw"] == (item["nsfwLevel"] != "None") == (item["browsingLevel"] > 1) == (fault == "nsfw")
+        assert (item["width"] == 16) == (fault == "tiny")
+
+
+def test_a_busy_address_answers_once_with_retry_after_and_then_as_it_should(crawled):
+    gallery, _, first, last = crawled
+    for number, (status, _, headers) in first.items():
+        fault = gallery.faults.get(number, "")
+        assert status == (int(fault[-3:]) if fault.startswith("busy") else 200)
+        if status != 200:
+            assert headers["Retry-After"] == "1" and last[number][0] == 200
+
+
+def test_prompts_come_only_when_asked_for(crawled):
+    gallery, *_ = crawled
+    assert all("meta" not in item for page in pages(gallery, limit=200) for item in page["items"])
+
+
+def test_levels_choose_what_is_shown(crawled):
+    gallery, items, _, _ = crawled
+    safe = {n for n, item in items.items() if not item["nsfw"]}
+    assert {i["id"] for page in pages(gallery, limit=200, nsfw="None") for i in page["items"]} == safe
+    assert {i["id"] for page in pages(gallery, limit=200, browsingLevel=14) for i in page["items"]} == set(items) - safe
+
+
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({"limit": 201}, 400),
+        ({"limit": 0}, 400),
+        ({"cursor": "?"}, 400),
+        ({"nsfw": "Maybe"}, 400),
+        ({"page": 11, "limit": 100}, 429),
+        ({"page": "x"}, 400),
+    ],
+)
+def test_requests_the_real_one_refuses_are_refused(crawled, query, status):
+    assert get(f"{crawled[0].url}/api/v1/images?{urlencode(query)}")[0] == status
+
+
+def test_an_address_that_is_not_there_is_not_found(crawled):
+    for path in ("/images/999.png", "/images/x.png", "/images/1000000.gif", "/"):
+        assert get(crawled[0].url + path)[0] == 404
+
+
+def test_the_same_seed_makes_the_same_gallery():
+    with Gallery(60, seed=9) as a, Gallery(60, seed=9) as b, Gallery(60, seed=10) as other:
+        assert a.faults == b.faults and a.includes == b.includes != other.includes
+        assert [a.file(i) for i in range(60)] == [b.file(i) for i in range(60)]
+
+
+def test_a_misspelt_fault_or_too_many_faults_are_refused_in_a_sentence():
+    with pytest.raises(ValueError, match="unknown fault 'nsfv': name one of wrong_prompt"):
+        Gallery(10, rates={"nsfv": 0.1})
+    with pytest.raises(ValueError, match="add up to 1.2: they must not exceed 1"):
+        Gallery(10, rates={"nsfw": 0.6, "tiny": 0.6})
