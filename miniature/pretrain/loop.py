@@ -81,9 +81,9 @@ def save_half(model, path: Path, training: dict | None = None) -> None:
     model.half().save_pretrained(path)
     file = path / "config.json"
     config = json.loads(file.read_text())
-    for part in (config, *(v for v in config.values() if isinstance(v, dict))):
-        part.pop("_name_or_path", None)
-        if "dtype" in part:
+    config.pop("_name_or_path", None)
+    for part in (config, *(v for k, v in config.items() if k.endswith("_config") and isinstance(v, dict))):
+        if "_class_name" not in part:  # transformers; diffusers loads float32 unless told otherwise
             part["dtype"] = "float32"
     file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if training:
