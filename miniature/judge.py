@@ -14,14 +14,15 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 
 from miniature.scenes import ACTORS, BACKGROUND, COLORS, SIZE, tally
-from miniature.silhouettes import POSES, SHAPES, canvas, paint, shrink
+from miniature.silhouettes import POSES, SHAPES, SUPERSAMPLE, canvas, paint, shrink
 
 UNKNOWN = "unknown"
 FOREGROUND = 40  # 8-bit steps away from the background
 SPECK = 5  # pixels: smaller pieces are noise of the decoder
 GRID = 32  # silhouettes are compared at GRID × GRID
-MATCH = {"shape": 0.80, "actor": 0.70}  # least overlap with the outline: limbs are thinner than shapes
+MATCH = 0.80  # least overlap with the outline; drawn things have 0.90 and more, decoded ones 0.85
 EXTENT = {"shape": (9, 34), "actor": (30, 62)}  # pixels along the longer side
+RADII = {"shape": [8, 11], "actor": [25]}  # pixels: the sizes that outlines are drawn at
 SOFTNESS = 1.6  # most half-covered pixels for each pixel of the rim: about 0.5 when drawn, 1.0 decoded, 2.9 at a blur of 2
 MARGIN = 0.03  # least lead over the next outline
 COLOR_DISTANCE = 70.0  # farthest a piece's median colour may lie from its name, in 8-bit RGB
@@ -82,11 +83,12 @@ def _outline(contrast, piece, halo) -> tuple[str, str | None]:
     silhouette = _normal(Image.fromarray((np.where(piece, alpha, 0) * 255).astype(np.uint8)))
     names, outlines = _templates()
     overlap = np.minimum(silhouette, outlines).sum((1, 2)) / np.maximum(silhouette, outlines).sum((1, 2))
-    best, second = np.argsort(overlap)[::-1][:2]
+    best = int(overlap.argmax())
+    second = max(o for name, o in zip(names, overlap, strict=True) if name != names[best])
     kind = "actor" if names[best][0] in ACTORS else "shape"
     least, most = EXTENT[kind]
     extent = max(np.ptp(axis) + 1 for axis in np.nonzero(piece))
-    fits = overlap[best] >= MATCH[kind] and overlap[best] - overlap[second] >= MARGIN
+    fits = overlap[best] >= MATCH and overlap[best] - second >= MARGIN
     sharp = _softness(np.where(halo, alpha, 0)) <= SOFTNESS
     return names[best] if fits and sharp and least <= extent <= most else (UNKNOWN, None)
 
@@ -100,12 +102,13 @@ def _softness(alpha: np.ndarray) -> float:
 
 @cache
 def _templates() -> tuple[list[tuple[str, str | None]], np.ndarray]:
-    """The outlines of everything, drawn as the world draws them."""
-    names = [(shape, None) for shape in SHAPES] + list(product(ACTORS, POSES))
+    """The outlines of everything, drawn as the world draws them: shapes small and large, since small tips are blunt."""
+    names = [(shape, None) for shape in SHAPES] * len(RADII["shape"]) + list(product(ACTORS, POSES))
+    radii = [radius for radius in RADII["shape"] for _ in SHAPES] + RADII["actor"] * len(ACTORS) * len(POSES)
     outlines = []
-    for cls, pose in names:
+    for (cls, pose), radius in zip(names, radii, strict=True):
         image = canvas(SIZE, 0)
-        paint(ImageDraw.Draw(image), cls, pose, *(image.width / 2,) * 2, image.width * 0.42, 255)
+        paint(ImageDraw.Draw(image), cls, pose, *(image.width / 2,) * 2, radius * SUPERSAMPLE, 255)
         outlines.append(_normal(shrink(image)))
     return names, np.stack(outlines)  # (things, GRID, GRID)
 

@@ -23,7 +23,7 @@ def made(tmp_path_factory) -> Path:
         return PARAMS[section] | {"steps": 2, "batch": 16}
 
     world.main(drawn, world=PARAMS["world"] | {"count": 1000})
-    vae.main(drawn, path / "c/vae.pt", models / "stable-diffusion/vae", vae=short("vae"))
+    vae.main(drawn, path / "c/vae.pt", models / "stable-diffusion/vae", vae=short("vae") | {"decoder": {"steps": 2, "lr": 0.001}})
     for name in ("clip", "clip-eval"):
         clip.main(drawn, path / f"c/{name}.pt", models / name, settings=short(name))
     diffusion.main(
