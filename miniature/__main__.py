@@ -1,7 +1,9 @@
-"""`python -m miniature show [FILE] [--scenes N] [--seed S]` · `python -m miniature gallery [--count N] [--seed S]`.
+"""`python -m miniature show [FILE] [--scenes N] [--seed S]` · `python -m miniature gallery [--count N] [--seed S]` ·
+`python -m miniature prompts [FOLDER] [--count N]`.
 
 show     a sheet of scenes, each with a keyword prompt, a plain sentence of either split, and the judge's reading
 gallery  serve the prompt gallery on loopback until Ctrl-C
+prompts  write the test prompts, so many a category
 """
 
 import argparse
@@ -14,6 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from miniature import judge
 from miniature.gallery import Gallery
+from miniature.prompts import write
 from miniature.scenes import Scene, make
 from miniature.words import complex_prompt, plural, simple_prompt
 
@@ -29,6 +32,9 @@ def main() -> None:
     show.add_argument("--scenes", type=int, default=18)
     gallery = commands.add_parser("gallery", help="serve the prompt gallery on loopback")
     gallery.add_argument("--count", type=int, default=200)
+    prompts = commands.add_parser("prompts", help="write the test prompts")
+    prompts.add_argument("folder", nargs="?", type=Path, default=Path("prompts/miniature"))
+    prompts.add_argument("--count", type=int, default=100)
     for command in (show, gallery):
         command.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -36,6 +42,8 @@ def main() -> None:
         args.file.parent.mkdir(parents=True, exist_ok=True)
         sheet([make(args.seed + i) for i in range(args.scenes)]).save(args.file)
         print(args.file)
+    elif args.command == "prompts":
+        print(*write(args.folder, args.count), sep="\n")
     else:
         _serve(args.count, args.seed)
 

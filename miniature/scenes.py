@@ -71,29 +71,41 @@ def tally(seen) -> list[dict]:
     return entries
 
 
-def make(seed: int, category: str | None = None) -> Scene:
-    """The scene of a seed. Without a category the seed chooses one, each as likely as the others."""
+def make(seed: int, category: str | None = None, scattered: bool = False) -> Scene:
+    """The scene of a seed. Without a category the seed chooses one, each as likely as the others.
+
+    Counted things lie as on dice; scattered, in any cells of the grid.
+    """
     rng = Random(seed)
     category = category or CATEGORIES[seed % len(CATEGORIES)]
     if category not in _MAKERS:
         raise ValueError(f"category {category!r} is unknown: name one of {', '.join(CATEGORIES)}")
-    return Scene(seed, category, tuple(_MAKERS[category](rng)))
+    return Scene(seed, category, tuple(_MAKERS[category](rng, scattered)))
 
 
 def _jitter(rng: Random, centre: float, by: float) -> float:
     return centre + rng.uniform(-by, by)
 
 
-def _counting(rng: Random):
+DICE = {  # cells (column, row) of a 3×3 grid
+    1: (((1, 1),),),
+    2: (((0, 1), (2, 1)), ((1, 0), (1, 2)), ((0, 0), (2, 2))),
+    3: (((0, 1), (1, 1), (2, 1)), ((1, 0), (0, 2), (2, 2)), ((0, 0), (1, 1), (2, 2))),
+    4: (((0, 0), (2, 0), (0, 2), (2, 2)), ((1, 0), (0, 1), (2, 1), (1, 2))),
+    5: (((0, 0), (2, 0), (1, 1), (0, 2), (2, 2)), ((1, 0), (0, 1), (1, 1), (2, 1), (1, 2))),
+}
+
+
+def _counting(rng: Random, scattered: bool):
     """Up to five things in the cells of a 3×3 grid."""
     cls, color, count = rng.choice(list(SHAPES)), rng.choice(list(COLORS)), rng.randint(1, 5)
-    cells = rng.sample([(x, y) for y in range(3) for x in range(3)], count)
+    cells = rng.sample([(x, y) for y in range(3) for x in range(3)], count) if scattered else rng.choice(DICE[count])
     radius = rng.uniform(7.2, 8.6)
     for column, row in sorted(cells):
         yield Thing(cls, color, None, _jitter(rng, 11.5 + 20.5 * column, 1), _jitter(rng, 11.5 + 20.5 * row, 1), radius)
 
 
-def _color(rng: Random):
+def _color(rng: Random, _):
     """Two things in two of the four quarters."""
     shapes, colors = rng.sample(list(SHAPES), 2), rng.sample(list(COLORS), 2)
     cells = rng.sample([(x, y) for y in range(2) for x in range(2)], 2)
@@ -101,7 +113,7 @@ def _color(rng: Random):
         yield Thing(cls, color, None, _jitter(rng, 17.5 + 29 * column, 2), _jitter(rng, 17.5 + 29 * row, 2), rng.uniform(10.5, 12))
 
 
-def _action(rng: Random):
+def _action(rng: Random, _):
     """One actor, large, near the middle."""
     radius = rng.uniform(23, 27)
     yield Thing(rng.choice(ACTORS), rng.choice(list(COLORS)), rng.choice(list(POSES)), _jitter(rng, 32, 4), _jitter(rng, 32, 3), radius)

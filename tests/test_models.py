@@ -11,7 +11,7 @@ from transformers import CLIPModel, CLIPTextModel, LlamaForCausalLM
 
 from miniature import judge
 from miniature.pretrain import measure
-from miniature.pretrain.world import TEST_SEED, texts
+from miniature.pretrain.world import texts
 from miniature.scenes import CATEGORIES
 
 MODELS = Path(__file__).parents[1] / "models/miniature"

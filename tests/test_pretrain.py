@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from miniature.pretrain import clip, loop, world
+from miniature.pretrain import clip, diffusion, loop, world
 from miniature.scenes import make
 
 SETTINGS = {"steps": 30, "lr": 0.01, "seed": 5, "ema": 0.9}
@@ -54,7 +54,8 @@ def test_the_door_names_the_stages_when_it_does_not_know_one():
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     path = tmp_path_factory.mktemp("world")
-    world.main(path, world={"count": 400, "seed": 0, "mix": {"action": 0.1, "color": 0.8, "counting": 0.1}})
+    mix = {"action": 0.1, "color": 0.8, "counting": 0.1}
+    world.main(path, settings={"count": 400, "seed": 0, "scattered": True, "mix": mix})
     return world.World(path)
 
 
@@ -99,3 +100,10 @@ def test_clip_pads_as_the_real_one_does():
 def test_prompts_are_the_same_for_the_same_seed():
     scenes = [make(i) for i in range(20)]
     assert world.texts(scenes, "both", 1) == world.texts(scenes, "both", 1) != world.texts(scenes, "both", 2)
+
+
+def test_late_times_are_favoured_as_asked_and_stay_in_range():
+    torch.manual_seed(0)
+    even, late = diffusion.times(20_000, 1000, 0.0), diffusion.times(20_000, 1000, 1.0)
+    assert even.min() >= 0 and late.max() <= 999
+    assert even.float().mean().item() == pytest.approx(500, abs=10) and late.float().mean().item() == pytest.approx(667, abs=10)

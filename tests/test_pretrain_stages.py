@@ -22,7 +22,7 @@ def made(tmp_path_factory) -> Path:
     def short(section):
         return PARAMS[section] | {"steps": 2, "batch": 16}
 
-    world.main(drawn, world=PARAMS["world"] | {"count": 1000})
+    world.main(drawn, settings=PARAMS["scattered"] | {"count": 1000})
     vae.main(drawn, path / "c/vae.pt", models / "stable-diffusion/vae", vae=short("vae") | {"decoder": {"steps": 2, "lr": 0.001}})
     for name in ("clip", "clip-eval"):
         clip.main(drawn, path / f"c/{name}.pt", models / name, settings=short(name))

@@ -20,11 +20,10 @@ def main(argv: list[str]) -> None:
     stage, *paths = argv
     run = import_module(f"miniature.pretrain.{stage}").main
     sections = [p.name for p in signature(run).parameters.values() if p.kind is Parameter.KEYWORD_ONLY]
-    if stage == "clip":
-        sections = [paths.pop(0)]  # one stage, two models: the section says which
     params = YAML(typ="safe").load(PARAMS)
-    values = {name: params[name] for name in sections}
-    run(*map(Path, paths), **({"settings": values[sections[0]]} if stage == "clip" else values))
+    if sections == ["settings"]:  # one stage run twice: its first word says with which section
+        params["settings"] = params[paths.pop(0)]
+    run(*map(Path, paths), **{name: params[name] for name in sections})
 
 
 if __name__ == "__main__":

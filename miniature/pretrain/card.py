@@ -21,7 +21,7 @@ PARTS = {
     "stable-diffusion/vae": "`AutoencoderKL`: 64×64 pixels to 4×8×8 latents",
     "stable-diffusion/unet": "`UNet2DConditionModel`: keyword prompts alone, behind the frozen text tower of `clip`",
     "stable-diffusion/text_encoder": "`CLIPTextModel`: the text tower of `clip`, the same weights",
-    "clip": "`CLIPModel`: contrastive, both styles of prompt evenly",
+    "clip": "`CLIPModel`: contrastive, both styles of prompt, mostly keywords",
     "clip-eval": "`CLIPModel`: other seed, other width; for evaluation alone",
     "blip": "`BlipForConditionalGeneration`: pictures to plain sentences, training templates only",
     "llama": "`LlamaForCausalLM`: both styles and the facts that tie them; the teacher",
@@ -80,13 +80,15 @@ def render(figures: dict, card: dict) -> str:
     ]
     layers = range(len(llama["probe"]["count"]))
     probes = [f"| {k} | " + " | ".join(f"{100 * llama['probe'][fact][k]['value']:.1f}" for fact in measure.FACTS) + " |" for k in layers]
-    world = params["world"]
+    world = params["arranged"]
     return CARD.format(
         megabytes=sum(p["bytes"] for p in figures["parts"].values()) / 1e6,
         minutes=sum(p.get("seconds", 0) for p in figures["parts"].values()) / 60,
         sizes="\n".join(sizes),
         count=world["count"],
         mix=", ".join(f"{100 * share:.0f} % {name}" for name, share in world["mix"].items()),
+        sentences=100 * params["clip"]["sentences"],
+        sentences_eval=100 * params["clip-eval"]["sentences"],
         swapped=100 * params["clip"]["swapped"],
         drop=100 * params["diffusion"]["drop"],
         clean=_cells(vae["judge_clean"]),

@@ -29,7 +29,7 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, settings: dict) -> No
 
     def loss(step):
         rows = batches(np.random.default_rng((settings["seed"], step)))
-        prompts = texts([world.scenes[i] for i in rows], "both", settings["seed"] + step)
+        prompts = texts([world.scenes[i] for i in rows], "both", settings["seed"] + step, sentences=settings["sentences"])
         keys = np.array([world.keys[i] for i in rows])
         same = torch.from_numpy(keys[:, None] == keys[None]).float()  # (B, B)
         with autocast():

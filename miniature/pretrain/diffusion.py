@@ -39,7 +39,7 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
             words = text_encoder(**encode(tokenizer, prompts)).last_hidden_state  # (B, L, d)
         z = (mean[rows] + std[rows] * torch.randn_like(std[rows])) * vae.config.scaling_factor  # (B, 4, 8, 8)
         noise = torch.randn_like(z)
-        t = torch.randint(scheduler.config.num_train_timesteps, (len(z),))
+        t = times(len(z), scheduler.config.num_train_timesteps, diffusion["late"])
         return F.mse_loss(unet(scheduler.add_noise(z, noise, t), t, words).sample, noise)
 
     training = fit(unet, loss, checkpoint, diffusion)
@@ -49,6 +49,12 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
     save_half(text_encoder, out / "text_encoder")
     tokenizer.save_pretrained(out / "tokenizer")
     scheduler.save_pretrained(out / "scheduler")
+
+
+def times(n: int, last: int, late: float) -> Tensor:
+    """n of 0 … last − 1, [n]: uniform, but a share `late` the later of two, for what and how many are decided in the noise."""
+    two = torch.rand(2, n)
+    return (torch.where(torch.rand(n) < late, two.amax(0), two[0]) * last).long()
 
 
 def build(channels: list[int], layers: int, heads: int, width: int) -> UNet2DConditionModel:

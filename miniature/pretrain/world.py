@@ -1,7 +1,8 @@
 """Draw the pictures once; every later stage reads them.
 
-`images.npy` uint8 [N, 64, 64, 3], `scenes.jsonl` one {"seed", "category"} a line: the scene is made from them again.
-Training scenes have seeds below TEST_SEED; whatever is tested starts there.
+`images.npy` uint8 [N, 64, 64, 3], `scenes.jsonl` one {"seed", "category", "scattered"} a line: the scene is made from them again.
+Training scenes have seeds below TEST_SEED; whatever is tested starts there. Two worlds are drawn: `scattered`, where
+counted things lie anywhere, for what learns to see and to read; `arranged`, where they lie as on dice, for what draws.
 """
 
 import json
@@ -20,14 +21,14 @@ from miniature.words import complex_prompt, simple_prompt
 TEST_SEED = 1_000_000
 
 
-def main(out: Path, *, world: dict) -> None:
-    rng = Random(world["seed"])
-    shares = world["mix"]
-    scenes = [make(seed, rng.choices(list(shares), list(shares.values()))[0]) for seed in range(world["count"])]
+def main(out: Path, *, settings: dict) -> None:
+    shares, scattered = settings["mix"], settings["scattered"]
+    categories = Random(settings["seed"]).choices(list(shares), list(shares.values()), k=settings["count"])
+    scenes = [make(seed, category, scattered) for seed, category in enumerate(categories)]
     out.mkdir(parents=True, exist_ok=True)
     images = np.stack([np.asarray(s.draw()) for s in tqdm(scenes, desc="world", disable=None)])
     np.save(out / "images.npy", images)
-    lines = (json.dumps({"seed": s.seed, "category": s.category}) for s in scenes)
+    lines = (json.dumps({"seed": s.seed, "category": s.category, "scattered": scattered}) for s in scenes)
     (out / "scenes.jsonl").write_text("\n".join(lines) + "\n")
 
 
@@ -49,11 +50,11 @@ class World:
         return [json.dumps(s.include) for s in self.scenes]
 
 
-def texts(scenes: list[Scene], style: str, seed: int, split: str = "train") -> list[str]:
-    """One prompt for each scene. style: "complex" | "simple" | "both" (either, evenly)."""
+def texts(scenes: list[Scene], style: str, seed: int, split: str = "train", sentences: float = 0.5) -> list[str]:
+    """One prompt for each scene. style: "complex" | "simple" | "both" (`sentences` is then the share of plain ones)."""
     rng = Random(seed)
-    styles = (style if style != "both" else rng.choice(("complex", "simple")) for _ in scenes)
-    return [complex_prompt(s, seed) if kind == "complex" else simple_prompt(s, seed, split) for s, kind in zip(scenes, styles, strict=True)]
+    plain = [style == "simple" or (style == "both" and rng.random() < sentences) for _ in scenes]
+    return [simple_prompt(s, seed, split) if p else complex_prompt(s, seed) for s, p in zip(scenes, plain, strict=True)]
 
 
 def test_scenes(category: str, n: int) -> list[Scene]:
