@@ -1,0 +1,95 @@
+"""train: the adapter, from cached features alone."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+
+import sur_adapter.diffusion as diffusion
+from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.features import queries
+from sur_adapter.records import read_tar, read_vectors
+from sur_adapter.schema import settings
+from sur_adapter.trainer import Features, Objective, fit
+
+
+def train(
+    clip: Path, llm: Path, vae: Path, bank: Path, out: Path, log: Path, *, models: dict, adapter: dict, loss: dict, train: dict
+) -> None:
+    splits, about = load(clip, llm, vae if loss.get("w_diffusion") else None)
+    options = settings(options_of_training, train, "train")
+    weights = settings(objective, loss, "loss")
+    where = diffusion.device(options.pop("device", "auto"))
+    torch.manual_seed(options.get("seed", 0))
+    teacher_width = splits["train"].teacher.shape[-1]
+    config = settings(network, adapter, "adapter") | {"width": splits["train"].simple.shape[-1], "teacher_width": teacher_width}
+    model = SURAdapter(AdapterConfig(**config, about=about | {"loss": dict(loss), "train": dict(train)}))
+    history, rate = fit(model, objective(models, bank, where, **weights), splits["train"], splits["validation"], device=where, **options)
+    model.save_pretrained(out)
+    log.mkdir(parents=True, exist_ok=True)
+    (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+    print(f"{len(splits['train'])} pairs, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+
+
+def options_of_training(*, steps: int, batch: int, lr: float, seed: int = 0, every: int = 50, device: str = "auto") -> None:
+    """The keys of params.yaml: train."""
+
+
+def network(*, depth: int = 2, heads: int = 8, strength: float = 1.0) -> None:
+    """The keys of params.yaml: adapter; widths are read from the features."""
+
+
+def objective(
+    models: dict, bank: Path, where: str, *, prompt: str = "attention", w_diffusion: float, w_prompt: float, w_llm: float
+) -> Objective:
+    """The keys of params.yaml: loss, and what is frozen behind them."""
+    if prompt not in ("attention", "kl"):
+        raise ValueError(f"params.yaml: loss.prompt is {prompt!r}: choose attention or kl")
+    result = Objective(w_diffusion, w_prompt, w_llm)
+    if w_prompt and prompt == "attention":
+        result.layers = queries.read(bank, where)
+    if w_diffusion:
+        result.unet = diffusion.part(models["diffusion"], UNet2DConditionModel, "unet").to(where).eval().requires_grad_(False)
+        result.scheduler = diffusion.part(models["diffusion"], DDPMScheduler, "scheduler")
+        result.scaling = AutoencoderKL.load_config(models["diffusion"], subfolder="vae")["scaling_factor"]
+    return result
+
+
+def load(clip: Path, llm: Path, vae: Path | None) -> tuple[dict[str, Features], dict]:
+    """split -> features, and where they come from. Refused if the caches do not hold the same rows."""
+    ids, words, about = read_vectors(clip)
+    teacher_ids, states, teacher_about = read_vectors(llm)
+    if ids != teacher_ids:
+        raise ValueError(f"{clip} and {llm} hold different pairs: one of them is stale; remove both and run `dvc repro`")
+    names = [name for file in sorted(clip.glob("*.parquet")) for name in [file.stem.split("-")[0]] * rows_of(file)]
+    latents = load_latents(vae, ids) if vae else None
+    teacher = np.concatenate([states[name] for name in sorted(states)], -1)  # (N, d_llm · layers)
+    about |= teacher_about | {"layers": sorted(states), "data": sha256("".join(ids).encode()).hexdigest()[:16]}
+    return {
+        split: Features(*(take(a, names, split) for a in (words["simple"], words["complex"], teacher, latents))) for split in SPLITS
+    }, about
+
+
+SPLITS = ("train", "validation", "test")
+
+
+def take(array: np.ndarray | None, names: list[str], split: str) -> torch.Tensor | None:
+    return None if array is None else torch.from_numpy(array[np.array(names) == split])
+
+
+def rows_of(file: Path) -> int:
+    import pyarrow.parquet as pq
+
+    return pq.read_metadata(file).num_rows
+
+
+def load_latents(vae: Path, ids: list[str]) -> np.ndarray:
+    from io import BytesIO
+
+    held = {key: np.load(BytesIO(data)) for key, _, data in read_tar(vae)}
+    if list(held) != ids:
+        raise ValueError(f"{vae} and the other features hold different pairs: one of them is stale; remove them and run `dvc repro`")
+    return np.stack(list(held.values()))  # (N, 2, 4, h, w)

@@ -1,0 +1,31 @@
+"""Classical measures of one picture, RGB. None knows what is good; they show where arms differ, and a drop is worth a look."""
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import laplace
+
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+def _pixels(image: Image.Image) -> np.ndarray:
+    return np.asarray(image.convert("RGB"), np.float64) / 255  # (H, W, 3), 0 … 1
+
+
+def sharpness(image: Image.Image) -> float:
+    """Standard deviation of the Laplacian of the luma (Pech-Pacheco et al. 2000, there its square)."""
+    return float(laplace(_pixels(image) @ LUMA).std())
+
+
+def contrast(image: Image.Image) -> float:
+    """Standard deviation of the luma (RMS contrast), 0 … 0.5."""
+    return float((_pixels(image) @ LUMA).std())
+
+
+def colourfulness(image: Image.Image) -> float:
+    """Hasler & Süsstrunk (2003): √(σ²_rg + σ²_yb) + 0.3 √(μ²_rg + μ²_yb), rg = R − G, yb = (R + G) / 2 − B."""
+    r, g, b = np.moveaxis(_pixels(image), -1, 0)
+    rg, yb = r - g, (r + g) / 2 - b
+    return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
+
+
+MEASURES = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness}

@@ -1,0 +1,144 @@
+"""The data contract, told once: what a row holds, and how rows lie in shards.
+
+Pixels in tar (WebDataset), words in Parquet, one id ties them: the first sixteen hex digits of the SHA-256 of the
+picture's bytes. Everything written here is byte-identical when its content is: no clock, no user, fixed order.
+"""
+
+from collections.abc import Iterable, Iterator
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from webdataset import TarWriter
+
+SHARD = 2048  # rows a shard
+
+RAW = pa.schema(
+    [
+        ("id", pa.string()),  # of the picture's bytes; of the address where none came
+        ("source", pa.string()),
+        ("url", pa.string()),
+        ("complex_prompt", pa.string()),
+        ("negative_prompt", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("nsfw", pa.string()),
+        ("licence", pa.string()),
+        ("dropped", pa.string()),  # reason, or null
+    ]
+)
+CAPTIONS = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())])
+
+
+def record_id(data: bytes) -> str:
+    return sha256(data).hexdigest()[:16]
+
+
+def group_split(group: str, test: float, validation: float) -> str:
+    """ "train" | "validation" | "test": a function of the group's id alone, the same on every machine."""
+    share = int(sha256(f"split {group}".encode()).hexdigest()[:8], 16) / 2**32
+    return "test" if share < test else "validation" if share < test + validation else "train"
+
+
+def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:
+    """One Parquet file, zstd, columns in the order of the schema."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(rows, pd.DataFrame):
+        table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    else:
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+    pq.write_table(table, path, compression="zstd")
+
+
+def read_table(folder: Path) -> pd.DataFrame:
+    """All Parquet files of a folder, or one file, in name order."""
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
+    try:
+        return pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
+
+
+def write_vectors(path: Path, ids: list[str], vectors: dict[str, "np.ndarray"], about: dict[str, str] | None = None) -> None:  # noqa: F821
+    """Ids and fp16 arrays [N, …], each flattened to a fixed-size list; uncompressed, so that it is read without a copy.
+
+    The shape of a row and `about` go into the metadata of the file.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns, fields, metadata = [pa.array(ids)], [pa.field("id", pa.string())], dict(about or {})
+    for name, array in vectors.items():
+        flat = pa.array(array.reshape(-1))
+        columns.append(pa.FixedSizeListArray.from_arrays(flat, int(array[0].size)))
+        fields.append(pa.field(name, columns[-1].type))
+        metadata[f"shape:{name}"] = ",".join(map(str, array.shape[1:]))
+    table = pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+
+
+def read_vectors(folder: Path) -> tuple[list[str], dict[str, "np.ndarray"], dict[str, str]]:  # noqa: F821
+    """(ids, name -> fp16 array [N, …], about) of all shards of a folder."""
+    files = sorted(folder.glob("*.parquet"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no feature shard: run `dvc repro` to cache the features")
+    try:
+        tables = [pq.read_table(f, memory_map=True) for f in files]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"a shard under {folder} is cut short or broken ({error}): remove the folder and run `dvc repro` again") from error
+    metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items()}
+    table = pa.concat_tables(tables).combine_chunks()
+    vectors = {}
+    for name in table.column_names[1:]:
+        shape = [int(n) for n in metadata.pop(f"shape:{name}").split(",") if n]
+        vectors[name] = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), *shape)
+    return table["id"].to_pylist(), vectors, {k: v for k, v in metadata.items() if not k.startswith("ARROW")}
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
+    """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TarWriter(str(path), mtime=0, user="", group="") as tar:
+        for key, ext, data in members:
+            tar.write({"__key__": key, ext: data})
+
+
+def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(key, extension, bytes) of each member of all shards of a folder, in order."""
+    import tarfile
+
+    files = sorted(folder.glob("*.tar"))
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
+    for file in files:
+        try:
+            with tarfile.open(file) as tar:
+                for member in tar:
+                    key, _, ext = member.name.partition(".")
+                    yield key, ext, tar.extractfile(member).read()
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
+
+
+def open_image(data: bytes) -> Image.Image:
+    """The picture in some bytes, RGB on white."""
+    image = Image.open(BytesIO(data))
+    if image.mode in ("RGBA", "LA", "P"):
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB")
+
+
+def chunks(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
+
+
+def shards(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """("train-000000", its rows): by split, in the order of the pairs. Shard k of every cache holds the same ids."""
+    for split in ("test", "train", "validation"):
+        rows = pairs[pairs["split"] == split]
+        for k in range(0, len(rows), SHARD):
+            yield f"{split}-{k // SHARD:06d}", rows.iloc[k : k + SHARD]

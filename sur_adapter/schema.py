@@ -1,0 +1,38 @@
+"""The signature is the schema: settings are checked against the function that takes them."""
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import Parameter, signature
+from pkgutil import iter_modules
+from types import ModuleType
+
+
+def nearest(word: str, known) -> str:
+    """ " (did you mean 'x'?)", or nothing."""
+    near = get_close_matches(str(word), list(map(str, known)), 1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def settings(function: Callable, values: dict | None, section: str) -> dict:
+    """`values` as they are, if `function` takes each of them by keyword and gets all it needs; else one sentence.
+
+    Raises ValueError that names the key of params.yaml, what is known, and the nearest right one.
+    """
+    values = dict(values or {})
+    takes = {p.name: p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY}
+    for key in values:
+        if key not in takes:
+            raise ValueError(f"params.yaml: {section}.{key} is unknown{nearest(key, takes)}; known are {', '.join(takes) or 'none'}")
+    for name, p in takes.items():
+        if p.default is Parameter.empty and name not in values:
+            raise ValueError(f"params.yaml: {section}.{name} is missing: add it, as in presets/miniature.yaml")
+    return values
+
+
+def plugin(package: str, name: str) -> ModuleType:
+    """The module `name` of `package`, e.g. plugin("sur_adapter.scores", "clip_simple"); else a sentence that lists what exists."""
+    known = [m.name for m in iter_modules(import_module(package).__path__)]
+    if name not in known:
+        raise ValueError(f"params.yaml: {package.rpartition('.')[2]} has no {name!r}{nearest(name, known)}; there are {', '.join(known)}")
+    return import_module(f"{package}.{name}")

@@ -1,0 +1,174 @@
+"""The filter gives each row that leaves one reason, and no group to two splits."""
+
+import json
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from miniature.gallery import FIRST_SEED, Gallery
+from stages.crawl import crawl
+from stages.filter import decide, filter
+from sur_adapter.near import close, groups
+from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
+
+SCORES = {"clip_simple": {}, "clip_complex": {}, "phash": {}}
+RULES = {"min_side": 32, "nsfw": ["None"], "clip_simple": 0.5, "clip_complex": 0.5, "duplicate_bits": 2, "validation": 0.2, "test": 0.2}
+
+
+def looks(i: int) -> str:
+    return sha256(str(i).encode()).hexdigest()[:48]
+
+
+def row(i: int, **more) -> dict:
+    """A sound row, like no other; what a test is about stands in `more`."""
+    own = {"id": f"{i:016x}", "source": "s", "url": f"u{i}", "complex_prompt": f"prompt {i}", "width": 64, "height": 64, "nsfw": "None"}
+    measured = {"simple_prompt": f"sentence {i}", "clip_simple": 0.9, "clip_complex": 0.9, "phash": looks(i)}
+    return own | {"dropped": None} | measured | more
+
+
+def write(folder: Path, rows: list[dict]) -> list[Path]:
+    """The files of the stages before, and the paths of filter's arguments."""
+    for source in {r["source"] for r in rows}:
+        mine = [r for r in rows if r["source"] == source]
+        kept = [r for r in mine if r["dropped"] is None]
+        write_table(folder / "raw" / source / "prompts-000000.parquet", mine, RAW)
+        write_table(folder / "captions" / source / "captions-000000.parquet", kept, CAPTIONS)
+        for name in SCORES:
+            write_table(folder / "scores" / name / f"{source}.parquet", [{"id": r["id"], "value": r[name]} for r in kept])
+    return [folder / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
+
+
+def run(folder: Path, rows: list[dict], sources=("s",), scores=SCORES, **rules) -> tuple[pd.DataFrame, dict]:
+    paths = write(folder, rows)
+    filter(*paths, filter=RULES | rules, sources=dict.fromkeys(sources), scores=scores)
+    return read_table(paths[3]), json.loads(paths[4].read_text())
+
+
+FAULTS = [
+    ({"dropped": "http 404", "complex_prompt": None}, "http 404"),
+    ({"complex_prompt": None, "nsfw": "X"}, "no_prompt"),
+    ({"nsfw": "Soft", "width": 16}, "nsfw"),
+    ({"nsfw": "Unknown"}, "nsfw"),
+    ({"height": 31, "simple_prompt": ""}, "too_small"),
+    ({"simple_prompt": " ", "clip_simple": 0.1}, "no_caption"),
+    ({"phash": looks(0), "clip_simple": 0.1}, "near_duplicate"),
+    ({"clip_simple": 0.49, "clip_complex": 0.1}, "clip_simple"),
+    ({"clip_complex": None}, "clip_complex"),
+    ({"nsfw": None}, None),
+]
+
+
+def test_each_row_that_leaves_has_the_first_reason_that_holds_and_rows_in_are_kept_and_dropped(tmp_path):
+    rows = [row(0)] + [row(i, **fault) for i, (fault, _) in enumerate(FAULTS, 1)]
+    pairs, funnel = run(tmp_path, rows)
+    assert pairs.dropped.astype(object).where(pairs.dropped.notna(), None).tolist() == [None] + [reason for _, reason in FAULTS]
+    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", *SCORES, "dropped", "group", "split"]
+    assert funnel["in"] == 11 and funnel["kept"] == 2 == sum(funnel["by_split"].values())
+    assert funnel["dropped"]["nsfw"] == 2 and sum(funnel["dropped"].values()) == 9
+    assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(11)], "what the crawl dropped has no split"
+
+
+def test_of_pictures_that_look_alike_the_first_that_is_otherwise_sound_is_kept(tmp_path):
+    like = {"phash": f"{3 << 80:048x}"}
+    pairs, _ = run(tmp_path, [row(9, nsfw="X", **like), row(5, **like), row(1, **like), row(3)])
+    assert dict(zip(pairs.id.str[-1], pairs.dropped.fillna("kept"), strict=True)) == {
+        "9": "nsfw",
+        "5": "kept",
+        "1": "near_duplicate",
+        "3": "kept",
+    }
+
+
+def test_no_like_picture_and_no_equal_prompt_is_in_two_splits_and_thresholds_move_no_row():
+    rng = np.random.default_rng(0)
+    rows = [
+        row(i, complex_prompt=f"Prompt, {rng.integers(150)}", phash=f"{int(rng.integers(400)):x}".rjust(48, "f") + "00ff")
+        for i in range(300)
+    ]
+    table = decide(pd.DataFrame(rows), {}, duplicate_bits=0, validation=0.2, test=0.2)
+    for key in ("complex_prompt", "phash", "group"):
+        assert (table.groupby(key).split.nunique() == 1).all() and (table.groupby(key).group.nunique() == 1).all()
+    assert (table.group == table.groupby("group").id.transform("min")).all()
+    assert set(table.split) == {"train", "validation", "test"}
+    strict = decide(pd.DataFrame(rows).assign(clip_simple=rng.random(300)), {"clip_simple": 0.8}, min_side=65, validation=0.2, test=0.2)
+    assert strict.split.equals(table.split) and strict.dropped.notna().all()
+
+
+def test_prompts_are_equal_whatever_their_case_and_commas(tmp_path):
+    pairs, _ = run(tmp_path, [row(1, complex_prompt="A  cat, 8K"), row(2, complex_prompt="a cat 8k,"), row(3, complex_prompt="...")])
+    assert pairs.group.tolist() == [row(1)["id"], row(1)["id"], row(3)["id"]]
+
+
+def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
+    pairs, funnel = run(tmp_path, [row(1), row(2), row(1, source="t", url="other"), row(3, source="t")], sources=("s", "t"))
+    assert funnel["by_source"]["t"] == {"in": 2, "kept": 1, "dropped": {"duplicate": 1}}
+    assert len(pairs) == 4 and pairs[pairs.dropped.isna()].id.is_unique
+
+
+def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
+    paths = write(tmp_path, [row(1), row(2, source="gone")])
+    filter(*paths, filter={"clip_simple": 0.5, "nsfw": ["None"]}, sources={"s": {}}, scores={"clip_simple": {}})
+    pairs = read_table(paths[3])
+    assert set(pairs.source) == {"s"} and not {"phash", "clip_complex"} & set(pairs)
+
+
+def test_the_same_input_makes_the_same_bytes(tmp_path):
+    rows = [row(0)] + [row(i, **fault) for i, (fault, _) in enumerate(FAULTS, 1)]
+    for name in "ab":
+        run(tmp_path / name, rows)
+    for file in ("pairs.parquet", "funnel.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_filter_that_keeps_nothing_and_a_misspelt_rule_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(ValueError, match=r"none of 3 rows is kept, clip_complex took most \(2\): loosen it in params.yaml"):
+        run(tmp_path, [row(1), row(2), row(3, nsfw="X")], clip_complex=0.95)
+    assert json.loads((tmp_path / "funnel.json").read_text())["in"] == 3, "the funnel is there to look at"
+    with pytest.raises(
+        ValueError, match=r"filter.clip_simpel is neither a rule nor a score \(did you mean 'clip_simple'\?\); known are min_side"
+    ):
+        run(tmp_path, [row(1)], clip_simpel=1)
+    with pytest.raises(FileNotFoundError, match="holds no Parquet file: run the stage that writes it"):
+        run(tmp_path, [row(1)], sources=("s", "missing"))
+
+
+def test_close_hashes_are_found_across_blocks_and_at_any_length():
+    rng = np.random.default_rng(1)
+    hashes = [rng.bytes(9).hex() for _ in range(1200)]
+    hashes[1100] = f"{int(hashes[3], 16) ^ 0b10001:018x}"
+    assert close(hashes, 2).tolist() == [[3, 1100]] and len(close(hashes, 1)) == 0
+    assert close([], 3).shape == (0, 2) and close(["00"], 3).shape == (0, 2)
+    assert groups(5, [(0, 3), (3, 4)]).tolist() == [0, 1, 2, 0, 0] and len(groups(3, [])) == 3
+
+
+def test_faults_planted_in_the_gallery_end_in_the_right_reasons(tmp_path):
+    """Scores are those of an oracle here, so that what is tested is the filter and not a model."""
+    crawl(tmp_path / "raw" / "miniature", sources={"miniature": {"count": 300, "seed": 1}})
+    table, gallery = read_table(tmp_path / "raw" / "miniature"), Gallery(300, 1)
+    table["fault"] = [gallery.faults.get(gallery.id(i), "sound") for i in range(300)]
+    scene = [str(gallery.scene(i).seed - FIRST_SEED) for i in range(300)]
+    table = table.assign(
+        simple_prompt="words",
+        clip_simple=1.0,
+        clip_complex=(table.fault != "wrong_prompt") * 1.0,
+        phash=[f"{1 << int(s) % 4096:01024x}" for s in scene],
+    )
+    wanted = {
+        "duplicate": {"duplicate"},
+        "html": {"not an image"},
+        "truncated": {"truncated"},
+        "no_prompt": {"no_prompt"},
+        "nsfw": {"nsfw"},
+        "tiny": {"too_small"},
+        "wrong_prompt": {"clip_complex"},
+        "reencoded": {"near_duplicate", "kept", "duplicate"},
+        "busy_503": {"kept"},
+        "busy_429": {"kept"},
+    }
+    done = decide(table, {"clip_complex": 0.5}, min_side=32, duplicate_bits=0)
+    for fault, reasons in wanted.items():
+        assert set(done.dropped[done.fault == fault].fillna("kept")) <= reasons, fault
+    assert (done.dropped[done.fault == "sound"].fillna("kept") == "kept").mean() > 0.98

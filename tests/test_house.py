@@ -1,0 +1,147 @@
+"""The house stays in order: rooms, arrows, signatures, and what the README says of them."""
+
+import ast
+import re
+import sys
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from stages.__main__ import VERBS
+
+ROOT = Path(__file__).parents[1]
+STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+BODIES = {name: stage.get("do", stage) for name, stage in STAGES.items()}
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+SOURCES = [p for folder in ("sur_adapter", "stages", "miniature") for p in sorted((ROOT / folder).rglob("*.py"))]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file names in an import, at any depth of it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def reached(path: Path) -> set[Path]:
+    """The project's own files behind a file, itself included."""
+    seen, waiting = set(), [path]
+    while waiting:
+        file = waiting.pop()
+        if file in seen:
+            continue
+        seen.add(file)
+        if file == ROOT / "sur_adapter/__init__.py":  # names what it loads only when asked
+            continue
+        for module in imports(file):
+            target = ROOT / module.replace(".", "/")
+            waiting += [p for p in (target.with_suffix(".py"), target / "__init__.py") if p.exists()]
+    return seen
+
+
+def test_the_verbs_the_files_and_the_stages_are_the_same_eight():
+    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__"}
+    assert set(VERBS) == files == set(STAGES)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verbs_signature_is_its_command_and_its_params(verb):
+    arguments = signature(getattr(import_module(f"stages.{verb}"), verb)).parameters.values()
+    files = [a for a in arguments if a.kind is Parameter.POSITIONAL_OR_KEYWORD]
+    sections = {a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY}
+    command = BODIES[verb]["cmd"].split()
+    assert command[:4] == ["python", "-m", "stages", verb]
+    assert sum(a.default is Parameter.empty for a in files) <= len(command) - 4 <= len(files)
+    assert {re.split(r"[.$]", p)[0] for p in BODIES[verb]["params"]} == sections <= set(PARAMS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_deps_list_every_project_file_a_verb_reaches(verb):
+    listed = [ROOT / d for d in BODIES[verb]["deps"] if "$" not in d]
+    listed += [ROOT / item["needs"] for item in STAGES[verb].get("foreach", {}).values() if "needs" in item] if verb == "generate" else []
+    small = {ROOT / "sur_adapter/__init__.py", ROOT / "sur_adapter/schema.py", ROOT / "stages/__init__.py"}  # doors, not doings
+    missing = {f for f in reached(ROOT / f"stages/{verb}.py") - small if not any(f == d or d in f.parents for d in listed)}
+    assert {str(f.relative_to(ROOT)) for f in missing if "miniature" not in f.parts} == set()
+
+
+def test_every_stage_says_in_words_what_it_does():
+    assert all(len(body["desc"]) > 20 for body in BODIES.values())
+
+
+def test_nouns_know_no_verbs_and_verbs_know_no_other_verb():
+    for path in SOURCES:
+        room = path.relative_to(ROOT).parts[0]
+        used = {m.split(".")[0] for m in imports(path) if m}
+        if room == "sur_adapter":
+            assert not used & {"stages", "dvc"}, path
+        if room == "stages" and path.stem != "__main__":
+            assert not any(m and m.startswith("stages.") for m in imports(path)), path
+        if room == "miniature":
+            assert "stages" not in used, path
+
+
+def test_only_its_own_plug_ins_import_the_miniature():
+    users = {
+        p.relative_to(ROOT).as_posix()
+        for p in SOURCES
+        if p.parts[len(ROOT.parts)] != "miniature" and any("miniature" in (m or "") for m in imports(p))
+    }
+    assert users == {"sur_adapter/sources/miniature.py", "sur_adapter/judges/pictograms.py"}
+
+
+def test_the_default_params_are_the_preset_of_the_miniature():
+    assert (ROOT / "params.yaml").read_text() == (ROOT / "presets/miniature.yaml").read_text()
+
+
+def test_every_preset_has_the_sections_of_the_default():
+    for preset in (ROOT / "presets").glob("*.yaml"):
+        assert YAML(typ="safe").load(preset).keys() == PARAMS.keys(), preset.name
+
+
+def test_the_tree_in_the_readme_is_the_tree_on_disk():
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
+    for folder, name in re.findall(r"^    (  )?([\w./]+)  +\S", tree, re.M):
+        where = [ROOT / name] if not folder else list(ROOT.glob(f"*/{name}"))
+        assert any(p.exists() for p in where), name
+
+
+def test_requirements_pin_exactly():
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith(("#", "-r"))]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", x) for x in lines)
+
+
+def test_functions_fit_in_the_eye_and_files_in_a_sitting():
+    for path in SOURCES:
+        text = path.read_text()
+        assert text.count("\n") <= 300, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert node.end_lineno - node.lineno < 60, (path, node.name)
+
+
+def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
+    import subprocess
+
+    def said(*words, params="sources: {}"):
+        (tmp_path / "params.yaml").write_text(params)
+        done = subprocess.run(
+            [sys.executable, "-m", "stages", *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            env={"SUR_PARAMS": str(tmp_path / "params.yaml"), "PATH": ""},
+        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr.strip().splitlines()[-1]
+
+    assert "did you mean 'crawl'?" in said("crwal")
+    assert "crawl takes out: 0 paths were given" in said("crawl")
+    assert "has no section 'sources' (did you mean 'sourcs'?)" in said("crawl", "data/raw/x", params="sourcs: {}")
