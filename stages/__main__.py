@@ -42,7 +42,15 @@ def _sections(file: Path, names: list[str]) -> dict:
     return {name: params[name] for name in names}
 
 
+def _quiet() -> None:
+    """The libraries' own bars and reports stay out of logs; ours look at the terminal themselves."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")
+
+
 if __name__ == "__main__":
+    _quiet()
     try:
         main(sys.argv[1:])
     except (FileNotFoundError, ValueError) as error:

@@ -32,7 +32,7 @@ def made(tmp_path_factory) -> Path:
         models / "clip",
         path / "c/unet.pt",
         models / "stable-diffusion",
-        diffusion=short("diffusion"),
+        diffusion=short("diffusion") | {"again": {"steps": 2}},
     )
     blip.main(drawn, path / "c/blip.pt", models / "blip", blip=short("blip"))
     llama.main(drawn, path / "c/llama.pt", models / "llama", llama=short("llama"))

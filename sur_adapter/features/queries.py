@@ -4,11 +4,13 @@ Recorded from U-Net passes on noised latents of training pictures under their co
 `queries.safetensors` holds `<layer>.q` [count, h·e], `.to_k`, `.to_v` [h·e, d], `.to_out` [c, h·e], `.bias` [c].
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -51,7 +53,8 @@ def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, count: int,
         hook.remove()
     out.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}.{key}": value for name, m in layers.items() for key, value in _frozen(m, banks[name], count).items()}
-    save_file(tensors, out / "queries.safetensors", {name: str(m.heads) for name, m in layers.items()})
+    heads = json.dumps({name: m.heads for name, m in sorted(layers.items())})  # one entry: safetensors writes several in any order
+    save_file(tensors, out / "queries.safetensors", {"heads": heads})
 
 
 def read(folder: Path, device: str = "cpu") -> list[CrossAttention]:
@@ -59,14 +62,11 @@ def read(folder: Path, device: str = "cpu") -> list[CrossAttention]:
     file = folder / "queries.safetensors"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: loss.prompt `attention` needs it; run `dvc repro` to record it")
-    from safetensors import safe_open
-
     with safe_open(file, "pt") as opened:
-        heads = opened.metadata()
+        heads = json.loads(opened.metadata()["heads"])
     tensors = {k: v.float().to(device) for k, v in load_file(file).items()}
     return [
-        CrossAttention(int(h), *(tensors[f"{name}.{k}"] for k in ("q", "to_k", "to_v", "to_out", "bias")))
-        for name, h in sorted(heads.items())
+        CrossAttention(h, *(tensors[f"{name}.{k}"] for k in ("q", "to_k", "to_v", "to_out", "bias"))) for name, h in sorted(heads.items())
     ]
 
 
