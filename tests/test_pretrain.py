@@ -14,7 +14,7 @@ from miniature.scenes import make
 SETTINGS = {"steps": 30, "lr": 0.01, "seed": 5, "ema": 0.9}
 
 
-def fitted(checkpoint, stop_at=None, **changed):
+def fitted(checkpoint, stop_at=None, inputs=(), **changed):
     """Weights of a small regression, trained by the shared loop; killed at a step if asked."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
@@ -25,7 +25,7 @@ def fitted(checkpoint, stop_at=None, **changed):
         x = torch.randn(16, 4)
         return (model(x) - x[:, :2]).square().mean()
 
-    report = loop.fit(model, loss, checkpoint, SETTINGS | changed)
+    report = loop.fit(model, loss, checkpoint, SETTINGS | changed, inputs)
     return model.weight.detach().clone(), report
 
 
@@ -44,6 +44,17 @@ def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path):
     again, _ = fitted(tmp_path / "c.pt", seed=6)
     fresh, _ = fitted(tmp_path / "d.pt", seed=6)
     assert torch.equal(again, fresh)
+
+
+def test_a_checkpoint_from_other_inputs_is_not_taken_up(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "x").write_text("one")
+    fitted(tmp_path / "c.pt", inputs=[data])
+    assert fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])[1]["steps"] == 30  # nothing is left to do
+    (data / "x").write_text("two")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])
 
 
 def test_the_door_names_the_stages_when_it_does_not_know_one():

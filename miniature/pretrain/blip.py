@@ -23,7 +23,7 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, blip: dict) -> None:
         with autocast():
             return model(pixel_values=world.pixels(rows), input_ids=ids, attention_mask=mask, labels=labels).loss
 
-    training = fit(model, loss, checkpoint, blip)
+    training = fit(model, loss, checkpoint, blip, [world_path])
     save_half(model, out, training)
     BlipProcessor(image_processor(), tokenizer).save_pretrained(out)
 

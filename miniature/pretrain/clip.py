@@ -37,7 +37,7 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, settings: dict) -> No
         logits = result.text_embeds.float() @ result.image_embeds.float().T * model.logit_scale.exp().clamp(max=100)  # (B, B)
         return contrastive(logits, same)
 
-    training = fit(model, loss, checkpoint, settings)
+    training = fit(model, loss, checkpoint, settings, [world_path])
     save_half(model, out, training)
     CLIPProcessor(image_processor(), tokenizer).save_pretrained(out)
 

@@ -42,8 +42,9 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
         t = times(len(z), scheduler.config.num_train_timesteps, diffusion["late"])
         return F.mse_loss(unet(scheduler.add_noise(z, noise, t), t, words).sample, noise)
 
-    first = fit(unet, loss, checkpoint, {k: v for k, v in diffusion.items() if k != "again"})
-    again = fit(unet, loss, checkpoint.with_stem(checkpoint.stem + "-again"), diffusion | diffusion["again"])
+    inputs = [world_path, vae_path, clip_path]
+    first = fit(unet, loss, checkpoint, {k: v for k, v in diffusion.items() if k != "again"}, inputs)
+    again = fit(unet, loss, checkpoint.with_stem(checkpoint.stem + "-again"), diffusion | diffusion["again"], inputs)
     training = first | {key: first[key] + again[key] for key in ("steps", "seconds")} | {"loss": again["loss"]}
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.save_config(out)

@@ -31,7 +31,7 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, llama: dict) -> None:
         with autocast():
             return model(**batch, labels=labels).loss
 
-    training = fit(model, loss, checkpoint, llama)
+    training = fit(model, loss, checkpoint, llama, [world_path])
     save_half(model, out, training)
     tokenizer.save_pretrained(out)
 

@@ -1,7 +1,8 @@
 """The training loop the miniature's models share: seeded at every step, resumable, averaged."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
@@ -13,15 +14,15 @@ from tqdm import tqdm
 CHECKPOINT_EVERY = 100  # steps
 
 
-def fit(model: nn.Module, loss: Callable[[int], Tensor], checkpoint: Path, settings: dict) -> dict:
+def fit(model: nn.Module, loss: Callable[[int], Tensor], checkpoint: Path, settings: dict, inputs: Iterable[Path] = ()) -> dict:
     """Minimise loss(step) over the parameters of `model`: AdamW, one cycle, an exponential average kept in the end.
 
     settings: `steps`, `lr`, `seed`, `ema`, and whatever else the model was built with.
     The generator is seeded anew at every step, so a run that was killed and goes on from its checkpoint makes the
-    same model as one that was not. A checkpoint made with other settings is not taken up.
+    same model as one that was not. A checkpoint made with other settings, or from other `inputs` (files, folders), is not taken up.
     Returns {"steps", "seconds", "threads", "parameters", "loss" (mean of the last hundred steps)}.
     """
-    key = json.dumps(settings, sort_keys=True)
+    key = json.dumps(settings | {"inputs": [_digest(path) for path in inputs]}, sort_keys=True)
     steps, lr, seed = settings["steps"], settings["lr"], settings["seed"]
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -56,6 +57,15 @@ def fit(model: nn.Module, loss: Callable[[int], Tensor], checkpoint: Path, setti
         "parameters": sum(p.numel() for p in trained),
         "loss": round(sum(losses[-100:]) / len(losses[-100:]), 4),
     }
+
+
+def _digest(path: Path) -> str:
+    """Of a file's bytes, or of all files of a folder but the reports of their training."""
+    files = sorted(p for p in path.rglob("*") if p.is_file() and p.name != "training.json") if path.is_dir() else [path]
+    digest = sha256()
+    for file in files:
+        digest.update(file.name.encode() + file.read_bytes())
+    return digest.hexdigest()
 
 
 def _keep(path: Path, key: str, parts: dict, losses: list[float], seconds: float) -> None:

@@ -25,10 +25,10 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, vae: dict) -> None:
         error = model.decode(posterior.sample()).sample - x
         return error.abs().mean() + error.square().mean() + vae["w_kl"] * posterior.kl().mean()
 
-    both = fit(model, loss, checkpoint, {k: v for k, v in vae.items() if k != "decoder"})
+    both = fit(model, loss, checkpoint, {k: v for k, v in vae.items() if k != "decoder"}, [world_path])
     for part in (model.encoder, model.quant_conv):
         part.requires_grad_(False)
-    alone = fit(model, loss, checkpoint.with_stem(checkpoint.stem + "-decoder"), vae | vae["decoder"])
+    alone = fit(model, loss, checkpoint.with_stem(checkpoint.stem + "-decoder"), vae | vae["decoder"], [world_path])
     training = both | {key: both[key] + alone[key] for key in ("steps", "seconds")} | {"loss": alone["loss"]}
     model.register_to_config(scaling_factor=round(1 / _spread(model, world), 4))
     save_half(model, out, training)
