@@ -65,6 +65,11 @@ def test_keyword_prompts_draw_well_and_plain_sentences_do_not():
     assert all(r["n"] >= 300 for r in (*complex_.values(), *simple.values()))
 
 
+@pytest.mark.xfail(strict=True, reason="the aim is missed: LOG.md says what was tried; strict, so that reaching it is noticed")
+def test_keyword_prompts_are_right_nine_times_in_ten():
+    assert CARD["diffusion"]["complex"]["overall"]["value"] >= 0.90
+
+
 def test_the_same_prompt_and_noise_draw_the_same_picture_whatever_the_batch(pipe):
     scenes = measure.test_scenes("color", 3)
     prompts, seeds = texts(scenes, "complex", 0), [s.seed for s in scenes]
