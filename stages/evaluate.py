@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sur_adapter.report as pages
-from sur_adapter.clip_judge import ClipJudge, distances, score
+from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.metrics import ARMS, JUDGEMENTS, figures
 from sur_adapter.prompts import read_prompts
 from sur_adapter.quality import MEASURES
@@ -48,10 +48,10 @@ def options(*, judge: str | None = None, clip: str | None = None, resamples: int
     """The keys of params.yaml: evaluate. judge: a file of sur_adapter/judges; clip: a model; either may be null."""
     if not isinstance(resamples, int) or resamples < 100:
         raise ValueError(f"params.yaml: evaluate.resamples is {resamples}: an interval needs at least 100, better 10000")
-    return plugin("sur_adapter.judges", judge) if judge else None, ClipJudge(clip) if clip else None, resamples, seed
+    return plugin("sur_adapter.judges", judge) if judge else None, Clip(clip, "evaluate.clip") if clip else None, resamples, seed
 
 
-def look(images: Path, asked: dict[str, dict], judge, clip: ClipJudge | None) -> pd.DataFrame:
+def look(images: Path, asked: dict[str, dict], judge, clip: Clip | None) -> pd.DataFrame:
     """A row a picture: id, category, arm, seed, text, shown, clip_score, distance, quality. Arms are held to the same prompts and seeds."""
     arms = [arm for arm in ARMS if (images / arm).is_dir()]
     for arm in ("baseline", "adapter"):
@@ -103,14 +103,14 @@ def _paired(table: pd.DataFrame, arms: list[str], images: Path) -> None:
         raise ValueError(f"{images} holds more seeds for some prompts than for others: remove it and run `dvc repro`")
 
 
-def _clip_columns(table: pd.DataFrame, vectors: np.ndarray, asked: dict, clip: ClipJudge) -> tuple[np.ndarray, np.ndarray]:
-    """(score with the plain prompt, whatever words the arm was given; distance to the prompt's other seeds), one each a picture."""
+def _clip_columns(table: pd.DataFrame, vectors: np.ndarray, asked: dict, clip: Clip) -> tuple[np.ndarray, np.ndarray]:
+    """(100 · score with the plain prompt, whatever words the arm was given; distance to the prompt's other seeds), one each a picture."""
     names = list(dict.fromkeys(table.id))
     words = dict(zip(names, clip.texts([asked[name]["prompt"] for name in names]), strict=True))
     apart = np.empty(len(table))
     for rows in table.groupby(["arm", "id"]).indices.values():
         apart[rows] = distances(vectors[rows])
-    return score(vectors, np.stack([words[name] for name in table.id])), apart
+    return 100 * score(vectors, np.stack([words[name] for name in table.id])), apart
 
 
 def left_out(table: pd.DataFrame, judge, clip) -> dict:

@@ -1,32 +1,42 @@
-"""How well a picture and a text agree: the cosine of their CLIP embeddings, at least 0 (Hessel et al., arXiv 2104.08718)."""
+"""How well a picture and a text agree: the cosine of their CLIP embeddings, at least 0 (Hessel et al., arXiv 2104.08718).
+
+Where it judges, take another CLIP than the base model's text encoder and than the one that filtered the pairs.
+"""
 
 from collections.abc import Iterable
 from itertools import islice
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
-from transformers import AutoProcessor, CLIPModel
+from transformers import AutoModel, AutoProcessor
 
 
-class ClipScore:
-    def __init__(self, model: str, device: str | None = None):
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.model = CLIPModel.from_pretrained(model, dtype=torch.float32).to(device).eval()
-        self.length = self.model.config.text_config.max_position_embeddings  # tokens; what is longer is cut
+class Clip:
+    """Unit vectors of pictures and of texts, on the GPU if there is one. FileNotFoundError, naming `param`, where no model lies."""
 
-    @torch.no_grad()
-    def images(self, images: list[Image.Image]) -> torch.Tensor:
-        """Unit vectors [N, d] on the CPU."""
-        pixels = self.processor(images=images, return_tensors="pt").pixel_values.to(self.model.device)
-        return _unit(self.model.get_image_features(pixel_values=pixels))
+    def __init__(self, model: str, param: str = "scores.….model"):
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        try:
+            self.processor = AutoProcessor.from_pretrained(model)
+            self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(self.device).eval()
+        except OSError as error:
+            raise FileNotFoundError(
+                f"params.yaml: {param} is {model!r}, where no CLIP can be loaded: name a folder or a model of the hub"
+            ) from error
 
-    @torch.no_grad()
-    def texts(self, texts: list[str]) -> torch.Tensor:
-        """Unit vectors [N, d] on the CPU."""
-        batch = self.processor(text=texts, padding=True, truncation=True, max_length=self.length, return_tensors="pt")
-        return _unit(self.model.get_text_features(**batch.to(self.model.device)))
+    @torch.inference_mode()
+    def images(self, images: list[Image.Image]) -> np.ndarray:
+        """(N, d)"""
+        inputs = self.processor(images=images, return_tensors="pt").to(self.device)
+        return _unit(self.model.get_image_features(**inputs))
+
+    @torch.inference_mode()
+    def texts(self, texts: list[str]) -> np.ndarray:
+        """(N, d). Padded to the model's length, since some models (SigLIP) know no other; what is longer is cut, its end token kept."""
+        length = self.model.config.text_config.max_position_embeddings  # some tokenizers name none
+        inputs = self.processor(text=texts, return_tensors="pt", padding="max_length", truncation=True, max_length=length)
+        return _unit(self.model.get_text_features(**inputs.to(self.device)))
 
     def score(self, images: Iterable[Image.Image], texts: list[str | None], batch: int) -> list[float | None]:
         """max(cos, 0) of each picture and its text; None where there is no text. Pictures are taken `batch` at a time."""
@@ -34,11 +44,28 @@ class ClipScore:
         for start in range(0, len(texts), batch):
             words = texts[start : start + batch]
             pictures = list(islice(images, len(words)))
-            cosines = (self.images(pictures) * self.texts([w or "" for w in words])).sum(1).clamp(min=0)  # (B,)
-            scores += [value if word else None for value, word in zip(cosines.tolist(), words, strict=True)]
+            agreement = score(self.images(pictures), self.texts([w or "" for w in words]))  # (B,)
+            scores += [value if word else None for value, word in zip(agreement.tolist(), words, strict=True)]
         return scores
 
 
-def _unit(features) -> torch.Tensor:
-    features = getattr(features, "pooler_output", features)  # transformers 5 gives an output object
-    return F.normalize(features.float(), dim=-1).cpu()
+def _unit(features) -> np.ndarray:
+    features = getattr(features, "pooler_output", features)  # transformers 5 wraps what 4 gave bare
+    return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
+
+
+def score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """max(cos, 0) of each picture with its text, (N, d), (N, d) -> (N,)."""
+    return np.maximum((images * texts).sum(-1), 0)
+
+
+def distances(images: np.ndarray) -> np.ndarray:
+    """1 − cos of each picture to the others of its prompt, averaged, (S, d) -> (S,); their mean is that over all pairs.
+
+    0 where all seeds draw one picture; NaN where there is one seed.
+    """
+    if len(images) < 2:
+        return np.full(len(images), np.nan)
+    apart = 1 - images @ images.T  # (S, S)
+    np.fill_diagonal(apart, 0)
+    return np.maximum(apart.sum(-1) / (len(images) - 1), 0)

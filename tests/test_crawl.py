@@ -20,7 +20,7 @@ from stages.caption import caption
 from stages.crawl import crawl, write_shards
 from stages.score import score
 from sur_adapter.captioner import Captioner
-from sur_adapter.clip_score import ClipScore
+from sur_adapter.clip_score import Clip
 from sur_adapter.pictures import NotAPicture, decode, kept
 from sur_adapter.records import open_image, read_table, read_tar, record_id
 from sur_adapter.scores.phash import phash
@@ -200,7 +200,7 @@ def test_a_source_of_which_nothing_was_kept_still_has_its_tables(models, tmp_pat
 
 
 def test_a_clip_score_is_the_cosine_and_never_below_nothing(models):
-    model, image = ClipScore(str(models / "clip"), "cpu"), make(5).draw()
+    model, image = Clip(str(models / "clip")), make(5).draw()
     cosine = float(model.images([image]) @ model.texts(["3 circles, red"]).T)
     assert model.score([image, image], ["3 circles, red", None], 1) == [pytest.approx(max(cosine, 0), abs=1e-6), None]
     assert model.score([image], ["word " * 500], 8)[0] is not None, "what is too long is cut"

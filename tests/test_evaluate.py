@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from miniature.prompts import prompts as made_up
 from miniature.scenes import CATEGORIES, make
 from stages.evaluate import evaluate
-from sur_adapter.clip_judge import ClipJudge, distances, score
+from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.quality import colourfulness, contrast, sharpness
 from sur_adapter.records import write_table, write_tar
 
@@ -272,9 +272,9 @@ def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
     assert "lose" in (world.reports / "index.html").read_text()
 
 
-def test_the_score_is_a_hundred_times_the_cosine_and_never_negative():
+def test_the_score_is_the_cosine_and_never_negative():
     a = np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
-    assert score(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([100, 60, 0])
+    assert score(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([1.0, 0.6, 0])
 
 
 def test_distances_average_to_the_mean_over_all_pairs():
@@ -285,7 +285,7 @@ def test_distances_average_to_the_mean_over_all_pairs():
 
 
 def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing():
-    clip = ClipJudge(CLIP)
+    clip = Clip(CLIP)
     texts = ["a red circle", "a red circle and " * 500]
     both = clip.texts(texts)
     assert np.isfinite(both).all() and both[:1] == pytest.approx(clip.texts(texts[:1]), abs=1e-5)
