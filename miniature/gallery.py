@@ -12,6 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
+from itertools import islice
 from random import Random
 from threading import Lock, Thread
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -114,8 +115,7 @@ class Gallery:
 
     def item(self, index: int, with_meta: bool) -> dict:
         """One entry of `items`, in Civitai's fields."""
-        fault, prompt = self.faults.get(self.id(index)), self.prompt(index)
-        level = Random(f"nsfw {index}").choice(("Soft", "Mature", "X")) if fault == "nsfw" else "None"
+        fault, level = self.faults.get(self.id(index)), self.level(index)
         side = {"tiny": 16, "reencoded": 80}.get(fault, 64)
         item = {
             "id": self.id(index),
@@ -135,9 +135,15 @@ class Gallery:
         }
         if with_meta:
             meta = {"seed": index, "steps": 20, "sampler": "DDIM", "cfgScale": 3, "Size": f"{side}x{side}", "negativePrompt": "blurry"}
+            prompt = self.prompt(index)
             bare = fault == "no_prompt" and prompt is None
             item["meta"] = None if bare else meta | {"prompt": prompt}
         return item
+
+    def level(self, index: int) -> str:
+        """None | Soft | Mature | X"""
+        flagged = self.faults.get(self.id(index)) == "nsfw"
+        return Random(f"nsfw {index}").choice(("Soft", "Mature", "X")) if flagged else "None"
 
     def page(self, query: dict[str, str]) -> tuple[int, dict]:
         """(status, JSON) of GET /api/v1/images."""
@@ -151,7 +157,7 @@ class Gallery:
             return 400, {"error": f"limit must be 1 to {PAGE_LIMIT}"}
         if page * limit > 1000:
             return 429, {"error": "use cursors to page beyond 1000 items"}
-        shown = [i for i in range(start, self.count) if self.item(i, False)["browsingLevel"] & mask]
+        shown = list(islice((i for i in range(start, self.count) if LEVELS[self.level(i)] & mask), limit + 1))
         metadata = {"pageSize": limit}
         if len(shown) > limit:
             metadata["nextCursor"] = _cursor(shown[limit])
