@@ -34,11 +34,13 @@ def train(
     print(f"{len(splits['train'])} pairs, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
 
 
-def options_of_training(*, steps: int, batch: int, lr: float, seed: int = 0, every: int = 50, device: str = "auto") -> None:
+def options_of_training(
+    *, steps: int, batch: int, lr: float, seed: int = 0, every: int = 50, device: str = "auto", precision: str = "fp32"
+) -> None:
     """The keys of params.yaml: train."""
 
 
-def network(*, depth: int = 2, heads: int = 8, strength: float = 1.0) -> None:
+def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float = 1.0) -> None:
     """The keys of params.yaml: adapter; widths are read from the features."""
 
 

@@ -1,11 +1,12 @@
 """The network between the frozen text encoder and the frozen U-Net (arXiv 2305.05189, section 4), and its files.
 
     q = h3(x)         k = h2(x)
-    A = softmax(q kᵀ / √d)        u = A x + x
+    A = softmax(q kᵀ / √d)        u = A x + x        (`paper`)        u = A x + x + q        (`sur`)
     o = x + g(u + h1(u))          c' = eta·o + (1 − eta)·x
 
 x [B, L, d] are the text encoder's hidden states of the simple prompt, c' what the U-Net gets. g starts as nothing, so
 that an untrained adapter is the identity, bit for bit. Attention runs over the tokens of one prompt, never the batch.
+In the paper q does no more than steer one head of attention over x; in `sur` what it has learned is handed on as well.
 """
 
 import json
@@ -17,6 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+VARIANTS = ("sur", "paper")
+
 
 @dataclass
 class AdapterConfig:
@@ -27,6 +30,7 @@ class AdapterConfig:
     depth: int = 2
     heads: int = 8
     strength: float = 1.0
+    variant: str = "sur"  # or "paper"
     about: dict = field(default_factory=dict)
 
 
@@ -34,6 +38,8 @@ class SURAdapter(nn.Module):
     def __init__(self, config: AdapterConfig):
         super().__init__()
         d = config.width
+        if config.variant not in VARIANTS:
+            raise ValueError(f"adapter.variant is {config.variant!r}: choose {' or '.join(VARIANTS)}")
         if d % config.heads:
             raise ValueError(
                 f"adapter.heads is {config.heads}, but must divide the text encoder's width {d}: choose another number of heads"
@@ -62,6 +68,8 @@ class SURAdapter(nn.Module):
         eta = self.config.strength if strength is None else strength
         k = self.h2(self.norm(x))  # (B, L, d)
         u = nn.functional.scaled_dot_product_attention(q, k, x) + x  # A x + x
+        if self.config.variant == "sur":
+            u = u + q
         return x + eta * self.g(u + self.h1(u))
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -19,7 +19,7 @@ def diffusion(noise: Tensor, prediction: Tensor) -> Tensor:
 
 
 def kl(target: Tensor, student: Tensor) -> Tensor:
-    """KL(softmax(target) ‖ softmax(student)) over features, mean over tokens and batch. [B, L, d] each."""
+    """KL(softmax(target) ‖ softmax(student)) over the last dimension, mean over the others. [..., d] each."""
     return F.kl_div(student.log_softmax(-1), target.log_softmax(-1), reduction="none", log_target=True).sum(-1).mean()
 
 
@@ -48,7 +48,7 @@ class CrossAttention:
         return F.linear((weights @ v).transpose(1, 2).flatten(2), self.to_out, self.bias)
 
 
-def prompt_attention(layers: list[CrossAttention], complex: Tensor, adapted: Tensor, sample: int = 64) -> Tensor:
+def prompt_attention(layers: list[CrossAttention], complex: Tensor, adapted: Tensor, sample: int = 32) -> Tensor:
     """mean over l of  ‖Attn_l(q; adapted) − Attn_l(q; complex)‖² / Var[Attn_l(q; complex)],  q drawn from each layer's bank.
 
     It does not care about the order of words, padding, or tags that the U-Net ignores. complex, adapted [B, L, d].
@@ -58,14 +58,16 @@ def prompt_attention(layers: list[CrossAttention], complex: Tensor, adapted: Ten
         q = layer.q[torch.randperm(len(layer.q))[:sample].to(layer.q.device)]  # (n, h·e)
         with torch.no_grad():
             wanted = layer(q, complex)  # (B, n, c)
-        terms.append((layer(q, adapted) - wanted).square().mean() / wanted.var(dim=(0, 1)).mean().clamp_min(1e-8))
+        variance = wanted.float().var(dim=(0, 1)).mean().clamp_min(1e-8)
+        terms.append((layer(q, adapted) - wanted).float().square().mean() / variance)
     return torch.stack(terms).mean()
 
 
 def llm(projected: Tensor, query: Tensor) -> Tensor:
-    """KL(FCN(teacher) ‖ query), both normalised so that neither can win by becoming flat.
+    """KL(FCN(teacher) ‖ mean over tokens of query), both normalised so that neither can win by becoming flat.
 
-    projected [B, d], one vector a prompt, held against every token; query [B, L, d].
+    projected [B, d], one vector a prompt; query [B, L, d]. The mean, since a query that must be the same vector at every token,
+    as in the paper, has no room left for what sets the tokens apart.
     """
     d = query.shape[-1:]
-    return kl(F.layer_norm(projected, d)[:, None].expand_as(query), F.layer_norm(query, d))
+    return kl(F.layer_norm(projected, d), F.layer_norm(query.mean(1), d))

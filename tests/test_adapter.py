@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.adapter import VARIANTS, AdapterConfig, SURAdapter
 
 
 def adapter(trained: bool = True, **changed) -> SURAdapter:
@@ -44,13 +44,27 @@ def test_attention_runs_over_the_tokens_of_a_prompt():
 
 
 def test_the_query_is_what_attends():
-    made = adapter()
+    made = adapter(variant="paper")
     assert torch.equal(made.adapt(X, made.query(X)), made(X))
     assert not torch.allclose(made.adapt(X, made.query(X) + torch.randn(32)), made(X), atol=1e-4)
 
 
-def test_every_parameter_that_is_saved_is_alive():
-    made = adapter()
+def test_in_the_paper_a_query_that_attends_to_the_same_tokens_says_the_same_and_in_ours_it_is_handed_on():
+    nobody = torch.zeros(1, 1, 32)  # one token: whoever asks, the answer is that token
+    for variant, same in (("paper", True), ("sur", False)):
+        made = adapter(variant=variant)
+        asked = [made.adapt(nobody + 1, q) for q in torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(5))]
+        assert torch.equal(*asked) == same
+
+
+def test_a_variant_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="adapter.variant is 'papre': choose sur or paper"):
+        adapter(variant="papre")
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_parameter_that_is_saved_is_alive(variant):
+    made = adapter(variant=variant)
     made.requires_grad_(True)
     (made(X).square().sum() + made.projection(torch.randn(3, 24)).square().sum()).backward()
     dead = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]

@@ -90,6 +90,12 @@ def test_the_teachers_loss_cannot_be_won_by_becoming_flat():
     assert loss.llm(target, target[:, None].expand(2, 5, 16)).item() == pytest.approx(0, abs=1e-6)
 
 
+def test_the_teachers_loss_leaves_room_for_what_sets_the_tokens_apart():
+    query, target = torch.randn(2, 5, 16), torch.randn(2, 16)
+    apart = 3 * (query - query.mean(1, keepdim=True))
+    assert loss.llm(target, query + apart).item() == pytest.approx(loss.llm(target, query).item(), abs=1e-5)
+
+
 def test_the_diffusion_loss_reaches_every_part_of_the_adapter_but_the_teachers(unet):
     made = adapter()
     nn.init.normal_(made.g.weight, std=0.1)
@@ -126,6 +132,19 @@ def test_training_brings_the_loss_down_the_same_way_each_time(unet):
     assert first == second and torch.equal(a, b)
     assert first[-1]["prompt"] < 0.8 * first[0]["prompt"]
     assert [row["step"] for row in first] == [20, 40, 60] and "validation_loss" in first[0]
+
+
+def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
+    def trained(precision):
+        made = adapter()
+        objective = Objective(0.0, 1.0, 0.01, layers=layers(unet))
+        history, _ = fit(made, objective, features(64), features(8), steps=60, batch=16, lr=3e-3, every=20, precision=precision)
+        assert {p.dtype for p in made.parameters()} == {torch.float32}
+        return [row["loss"] for row in history]
+
+    assert trained("bf16") == pytest.approx(trained("fp32"), rel=0.05)
+    with pytest.raises(ValueError, match="train.precision is 'fp8': choose fp32 or bf16"):
+        trained("fp8")
 
 
 def test_the_frozen_unet_stays_frozen(unet):
