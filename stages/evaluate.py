@@ -17,6 +17,7 @@ from sur_adapter.prompts import read_prompts
 from sur_adapter.quality import MEASURES
 from sur_adapter.records import open_image, read_table, read_tar, write_table
 from sur_adapter.schema import plugin, settings
+from sur_adapter.sheet import sheet
 
 BATCH = 32  # pictures that CLIP sees at once
 
@@ -24,7 +25,7 @@ BATCH = 32  # pictures that CLIP sees at once
 def evaluate(
     prompts: Path, images: Path, funnel: Path, training: Path, adapter: Path, metrics: Path, report: Path, *, evaluate: dict
 ) -> None:
-    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture) and plots/."""
+    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/."""
     judge, clip, resamples, seed = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
     table = look(images, asked, judge, clip)
@@ -38,6 +39,7 @@ def evaluate(
     rows = pages.choose(table, seed)
     wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
     pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
+    beside(rows["random"], asked, pictures).save(metrics.parent / "same_seed.png")
     made = {"funnel": _read_json(funnel), "history": _read_json(training / "history.json"), "config": _read_json(adapter / "config.json")}
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(pages.page(numbers, notes, table, asked, rows, pictures, **made), encoding="utf-8", newline="\n")
@@ -111,6 +113,13 @@ def _clip_columns(table: pd.DataFrame, vectors: np.ndarray, asked: dict, clip: C
     for rows in table.groupby(["arm", "id"]).indices.values():
         apart[rows] = distances(vectors[rows])
     return 100 * score(vectors, np.stack([words[name] for name in table.id])), apart
+
+
+def beside(rows: list[tuple[str, int]], asked: dict, pictures: dict) -> Image.Image:
+    """The plain prompts that were drawn by lot, without and with the adapter: same seed, same noise."""
+    arms = {"baseline": "without", "adapter": "with the adapter"}
+    columns = [(asked[name]["prompt"], [open_image(pictures[arm, name, k]) for arm in arms]) for name, k in rows]
+    return sheet(columns, list(arms.values()))
 
 
 def left_out(table: pd.DataFrame, judge, clip) -> dict:

@@ -8,6 +8,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import OneCycleLR
 from tqdm import tqdm
 
 from sur_adapter import loss
@@ -82,15 +83,15 @@ def fit(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> tuple[list[dict], float]:
-    """AdamW with one cycle. Returns (history, samples a second): a row every `every` steps, means since the last.
+    """One cycle of the learning rate `lr`. Returns (history, samples a second): a row every `every` steps, means since the last.
 
     precision: fp32, or bf16 for the products alone (autocast); weights and their optimizer stay fp32.
     """
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"params.yaml: train.precision is {precision!r}: choose fp32 or bf16")
     adapter.to(device).train()
-    optimizer = torch.optim.AdamW(adapter.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
+    optimizers = optimizers_of(adapter, lr)
+    schedules = [OneCycleLR(o, o.defaults["lr"], total_steps=steps, pct_start=0.1, cycle_momentum=False) for o in optimizers]
     history, seen, start = [], [], perf_counter()
     for step in (bar := tqdm(range(1, steps + 1), desc="train", disable=None)):
         torch.manual_seed(seed * 1_000_003 + step)
@@ -99,9 +100,9 @@ def fit(
             total, terms = objective(adapter, rows)
             total.backward()
         norm = nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad(set_to_none=True)
+        for part in (*optimizers, *schedules):
+            part.step()
+        adapter.zero_grad(set_to_none=True)
         seen.append({"loss": total.item(), "gradient_norm": norm.item()} | terms)
         if step % every == 0 or step == steps:
             means = {key: sum(row[key] for row in seen) / len(seen) for key in seen[0]}
@@ -111,6 +112,14 @@ def fit(
     rate = steps * batch / (perf_counter() - start)
     adapter.eval()
     return history, rate
+
+
+def optimizers_of(adapter: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon (Jordan et al. 2024) for matrices, its step scaled to the size of AdamW's (arXiv 2502.16982); AdamW for norms and biases."""
+    matrices = [p for p in adapter.parameters() if p.ndim == 2]
+    others = [p for p in adapter.parameters() if p.ndim != 2]
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 @contextmanager

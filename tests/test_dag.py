@@ -1,16 +1,11 @@
 """The whole DAG as a user runs it, on shrunken params, in a repository of its own."""
 
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+from repository import copy, ran, run
 
-ROOT = Path(__file__).parents[1]
 SMALL = {
     "sources": {"miniature": {"count": 260}},
     "cache": {"queries": {"count": 200}},
@@ -20,41 +15,10 @@ SMALL = {
 }
 
 
-def run(folder: Path, *words: str) -> str:
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    identity = {f"GIT_{who}_{what}": "a" if what == "NAME" else "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, env=os.environ | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
-
-
-def ran(output: str) -> set[str]:
-    return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
-
-
-def merge(values: dict, changes: dict) -> dict:
-    for key, value in changes.items():
-        values[key] = merge(values[key], value) if isinstance(value, dict) else value
-    return values
-
-
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project with small params, run once."""
-    folder = tmp_path_factory.mktemp("home")
-    for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
-        if (ROOT / name).exists():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    yaml = YAML()
-    params = yaml.load(folder / "params.yaml")
-    yaml.dump(merge(params, SMALL), folder / "params.yaml")
-    run(folder, "git", "init", "-q")
-    run(folder, "git", "add", "-A")
-    run(folder, "git", "commit", "-qm", "small")
+    folder = copy(tmp_path_factory.mktemp("home"), "miniature", SMALL)
     return folder, run(folder, "dvc", "repro")
 
 

@@ -15,6 +15,7 @@ from stages.evaluate import evaluate
 from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.quality import colourfulness, contrast, sharpness
 from sur_adapter.records import write_table, write_tar
+from sur_adapter.sheet import GAP, SIDE, sheet
 
 ROOT = Path(__file__).parents[1]
 CLIP = str(ROOT / "models/miniature/clip")
@@ -270,6 +271,18 @@ def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
     quality = world.run(clip=None)["quality"]
     assert quality["regressed"] == quality["sharpness"]["regressed"] == 1
     assert "lose" in (world.reports / "index.html").read_text()
+
+
+def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp_path):
+    world = World(tmp_path)
+    world.run(clip=None)
+    drawn = Image.open(world.reports / "same_seed.png").convert("RGB")
+    one = sheet([("a red circle", [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")])], ["without", "with"])
+    assert [one.getpixel((one.width - SIDE // 2, y)) for y in (one.height - SIDE - SIDE // 2 - 2 * GAP, one.height - SIDE // 2)] == [
+        (255, 0, 0),
+        (0, 0, 255),
+    ]
+    assert drawn.width == one.width + (2 * len(CATEGORIES) - 1) * (SIDE + GAP), "two prompts a category"
 
 
 def test_the_score_is_the_cosine_and_never_negative():

@@ -9,7 +9,7 @@ from torch import nn
 from sur_adapter import loss
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.features.queries import cross_attentions
-from sur_adapter.trainer import Features, Objective, fit
+from sur_adapter.trainer import Features, Objective, fit, optimizers_of
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +132,14 @@ def test_training_brings_the_loss_down_the_same_way_each_time(unet):
     assert first == second and torch.equal(a, b)
     assert first[-1]["prompt"] < 0.8 * first[0]["prompt"]
     assert [row["step"] for row in first] == [20, 40, 60] and "validation_loss" in first[0]
+
+
+def test_muon_turns_the_matrices_and_adamw_the_rest_and_no_parameter_is_forgotten():
+    made = adapter()
+    muon, adamw = optimizers_of(made, 1e-3)
+    held = [{id(p): p for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
+    assert {p.ndim for p in held[0].values()} == {2} and held[0].keys().isdisjoint(held[1])
+    assert len(held[0]) + len(held[1]) == len(list(made.parameters()))
 
 
 def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
