@@ -27,7 +27,8 @@ def train(
     teacher_width = splits["train"].teacher.shape[-1]
     config = settings(network, adapter, "adapter") | {"width": splits["train"].simple.shape[-1], "teacher_width": teacher_width}
     model = SURAdapter(AdapterConfig(**config, about=about | {"loss": dict(loss), "train": dict(train)}))
-    history, rate = fit(model, objective(models, bank, where, **weights), splits["train"], splits["validation"], device=where, **options)
+    goal = objective(models, bank, where, torch.bfloat16 if options.get("precision") == "bf16" else torch.float32, **weights)
+    history, rate = fit(model, goal, splits["train"], splits["validation"], device=where, **options)
     model.save_pretrained(out)
     log.mkdir(parents=True, exist_ok=True)
     (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
@@ -45,14 +46,22 @@ def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: f
 
 
 def objective(
-    models: dict, bank: Path, where: str, *, prompt: str = "attention", w_diffusion: float, w_prompt: float, w_llm: float
+    models: dict,
+    bank: Path,
+    where: str,
+    dtype: torch.dtype,
+    *,
+    prompt: str = "attention",
+    w_diffusion: float,
+    w_prompt: float,
+    w_llm: float,
 ) -> Objective:
     """The keys of params.yaml: loss, and what is frozen behind them."""
     if prompt not in ("attention", "kl"):
         raise ValueError(f"params.yaml: loss.prompt is {prompt!r}: choose attention or kl")
     result = Objective(w_diffusion, w_prompt, w_llm)
     if w_prompt and prompt == "attention":
-        result.layers = queries.read(bank, where)
+        result.layers = queries.read(bank, where, dtype)
     if w_diffusion:
         result.unet = diffusion.part(models["diffusion"], UNet2DConditionModel, "unet").to(where).eval().requires_grad_(False)
         result.scheduler = diffusion.part(models["diffusion"], DDPMScheduler, "scheduler")

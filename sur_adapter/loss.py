@@ -53,13 +53,13 @@ def prompt_attention(layers: list[CrossAttention], complex: Tensor, adapted: Ten
 
     It does not care about the order of words, padding, or tags that the U-Net ignores. complex, adapted [B, L, d].
     """
+    complex, adapted = (words.to(layers[0].q.dtype) for words in (complex, adapted))  # once, not in every layer
     terms = []
     for layer in layers:
         q = layer.q[torch.randperm(len(layer.q))[:sample].to(layer.q.device)]  # (n, h·e)
         with torch.no_grad():
-            wanted = layer(q, complex)  # (B, n, c)
-        variance = wanted.float().var(dim=(0, 1)).mean().clamp_min(1e-8)
-        terms.append((layer(q, adapted) - wanted).float().square().mean() / variance)
+            wanted = layer(q, complex).float()  # (B, n, c)
+        terms.append((layer(q, adapted) - wanted).square().mean() / wanted.var(dim=(0, 1)).mean().clamp_min(1e-8))
     return torch.stack(terms).mean()
 
 

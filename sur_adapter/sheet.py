@@ -9,7 +9,7 @@ INK, SOFT, PAPER = "#1d1d22", "#63636d", "white"
 
 
 def sheet(columns: list[tuple[str, list[Image.Image]]], labels: list[str]) -> Image.Image:
-    """One column a prompt: its words on top, below them a picture for each label. Every column holds as many pictures as there are labels."""
+    """One column a prompt: its words on top, below them a picture for each label. All columns hold as many pictures."""
     words = [wrap(text, 22)[:4] for text, _ in columns]
     sides = [wrap(label, 14) for label in labels]
     font = ImageFont.load_default(SIZE)

@@ -118,7 +118,7 @@ def optimizers_of(adapter: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     """Muon (Jordan et al. 2024) for matrices, its step scaled to the size of AdamW's (arXiv 2502.16982); AdamW for norms and biases."""
     matrices = [p for p in adapter.parameters() if p.ndim == 2]
     others = [p for p in adapter.parameters() if p.ndim != 2]
-    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 

@@ -57,14 +57,14 @@ def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, count: int,
     save_file(tensors, out / "queries.safetensors", {"heads": heads})
 
 
-def read(folder: Path, device: str = "cpu") -> list[CrossAttention]:
-    """The layers of a folder, ready to be asked."""
+def read(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[CrossAttention]:
+    """The layers of a folder, ready to be asked; dtype is what they reckon in."""
     file = folder / "queries.safetensors"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: loss.prompt `attention` needs it; run `dvc repro` to record it")
     with safe_open(file, "pt") as opened:
         heads = json.loads(opened.metadata()["heads"])
-    tensors = {k: v.float().to(device) for k, v in load_file(file).items()}
+    tensors = {k: v.to(device, dtype) for k, v in load_file(file).items()}
     return [
         CrossAttention(h, *(tensors[f"{name}.{k}"] for k in ("q", "to_k", "to_v", "to_out", "bias"))) for name, h in sorted(heads.items())
     ]
