@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from transformers import AutoProcessor, BlipForConditionalGeneration, LogitsProcessor, LogitsProcessorList, TopPLogitsWarper
 
+from sur_adapter.schema import named
+
 LONGEST = 40  # tokens; BLIP's sentences rarely pass 20
 
 
@@ -19,8 +21,9 @@ class Captioner:
 
     def __init__(self, model: str, device: str | None = None, top_p: float | None = None, seed: int = 0):
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.processor = AutoProcessor.from_pretrained(model)
-        self.model = BlipForConditionalGeneration.from_pretrained(model, dtype=torch.float32).to(device).eval()
+        with named("caption.model", model):
+            self.processor = AutoProcessor.from_pretrained(model)
+            self.model = BlipForConditionalGeneration.from_pretrained(model, dtype=torch.float32).to(device).eval()
         self.length = min(LONGEST, self.model.config.text_config.max_position_embeddings)
         self.top_p, self.seed = top_p, seed
 

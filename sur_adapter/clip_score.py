@@ -11,19 +11,17 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
+from sur_adapter.schema import named
+
 
 class Clip:
     """Unit vectors of pictures and of texts, on the GPU if there is one. FileNotFoundError, naming `param`, where no model lies."""
 
     def __init__(self, model: str, param: str = "scores.….model"):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
-        try:
+        with named(param, model):
             self.processor = AutoProcessor.from_pretrained(model)
             self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(self.device).eval()
-        except OSError as error:
-            raise FileNotFoundError(
-                f"params.yaml: {param} is {model!r}, where no CLIP can be loaded: name a folder or a model of the hub"
-            ) from error
 
     @torch.inference_mode()
     def images(self, images: list[Image.Image]) -> np.ndarray:

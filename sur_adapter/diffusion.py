@@ -24,7 +24,7 @@ def part(model: str, cls, subfolder: str):
 def pipeline(model: str) -> StableDiffusionPipeline:
     try:
         pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # diffusers raises either, by how the name is spelt
         raise missing(model, "model_index.json") from error
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -1,6 +1,7 @@
 """The signature is the schema: settings are checked against the function that takes them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import Parameter, signature
@@ -36,3 +37,14 @@ def plugin(package: str, name: str) -> ModuleType:
     if name not in known:
         raise ValueError(f"params.yaml: {package.rpartition('.')[2]} has no {name!r}{nearest(name, known)}; there are {', '.join(known)}")
     return import_module(f"{package}.{name}")
+
+
+@contextmanager
+def named(param: str, model: str) -> Iterator[None]:
+    """Loading a model that params.yaml names: FileNotFoundError in one sentence where there is none, whatever the library says."""
+    try:
+        yield
+    except (OSError, ValueError) as error:  # the libraries raise either, by what is missing
+        raise FileNotFoundError(
+            f"params.yaml: {param} is {model!r}, where no such model can be loaded: name a folder that holds one, or a model of the hub"
+        ) from error

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
 
+from sur_adapter.schema import named
+
 
 class Teacher:
     """Any causal LM of transformers, cut off above the last layer asked for.
@@ -15,8 +17,9 @@ class Teacher:
     def __init__(self, model: str, layers: list[int], pooling: str = "last", device: str = "cpu"):
         if pooling not in ("last", "mean"):
             raise ValueError(f"params.yaml: cache.llm.pooling is {pooling!r}: choose last or mean")
-        self.tokenizer = AutoTokenizer.from_pretrained(model)
-        self.model = AutoModel.from_pretrained(model, num_hidden_layers=max(layers)).to(device).eval()
+        with named("models.llm", model):
+            self.tokenizer = AutoTokenizer.from_pretrained(model)
+            self.model = AutoModel.from_pretrained(model, num_hidden_layers=max(layers)).to(device).eval()
         depth = len(self.model.layers)
         if not layers or min(layers) < 1 or max(layers) > depth:
             raise ValueError(f"params.yaml: cache.llm.layers is {layers}, but {model} has layers 1 to {depth}")

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from math import cos, pi
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
 from sur_adapter import loss
@@ -83,7 +84,9 @@ def fit(
     device: str = "cpu",
     precision: str = "fp32",
 ) -> tuple[list[dict], float]:
-    """One cycle of the learning rate `lr`. Returns (history, samples a second): a row every `every` steps, means since the last.
+    """A tenth of the steps up to the learning rate `lr`, the rest down to nothing.
+
+    Returns (history, samples a second): a row every `every` steps, means since the last.
 
     precision: fp32, or bf16 for the products alone (autocast); weights and their optimizer stay fp32.
     """
@@ -91,7 +94,7 @@ def fit(
         raise ValueError(f"params.yaml: train.precision is {precision!r}: choose fp32 or bf16")
     adapter.to(device).train()
     optimizers = optimizers_of(adapter, lr)
-    schedules = [OneCycleLR(o, o.defaults["lr"], total_steps=steps, pct_start=0.1, cycle_momentum=False) for o in optimizers]
+    schedules = [LambdaLR(o, lambda done: share(done, steps)) for o in optimizers]
     history, seen, start = [], [], perf_counter()
     for step in (bar := tqdm(range(1, steps + 1), desc="train", disable=None)):
         torch.manual_seed(seed * 1_000_003 + step)
@@ -112,6 +115,12 @@ def fit(
     rate = steps * batch / (perf_counter() - start)
     adapter.eval()
     return history, rate
+
+
+def share(done: int, steps: int) -> float:
+    """Of the learning rate, after so many steps: a straight line up, half a cosine down."""
+    up = max(1, steps // 10)
+    return (done + 1) / up if done < up else 0.5 * (1 + cos(pi * (done - up) / max(1, steps - up)))
 
 
 def optimizers_of(adapter: nn.Module, lr: float) -> list[torch.optim.Optimizer]:

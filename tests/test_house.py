@@ -1,6 +1,7 @@
 """The house stays in order: rooms, arrows, signatures, and what the README says of them."""
 
 import ast
+import json
 import re
 import sys
 from importlib import import_module
@@ -110,6 +111,18 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
     for folder, name in re.findall(r"^    (  )?([\w./]+)  +\S", tree, re.M):
         where = [ROOT / name] if not folder else list(ROOT.glob(f"*/{name}"))
         assert any(p.exists() for p in where), name
+
+
+def test_the_figures_in_the_readme_are_those_of_the_metrics():
+    semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
+    found = (ROOT / "README.md").read_text().split("## What we found")[1].split("\n## ")[0]
+    rows = dict(re.findall(r"^\| .*?\(`(\w+)`\) \|(.*)\|$", found, re.M))
+    assert rows.keys() == {"baseline", "adapter", "complex", "expansion"}
+    for arm, cells in rows.items():
+        shown = [f"{semantic[name][arm]['value']:.3f}" for name in ("action", "color", "counting", "overall")]
+        assert [cell.strip() for cell in cells.split("|")] == shown
+    gap = semantic["gap_closed"]
+    assert f"{gap['value']:.2f}, 95 % interval {gap['low']:.2f} to {gap['high']:.2f}" in found
 
 
 def test_requirements_pin_exactly():

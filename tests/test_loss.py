@@ -9,7 +9,7 @@ from torch import nn
 from sur_adapter import loss
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.features.queries import cross_attentions
-from sur_adapter.trainer import Features, Objective, fit, optimizers_of
+from sur_adapter.trainer import Features, Objective, fit, optimizers_of, share
 
 
 @pytest.fixture(scope="module")
@@ -140,6 +140,15 @@ def test_muon_turns_the_matrices_and_adamw_the_rest_and_no_parameter_is_forgotte
     held = [{id(p): p for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
     assert {p.ndim for p in held[0].values()} == {2} and held[0].keys().isdisjoint(held[1])
     assert len(held[0]) + len(held[1]) == len(list(made.parameters()))
+
+
+@pytest.mark.parametrize("steps", [2, 10, 1700])
+def test_the_learning_rate_goes_up_and_down_whatever_the_number_of_steps(steps):
+    assert share(0, 1) == 1
+    shares = [share(k, steps) for k in range(steps + 1)]
+    assert max(shares) == 1 and shares[0] > 0 and shares[-1] == pytest.approx(0, abs=1e-9)
+    top = shares.index(1)
+    assert sorted(shares[: top + 1]) == shares[: top + 1] and sorted(shares[top:], reverse=True) == shares[top:]
 
 
 def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):

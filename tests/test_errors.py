@@ -1,0 +1,42 @@
+"""Bad input gets one sentence: what was found, what was expected, what to do."""
+
+import numpy as np
+import pytest
+
+from sur_adapter import diffusion
+from sur_adapter.captioner import Captioner
+from sur_adapter.clip_score import Clip
+from sur_adapter.records import read_table, read_vectors, write_table, write_vectors
+from sur_adapter.teacher import Teacher
+
+LOADERS = {
+    "caption.model": Captioner,
+    "models.llm": lambda model: Teacher(model, [1]),
+    "scores.clip_simple.model": lambda model: Clip(model, "scores.clip_simple.model"),
+    "evaluate.clip": lambda model: Clip(model, "evaluate.clip"),
+    "models.diffusion": diffusion.pipeline,
+}
+
+
+@pytest.mark.parametrize("param", LOADERS)
+@pytest.mark.parametrize("there", [False, True], ids=["no folder", "an empty folder"])
+def test_a_model_that_is_not_there_is_named_with_its_param(tmp_path, param, there):
+    folder = tmp_path / "model"
+    if there:
+        folder.mkdir()
+    with pytest.raises(FileNotFoundError, match=f"params.yaml: {param} is '{folder}'.* name a") as said:
+        LOADERS[param](str(folder))
+    assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("kept", [0.0, 0.4, 0.95])
+def test_a_shard_that_was_cut_short_is_named_with_what_to_do(tmp_path, kept):
+    rng = np.random.default_rng(0)
+    write_vectors(tmp_path / "features" / "train-000000.parquet", ["a", "b"], {"simple": rng.normal(size=(2, 4, 8)).astype(np.float16)})
+    write_table(tmp_path / "table" / "rows.parquet", [{"id": str(i), "value": float(i)} for i in range(100)])
+    for folder, read in (("features", read_vectors), ("table", read_table)):
+        (file,) = (tmp_path / folder).iterdir()
+        read(tmp_path / folder)
+        file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])
+        with pytest.raises(ValueError, match=f"under {tmp_path / folder} .*: remove the folder and run `dvc repro` again"):
+            read(tmp_path / folder)
