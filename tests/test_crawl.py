@@ -201,7 +201,7 @@ def test_a_source_of_which_nothing_was_kept_still_has_its_tables(models, tmp_pat
 
 def test_a_clip_score_is_the_cosine_and_never_below_nothing(models):
     model, image = Clip(str(models / "clip")), make(5).draw()
-    cosine = float(model.images([image]) @ model.texts(["3 circles, red"]).T)
+    cosine = float((model.images([image]) @ model.texts(["3 circles, red"]).T)[0, 0])
     assert model.score([image, image], ["3 circles, red", None], 1) == [pytest.approx(max(cosine, 0), abs=1e-6), None]
     assert model.score([image], ["word " * 500], 8)[0] is not None, "what is too long is cut"
 
