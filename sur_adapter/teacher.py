@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 from sur_adapter.schema import named
 
@@ -18,11 +18,12 @@ class Teacher:
         if pooling not in ("last", "mean"):
             raise ValueError(f"params.yaml: cache.llm.pooling is {pooling!r}: choose last or mean")
         with named("models.llm", model):
+            depth = AutoConfig.from_pretrained(model).num_hidden_layers
+        if not layers or min(layers) < 1 or max(layers) > depth:  # asked before loading: what the files lack would be made up
+            raise ValueError(f"params.yaml: cache.llm.layers is {layers}, but {model} has layers 1 to {depth}: name some of those")
+        with named("models.llm", model):
             self.tokenizer = AutoTokenizer.from_pretrained(model)
             self.model = AutoModel.from_pretrained(model, num_hidden_layers=max(layers)).to(device).eval()
-        depth = len(self.model.layers)
-        if not layers or min(layers) < 1 or max(layers) > depth:
-            raise ValueError(f"params.yaml: cache.llm.layers is {layers}, but {model} has layers 1 to {depth}")
         self.layers, self.pooling, self.device = layers, pooling, device
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from repository import ROOT
 
 from sur_adapter import diffusion
 from sur_adapter.captioner import Captioner
@@ -27,6 +28,12 @@ def test_a_model_that_is_not_there_is_named_with_its_param(tmp_path, param, ther
     with pytest.raises(FileNotFoundError, match=f"params.yaml: {param} is '{folder}'.* name a") as said:
         LOADERS[param](str(folder))
     assert "\n" not in str(said.value)
+
+
+@pytest.mark.parametrize("layers", [[], [0], [6, 99]])
+def test_layers_that_the_llm_has_not_are_refused_and_never_made_up(layers):
+    with pytest.raises(ValueError, match=r"cache.llm.layers is \[.*\], but .*llama has layers 1 to \d+: name some of those"):
+        Teacher(str(ROOT / "models/miniature/llama"), layers)
 
 
 @pytest.mark.parametrize("kept", [0.0, 0.4, 0.95])
