@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 import sur_adapter.diffusion as diffusion
 from sur_adapter.adapter import SURAdapter
+from sur_adapter.compute import autocast, device
 from sur_adapter.guest import attach
 from sur_adapter.prompts import read_prompts
 from sur_adapter.records import chunks, write_table, write_tar
@@ -25,7 +26,7 @@ def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: d
     options = settings(draw, {k: v for k, v in generate.items() if k not in ("prompts", "per_category")}, "generate")
     rows = choose(read_prompts(prompts), generate["per_category"])
     texts = [text(arm, row) for row in rows]
-    pipe = diffusion.pipeline(models["diffusion"]).to(diffusion.device())
+    pipe = diffusion.pipeline(models["diffusion"]).to(device())
     if adapter:
         attach(pipe, SURAdapter.from_pretrained(adapter))
     write_tar(out / "images-000000.tar", draw(pipe, rows, texts, models["resolution"], **options))
@@ -51,14 +52,25 @@ def text(arm: str, row: dict) -> str:
 
 
 def draw(
-    pipe, rows: list[dict], texts: list[str], resolution: int, *, seeds: int, steps: int, guidance: float, batch: int = 4, seed: int = 0
+    pipe,
+    rows: list[dict],
+    texts: list[str],
+    resolution: int,
+    *,
+    seeds: int,
+    steps: int,
+    guidance: float,
+    batch: int = 4,
+    precision: str = "fp32",
+    seed: int = 0,
 ):
-    """(key, "png", bytes) for every prompt and seed; noise is made from prompt id and seed alone."""
+    """(key, "png", bytes) for every prompt and seed; noise is made from prompt id and seed alone, and stays fp32 between the steps."""
     shape = (1, pipe.unet.config.in_channels, resolution // pipe.vae_scale_factor, resolution // pipe.vae_scale_factor)
     jobs = [(row["id"], words, k) for row, words in zip(rows, texts, strict=True) for k in range(seeds)]
     for some in tqdm(chunks(jobs, batch), desc="generate", disable=None):
         latents = torch.cat([diffusion.noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
-        images = pipe([words for _, words, _ in some], latents=latents, num_inference_steps=steps, guidance_scale=guidance).images
+        with autocast(pipe.device.type, precision):
+            images = pipe([words for _, words, _ in some], latents=latents, num_inference_steps=steps, guidance_scale=guidance).images
         for (name, _, k), image in zip(some, images, strict=True):
             buffer = BytesIO()
             image.save(buffer, "png")

@@ -6,11 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 
-import sur_adapter.diffusion as diffusion
+import sur_adapter.bank as banks
+import sur_adapter.compute as compute
 from sur_adapter.adapter import AdapterConfig, SURAdapter
-from sur_adapter.features import queries
 from sur_adapter.records import read_tar, read_vectors
 from sur_adapter.schema import settings
 from sur_adapter.trainer import Features, Objective, fit
@@ -22,12 +21,12 @@ def train(
     splits, about = load(clip, llm, vae if loss.get("w_diffusion") else None)
     options = settings(options_of_training, train, "train")
     weights = settings(objective, loss, "loss")
-    where = diffusion.device(options.pop("device", "auto"))
+    where = compute.device(options.pop("device", "auto"))
     torch.manual_seed(options.get("seed", 0))
     teacher_width = splits["train"].teacher.shape[-1]
     config = settings(network, adapter, "adapter") | {"width": splits["train"].simple.shape[-1], "teacher_width": teacher_width}
     model = SURAdapter(AdapterConfig(**config, about=about | {"loss": dict(loss), "train": dict(train)}))
-    goal = objective(models, bank, where, torch.bfloat16 if options.get("precision") == "bf16" else torch.float32, **weights)
+    goal = objective(models, bank, where, compute.dtype(options.get("precision", "fp32")), **weights)
     history, rate = fit(model, goal, splits["train"], splits["validation"], device=where, **options)
     model.save_pretrained(out)
     log.mkdir(parents=True, exist_ok=True)
@@ -61,8 +60,12 @@ def objective(
         raise ValueError(f"params.yaml: loss.prompt is {prompt!r}: choose attention or kl")
     result = Objective(w_diffusion, w_prompt, w_llm)
     if w_prompt and prompt == "attention":
-        result.layers = queries.read(bank, where, dtype)
+        result.layers = banks.read(bank, where, dtype)
     if w_diffusion:
+        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # seconds to import
+
+        import sur_adapter.diffusion as diffusion
+
         result.unet = diffusion.part(models["diffusion"], UNet2DConditionModel, "unet").to(where).eval().requires_grad_(False)
         result.scheduler = diffusion.part(models["diffusion"], DDPMScheduler, "scheduler")
         result.scaling = AutoencoderKL.load_config(models["diffusion"], subfolder="vae")["scaling_factor"]

@@ -40,11 +40,11 @@ def plugin(package: str, name: str) -> ModuleType:
 
 
 @contextmanager
-def named(param: str, model: str) -> Iterator[None]:
+def named(param: str, model: str, what: str = "model") -> Iterator[None]:
     """Loading a model that params.yaml names: FileNotFoundError in one sentence where there is none, whatever the library says."""
     try:
         yield
     except (OSError, ValueError) as error:  # the libraries raise either, by what is missing
         raise FileNotFoundError(
-            f"params.yaml: {param} is {model!r}, where no such model can be loaded: name a folder that holds one, or a model of the hub"
+            f"params.yaml: {param} is {model!r}, where no {what} can be loaded: name a folder that holds one, or a model of the hub"
         ) from error

@@ -1,7 +1,6 @@
 """Trains the adapter from cached features alone: neither text encoder, VAE nor LLM is loaded, the U-Net only if its loss is asked for."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from math import cos, pi
 from time import perf_counter
@@ -14,6 +13,7 @@ from tqdm import tqdm
 
 from sur_adapter import loss
 from sur_adapter.adapter import SURAdapter
+from sur_adapter.compute import autocast
 
 
 @dataclass
@@ -90,8 +90,6 @@ def fit(
 
     precision: fp32, or bf16 for the products alone (autocast); weights and their optimizer stay fp32.
     """
-    if precision not in ("fp32", "bf16"):
-        raise ValueError(f"params.yaml: train.precision is {precision!r}: choose fp32 or bf16")
     adapter.to(device).train()
     optimizers = optimizers_of(adapter, lr)
     schedules = [LambdaLR(o, lambda done: share(done, steps)) for o in optimizers]
@@ -99,7 +97,7 @@ def fit(
     for step in (bar := tqdm(range(1, steps + 1), desc="train", disable=None)):
         torch.manual_seed(seed * 1_000_003 + step)
         rows = train.rows(torch.randint(len(train), (batch,)), device)
-        with autocast(device, precision):
+        with attention(device), autocast(device, precision):
             total, terms = objective(adapter, rows)
             total.backward()
         norm = nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
@@ -131,13 +129,9 @@ def optimizers_of(adapter: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
     return [muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
-@contextmanager
-def autocast(device: str, precision: str) -> Iterator[None]:
-    """bf16 products where they are asked for. On a CPU attention is spelt out: the fused kernel's way back takes twice the step's time."""
-    kind = torch.device(device).type
-    attention = sdpa_kernel(SDPBackend.MATH) if kind == "cpu" else nullcontext()
-    with attention, torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16"):
-        yield
+def attention(device: str) -> AbstractContextManager:
+    """On a CPU attention is spelt out: the fused kernel's way back takes twice the step's time."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
 
 
 @torch.no_grad()

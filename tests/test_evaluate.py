@@ -218,7 +218,7 @@ def test_a_picture_of_no_prompt_is_named(tmp_path):
         ({"juge": "pictograms"}, "evaluate.juge is unknown.*'judge'"),
         ({"judge": "pictogram"}, "has no 'pictogram'.*'pictograms'"),
         ({"resamples": 3}, "evaluate.resamples is 3"),
-        ({"clip": "models/none"}, "evaluate.clip is 'models/none', where no such model"),
+        ({"clip": "models/none"}, "evaluate.clip is 'models/none', where no model"),
     ],
 )
 def test_wrong_settings_get_a_sentence(tmp_path, changes, sentence):

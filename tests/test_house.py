@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import subprocess
 import sys
 from importlib import import_module
 from inspect import Parameter, signature
@@ -140,9 +141,12 @@ def test_functions_fit_in_the_eye_and_files_in_a_sitting():
                 assert node.end_lineno - node.lineno < 60, (path, node.name)
 
 
-def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
-    import subprocess
+def test_training_on_words_alone_loads_no_library_of_frozen_models():
+    code = "import sys, stages.train; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
+
+def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
     def said(*words, params="sources: {}"):
         (tmp_path / "params.yaml").write_text(params)
         done = subprocess.run(

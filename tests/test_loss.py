@@ -160,7 +160,7 @@ def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
         return [row["loss"] for row in history]
 
     assert trained("bf16") == pytest.approx(trained("fp32"), rel=0.05)
-    with pytest.raises(ValueError, match="train.precision is 'fp8': choose fp32 or bf16"):
+    with pytest.raises(ValueError, match="precision is 'fp8': choose fp32 or bf16"):
         trained("fp8")
 
 

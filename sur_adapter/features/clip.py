@@ -8,7 +8,8 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from sur_adapter.adapter import fingerprint
-from sur_adapter.diffusion import device, encode, part
+from sur_adapter.compute import device
+from sur_adapter.diffusion import encode, part
 from sur_adapter.records import chunks, shards, write_vectors
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from sur_adapter.diffusion import device
+from sur_adapter.compute import device
 from sur_adapter.records import chunks, shards, write_vectors
 from sur_adapter.teacher import Teacher
 

@@ -11,7 +11,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from sur_adapter.diffusion import device, part
+from sur_adapter.compute import device
+from sur_adapter.diffusion import part
 from sur_adapter.records import chunks, open_image, shards, write_tar
 
 

@@ -1,0 +1,35 @@
+"""The bank of queries on disk: for each cross-attention layer what it was asked, and its frozen weights (loss.CrossAttention).
+
+`queries.safetensors` holds `<layer>.q` [count, h·e], `.to_k`, `.to_v` [h·e, d], `.to_out` [c, h·e], `.bias` [c], fp16.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sur_adapter.loss import CrossAttention
+
+PARTS = ("q", "to_k", "to_v", "to_out", "bias")
+
+
+def write(layers: dict[str, CrossAttention], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        f"{name}.{part}": getattr(layer, part).detach().half().cpu().contiguous() for name, layer in layers.items() for part in PARTS
+    }
+    heads = json.dumps({name: layer.heads for name, layer in sorted(layers.items())})  # one entry: safetensors writes several in any order
+    save_file(tensors, folder / "queries.safetensors", {"heads": heads})
+
+
+def read(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[CrossAttention]:
+    """The layers of a folder, ready to be asked; dtype is what they reckon in. FileNotFoundError where there are none."""
+    file = folder / "queries.safetensors"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} is missing: loss.prompt `attention` needs it; run `dvc repro` to record it")
+    with safe_open(file, "pt") as opened:
+        heads = json.loads(opened.metadata()["heads"])
+    tensors = {k: v.to(device, dtype) for k, v in load_file(file).items()}
+    return [CrossAttention(h, *(tensors[f"{name}.{part}"] for part in PARTS)) for name, h in sorted(heads.items())]
