@@ -11,7 +11,7 @@ from PIL import Image, ImageFilter
 
 from miniature.prompts import prompts as made_up
 from miniature.scenes import CATEGORIES, make
-from stages.evaluate import evaluate
+from stages.evaluate import beside, evaluate
 from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.quality import colourfulness, contrast, sharpness
 from sur_adapter.records import write_table, write_tar
@@ -283,6 +283,14 @@ def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp
         (0, 0, 255),
     ]
     assert drawn.width == one.width + (2 * len(CATEGORIES) - 1) * (SIDE + GAP), "two prompts a category"
+
+
+def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_the_one_with_it():
+    colors = {"baseline": "red", "adapter": "blue"}
+    pictures = {(arm, "a", 0): png(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
+    drawn = beside([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
+    x, y = drawn.width - GAP - SIDE // 2, drawn.height - GAP - SIDE // 2
+    assert drawn.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and drawn.getpixel((x, y)) == (0, 0, 255)
 
 
 def test_the_score_is_the_cosine_and_never_negative():
