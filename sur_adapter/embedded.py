@@ -1,10 +1,10 @@
-"""The prompt inside a picture: what generators write into PNG text chunks and EXIF.
+"""The prompt inside a picture: what generators write into PNG text chunks, EXIF and pixels.
 
-AUTOMATIC1111, Forge, SD.Next   PNG `parameters`; JPEG and WebP EXIF UserComment
+AUTOMATIC1111, Forge, SD.Next   PNG `parameters`; JPEG and WebP EXIF UserComment; the pixels' lowest bits (stealth.py)
 Fooocus, SwarmUI                JSON in the same places
-ComfyUI                         PNG `prompt` (API graph) or `workflow` (UI graph); WebP EXIF `Make`
+ComfyUI                         PNG `prompt` (API graph) or `workflow` (UI graph); WebP EXIF `Make` (comfyui.py)
 InvokeAI                        PNG `invokeai_metadata`, before that `sd-metadata`, before that `Dream`
-NovelAI                         PNG `Description` and `Comment`
+NovelAI                         PNG `Description` and `Comment`; the pixels' lowest bits
 """
 
 import json
@@ -14,29 +14,41 @@ from io import BytesIO
 
 from PIL import Image
 
+from sur_adapter import comfyui
+from sur_adapter.comfyui import Prompts
 from sur_adapter.pictures import FORMATS, MAX_PIXELS
+from sur_adapter.stealth import hidden
 
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
-Prompts = tuple[str | None, str | None]  # (positive, negative)
+SETTING = re.compile(r'\s*(\w[\w /-]*):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # values with a comma, a colon or a line break are JSON
+KNOWN = {"Steps", "Sampler", "CFG scale", "Seed", "Size", "Model", "Model hash", "Version"}
+BROKEN = (AttributeError, LookupError, RecursionError, TypeError, ValueError)  # what readers raise on junk
 
 
 def prompts(data: bytes) -> Prompts:
     """What the picture was generated with; (None, None) where nothing says so. Never raises: strangers wrote these bytes."""
-    chunks = _chunks(data)
-    for key, read in READERS.items():
-        if text := chunks.get(key):
+    chunks, image = _chunks(data)
+    found = _read(chunks)
+    if found[0] or image is None:
+        return found
+    return _read(_unpacked(hidden(image)))
+
+
+def _read(chunks: dict[str, str]) -> Prompts:
+    for read, *keys in READERS:
+        if keys[0] in chunks:
             try:
-                positive, negative = read(text)
-            except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError):
+                positive, negative = read(*(chunks[key] for key in keys if key in chunks))
+            except BROKEN:
                 continue
             if positive:
                 return positive, negative
     return None, None
 
 
-def _chunks(data: bytes) -> dict[str, str]:
-    """PNG text chunks, and EXIF under the same names; what of a broken picture can be read."""
-    chunks: dict = {}
+def _chunks(data: bytes) -> tuple[dict[str, str], Image.Image | None]:
+    """PNG text chunks, and EXIF under the same names; the picture, if its pixels could be loaded. Of a broken one, what can be read."""
+    chunks, image, whole = {}, None, False
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -45,15 +57,16 @@ def _chunks(data: bytes) -> dict[str, str]:
         if comment := _comment(exif.get_ifd(EXIF_IFD).get(USER_COMMENT)):
             chunks["parameters"] = comment
         for value in exif.values():  # ComfyUI's WebP: Make says "prompt:{…}", Model "workflow:{…}"
-            if isinstance(value, str) and (match := re.match(r"(prompt|workflow):(?=\{)", value, re.I)):
+            if isinstance(value, str) and (match := re.match(r"(prompt|workflow):\s*(?=\{)", value, re.I)):
                 chunks[match[1].lower()] = value[match.end() :].rstrip("\0")
         chunks |= image.info
         if image.width * image.height <= MAX_PIXELS:
             image.load()  # a PNG may carry text behind its pixels
             chunks |= image.info
+            whole = True
     except Exception:  # Pillow raises anything on broken bytes; what was read until then counts
         pass
-    return {key: value for key, value in chunks.items() if isinstance(value, str)}
+    return {key: str(value) for key, value in chunks.items() if isinstance(value, str)}, image if whole else None
 
 
 def _comment(value) -> str | None:
@@ -69,21 +82,54 @@ def _comment(value) -> str | None:
     return text.decode(order, "replace").strip("\0")
 
 
+def _unpacked(text: str | None) -> dict[str, str]:
+    """Hidden text as chunks: JSON of all that the PNG held too (NovelAI, ComfyUI), or what stands in `parameters`."""
+    if not text:
+        return {}
+    try:
+        values = json.loads(text)
+        if "Comment" in values or any(isinstance(values.get(key), dict) for key in ("prompt", "workflow")):
+            return {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
+    except BROKEN:
+        pass
+    return {"parameters": text}
+
+
 def parameters(text: str) -> Prompts:
-    """AUTOMATIC1111's lines (a sidecar .txt too), or the JSON of Fooocus or SwarmUI."""
+    """AUTOMATIC1111's lines (a sidecar .txt too), or the JSON of Fooocus, SwarmUI or ComfyUI."""
     if text.lstrip().startswith("{"):
         values = json.loads(text)
-        values = values.get("sui_image_params", values)
-        return _text(values.get("prompt")), _text(values.get("negative_prompt") or values.get("negativeprompt"))
-    settings = [m.start() for m in re.finditer(r"^Steps: \d+", text, re.M)]
-    words = text[: settings[-1]] if settings else text
-    positive, _, negative = re.sub(r"^Negative prompt:", "\0", words, count=1, flags=re.M).partition("\0")
+        if any(isinstance(node, dict) and "class_type" in node for node in values.values()):
+            return comfyui.graph(text)
+        return _pair(values.get("sui_image_params", values))
+    lines = text.split("\n")
+    last = max((i for i, line in enumerate(lines) if _tells_settings(line)), default=len(lines))
+    words = "\n".join(lines[:last])
+    positive, _, negative = re.sub(r"^[ \t]*Negative prompt:", "\0", words, count=1, flags=re.M).partition("\0")
     return _text(positive), _text(negative)
 
 
+def settings(line: str) -> dict[str, str]:
+    """AUTOMATIC1111's last line: what it says of each setting, quoted values unquoted; empty where it is no such line."""
+    found, end = {}, 0
+    while match := SETTING.match(line, end):
+        key, value, end = match[1], match[2].strip(), match.end()
+        try:
+            found[key] = str(json.loads(value)) if value.startswith('"') else value
+        except ValueError:
+            found[key] = value
+        if end == len(line):
+            return found
+    return {}
+
+
+def _tells_settings(line: str) -> bool:
+    """`Steps: 20, …`, or two other settings that everyone writes; prose with a colon is none."""
+    return bool(re.match(r"Steps: \d", line)) or len(KNOWN & settings(line.rstrip()).keys()) > 1
+
+
 def invokeai(text: str) -> Prompts:
-    values = json.loads(text)
-    return _text(values.get("positive_prompt")), _text(values.get("negative_prompt"))
+    return _pair(json.loads(text))
 
 
 def sd_metadata(text: str) -> Prompts:
@@ -103,69 +149,30 @@ def _bracketed(prompt: str) -> Prompts:
     return _text(re.sub(r"\[[^\[\]]*\]", "", prompt)), _text(", ".join(re.findall(r"\[([^\[\]]*)\]", prompt)))
 
 
-def novelai(text: str) -> Prompts:
-    values = json.loads(text)
-    return _text(values.get("prompt")), _text(values.get("uc"))
+def novelai(comment: str, description: str | None = None) -> Prompts:
+    """Settings in `Comment`, and in the newer ones the prompt too; before that it stood in `Description` alone."""
+    values = json.loads(comment)
+    positive, negative = _pair(values)
+    return positive or (_text(description) if "uc" in values else None), negative
 
 
-# ComfyUI: a graph {id: {"class_type", "inputs"}}; an input is a value, or a link [id of a node, number of its output]
-
-TEXTS = ("text", "text_g", "text_l", "clip_l", "t5xxl", "prompt", "string", "value", "positive_prompt")
-PASSES = ("guider", "conditioning", "conditioning_1", "conditioning_to", "conditioning_2", "conditioning_from", "base_positive")
-
-
-def comfyui(text: str) -> Prompts:
-    """From a sampler's `positive` and `negative` to the text encoders."""
-    graph = json.loads(text)  # NaN, which ComfyUI writes, is read
-    nodes = {str(k): v for k, v in graph.items() if isinstance(v, dict) and isinstance(v.get("inputs"), dict)}
-    samplers = [n["inputs"] for n in nodes.values() if "sampler" in str(n.get("class_type")).lower()]
-    for inputs in samplers:
-        positive = _walk(nodes, inputs.get("positive") or inputs.get("guider"), "positive", set())
-        if positive:
-            return positive, _walk(nodes, inputs.get("negative") or inputs.get("guider"), "negative", set())
-    return None, None
-
-
-def workflow(text: str) -> Prompts:
-    """The same graph as the editor saves it: links in a list of their own, texts among a node's widgets."""
-    saved = json.loads(text)
-    links = {link[0]: [str(link[1]), link[2]] for link in saved["links"]}
-    nodes = {}
-    for node in saved["nodes"]:
-        widgets = node.get("widgets_values") or []
-        words = [w for w in (widgets if isinstance(widgets, list) else widgets.values()) if isinstance(w, str)]
-        inputs = {"text": words[0]} if words and re.search("text|prompt|string|primitive", node["type"], re.I) else {}
-        inputs |= {i["name"]: links[i["link"]] for i in node.get("inputs") or [] if i.get("link") in links}
-        nodes[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return comfyui(json.dumps(nodes))
-
-
-def _walk(nodes: dict, value, side: str, seen: set[str]) -> str | None:
-    """The text a value is, or the texts its node encodes or passes on; no node is asked twice."""
-    if isinstance(value, str):
-        return _text(value)
-    if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes) or str(value[0]) in seen:
-        return None
-    seen.add(str(value[0]))
-    inputs = nodes[str(value[0])]["inputs"]
-    if "positive" in inputs and "negative" in inputs:  # a ControlNet, a guider: it passes both sides on
-        return _walk(nodes, inputs[side], side, seen)
-    if side == "negative" and "Guider" in str(nodes[str(value[0])].get("class_type")):  # BasicGuider has no negative side
-        return None
-    found = [_walk(nodes, inputs[key], side, seen) for key in (*TEXTS, *PASSES) if key in inputs]
-    return ", ".join(dict.fromkeys(filter(None, found))) or None
+def _pair(values: dict) -> Prompts:
+    """Both prompts under the names that generators give them."""
+    values = {str(key).lower().replace(" ", "_"): value for key, value in values.items()}
+    positive, negative = ("prompt", "positive_prompt"), ("negative_prompt", "negativeprompt", "uc")
+    return tuple(next(filter(None, (_text(values.get(key)) for key in keys)), None) for keys in (positive, negative))
 
 
 def _text(value) -> str | None:
     return value.strip() or None if isinstance(value, str) else None
 
 
-READERS = {
-    "parameters": parameters,
-    "invokeai_metadata": invokeai,
-    "sd-metadata": sd_metadata,
-    "Dream": dream,
-    "prompt": comfyui,
-    "workflow": workflow,
-    "Comment": novelai,
-}
+READERS = (  # the first chunk has to be there; in this order
+    (parameters, "parameters"),
+    (invokeai, "invokeai_metadata"),
+    (sd_metadata, "sd-metadata"),
+    (dream, "Dream"),
+    (comfyui.graph, "prompt"),
+    (comfyui.workflow, "workflow"),
+    (novelai, "Comment", "Description"),
+)

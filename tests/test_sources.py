@@ -3,28 +3,17 @@
 import json
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
-from PIL import Image, PngImagePlugin
 
 from miniature.gallery import Gallery
-from sur_adapter.embedded import prompts, workflow
-from sur_adapter.sources import civitai, folder, miniature
+from sur_adapter.sources import civitai, miniature
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
-
-
-def png(color="red", text: dict | None = None, size=(8, 8)) -> bytes:
-    info, buffer = PngImagePlugin.PngInfo(), BytesIO()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
-    Image.new("RGB", size, color).save(buffer, "png", pnginfo=info)
-    return buffer.getvalue()
 
 
 class Site:
@@ -200,135 +189,3 @@ def test_the_miniature_gives_the_same_rows_each_time_whatever_its_port():
     a, b = list(miniature.rows(count=40, seed=4)), list(miniature.rows(count=40, seed=4))
     assert a == b != list(miniature.rows(count=40, seed=5))
     assert a[3]["url"].startswith("gallery://miniature/images/1000003.") and a[3]["source"] == "miniature"
-
-
-# a folder
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_metadata_tells_the_prompt_whatever_its_format_and_a_missing_picture_stays_a_row(tmp_path, kind):
-    import pandas as pd
-
-    (tmp_path / "image").mkdir()
-    for i, color in enumerate(("red", "blue", "green")):
-        (tmp_path / "image" / f"{i}.png").write_bytes(png(color))
-    table = pd.DataFrame({"file_name": ["0", "image/1.png", "gone"], "text": ["simple"] * 3, "prompt": ["p0", "p1", "p2"]})
-    if kind == "jsonl":
-        table.to_json(tmp_path / "metadata.jsonl", orient="records", lines=True)
-    else:
-        getattr(table, f"to_{kind}")(tmp_path / f"metadata.{kind}", index=False)
-    rows = [(r["url"], r["complex_prompt"], r["dropped"]) for r in folder.rows(path=str(tmp_path))]
-    assert rows == [("image/0.png", "p0", None), ("image/1.png", "p1", None), ("image/2.png", None, None), ("gone", "p2", "file missing")]
-
-
-def test_a_text_file_beside_a_picture_tells_more_than_the_picture(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(text={"parameters": "inside"}))
-    (tmp_path / "b.png").write_bytes(png(text={"parameters": "inside"}))
-    (tmp_path / "a.txt").write_text("beside\nNegative prompt: ugly\nSteps: 20, Size: 8x8")
-    rows = list(folder.rows(path=str(tmp_path)))
-    assert [(r["complex_prompt"], r["negative_prompt"]) for r in rows] == [("beside", "ugly"), ("inside", None)]
-
-
-def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder: name one that holds pictures"):
-        list(folder.rows(path=str(tmp_path / "nope")))
-    with pytest.raises(ValueError, match="holds no picture: put files ending in .png"):
-        list(folder.rows(path=str(tmp_path)))
-    (tmp_path / "a.png").write_bytes(png())
-    (tmp_path / "metadata.csv").write_text("name,prompt\na.png,x\n")
-    with pytest.raises(ValueError, match="has no column file_name, but name, prompt"):
-        list(folder.rows(path=str(tmp_path)))
-    (tmp_path / "metadata.csv").unlink()
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"')
-    with pytest.raises(ValueError, match="metadata.jsonl cannot be read .* mend or remove it"):
-        list(folder.rows(path=str(tmp_path)))
-
-
-@real
-def test_the_published_sample_of_surd_is_found_though_it_names_neither_folder_nor_extension():
-    rows = list(folder.rows(path=str(REAL / "sur-adapter-samples")))
-    told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
-    assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in told}
-    assert not any(r["dropped"] for r in rows)
-
-
-# prompts inside pictures
-
-GRAPH = {
-    "1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "negative": ["2", 1]}},
-    "2": {"class_type": "ControlNetApplyAdvanced", "inputs": {"positive": ["3", 0], "negative": ["4", 0]}},
-    "3": {"class_type": "ConditioningCombine", "inputs": {"conditioning_1": ["5", 0], "conditioning_2": ["6", 0]}},
-    "4": {"class_type": "CLIPTextEncode", "inputs": {"text": "bad"}},
-    "5": {"class_type": "CLIPTextEncode", "inputs": {"text": ["7", 0]}},
-    "6": {"class_type": "CLIPTextEncodeSDXL", "inputs": {"text_g": "a dog", "text_l": "a dog"}},
-    "7": {"class_type": "PrimitiveString", "inputs": {"value": "a cat"}},
-}
-
-
-@pytest.mark.parametrize(
-    ("chunk", "text", "found"),
-    [
-        ("parameters", "a\nb (c:1.2) <lora:x:0.8>\nNegative prompt: d\ne\nSteps: 20, Size: 8x8", ("a\nb (c:1.2) <lora:x:0.8>", "d\ne")),
-        ("parameters", "no settings at all", ("no settings at all", None)),
-        ("parameters", "Negative prompt: only this\nSteps: 1", (None, None)),
-        ("parameters", '{"prompt": "a fish", "negative_prompt": "x", "seed": 1}', ("a fish", "x")),
-        ("parameters", '{"sui_image_params": {"prompt": "a swarm", "negativeprompt": "y"}}', ("a swarm", "y")),
-        ("parameters", '{"prompt": ', (None, None)),
-        ("invokeai_metadata", '{"positive_prompt": "p", "negative_prompt": "n"}', ("p", "n")),
-        ("sd-metadata", '{"image": {"prompt": [{"prompt": "a fox [blurry]", "weight": 1.0}]}}', ("a fox", "blurry")),
-        ("Dream", '"a man -- old" -s 50 -S 42 -W 512', ("a man -- old", None)),
-        ("Comment", '{"prompt": "1girl", "uc": "lowres"}', ("1girl", "lowres")),
-        ("prompt", json.dumps(GRAPH), ("a cat, a dog", "bad")),
-        (
-            "prompt",
-            json.dumps(GRAPH | {"7": {"class_type": "X", "inputs": {"value": ["5", 0]}}, "8": {"inputs": {"x": float("nan")}}}),
-            ("a dog", "bad"),
-        ),
-        ("prompt", json.dumps({"1": {"class_type": "KSampler", "inputs": {"positive": ["1", 0]}}}), (None, None)),
-        ("prompt", "[" * 100000, (None, None)),
-        ("prompt", "a plain text", (None, None)),
-        ("workflow", '{"nodes": 3, "links": null}', (None, None)),
-    ],
-)
-def test_a_prompt_inside_a_picture_is_read_and_nonsense_is_not_a_prompt(chunk, text, found):
-    assert prompts(png(text={chunk: text})) == found
-
-
-def test_a_user_comment_is_read_in_either_byte_order():
-    for order in ("utf-16-be", "utf-16-le"):
-        exif, buffer = Image.Exif(), BytesIO()
-        exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + "eine Möwe\nNegative prompt: grau\nSteps: 3".encode(order)
-        Image.new("RGB", (8, 8)).save(buffer, "webp", exif=exif)
-        assert prompts(buffer.getvalue()) == ("eine Möwe", "grau")
-
-
-def test_bytes_that_are_no_picture_hold_no_prompt():
-    for data in (b"", b"<html>", png()[:40], png(text={"parameters": "x"})[:-30]):
-        assert prompts(data)[1] is None
-
-
-@real
-def test_the_prompts_of_real_pictures_are_found():
-    found = {p.name: prompts(p.read_bytes()) for d in ("sd-parsers-fixtures", "invokeai", "comfyui-examples") for p in (REAL / d).iterdir()}
-    assert found["automatic1111_cropped.jpg"] == found["automatic1111_cropped.png"] == found["bad_text_after_idat.png"]
-    assert found["automatic1111_cropped.png"] == ("photo of a duck", "monochrome")
-    assert found["fooocus1_cropped.png"][0] == "a smiling goldfish"
-    assert found["invokeai_imeta1.png"][0].startswith("digital artwork, oil painting")
-    assert found["000022.47.png"][0] == "dog,cat" and found["apricots-3.png"][0] == "a man picking apricots+++ from a tree"
-    assert (
-        found["flux_schnell_example.png"][0].startswith("a bottle with a beautiful rainbow")
-        and found["flux_schnell_example.png"][1] is None
-    )
-    assert found["sdxl_simple_example.png"] == (
-        "evening sunset scenery blue sky nature, glass bottle with a galaxy in it",
-        "text, watermark",
-    )
-    assert {name for name, (positive, _) in found.items() if positive is None and name.endswith(("png", "jpg"))} == {
-        *("bad_empty_file.png", "bad_empty_image.jpg", "bad_empty_image.png"),
-    }
-
-
-@real
-def test_the_graph_an_editor_saves_tells_the_same_as_the_graph_that_ran():
-    for file in (REAL / "comfyui-examples").glob("*.png"):
-        assert workflow(Image.open(file).info["workflow"]) == prompts(file.read_bytes()), file.name
