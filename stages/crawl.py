@@ -12,6 +12,7 @@ from tqdm import tqdm
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.records import RAW, SHARD, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
+from sur_adapter.wording import clean
 
 
 def crawl(out: Path, *, sources: dict) -> None:
@@ -43,6 +44,7 @@ def _members(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Iterato
     for row in rows:
         data = row.pop("data")
         row = {key: _clean(value) for key, value in row.items()}
+        row["clean_prompt"] = clean(row.get("complex_prompt"))
         ext = None if row["dropped"] else _judge(row, data, seen)
         key = record_id(data if data is not None else str(row["url"]).encode())
         table.append({"id": key} | row)

@@ -22,7 +22,8 @@ RAW = pa.schema(
         ("id", pa.string()),  # of the picture's bytes; of the address where none came
         ("source", pa.string()),
         ("url", pa.string()),
-        ("complex_prompt", pa.string()),
+        ("complex_prompt", pa.string()),  # as found
+        ("clean_prompt", pa.string()),  # as models read it (wording.py)
         ("negative_prompt", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),

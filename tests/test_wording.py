@@ -13,6 +13,8 @@ from transformers import CLIPTokenizer
 
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
+from stages.crawl import write_shards
+from sur_adapter.records import read_table
 from sur_adapter.wording import clean, too_long, words
 
 ROOT = Path(__file__).parents[1]
@@ -132,3 +134,12 @@ def test_real_keyword_prompts_lose_their_grammar_and_real_sentences_lose_nothing
     for name in ("color_val.txt", "numeracy_val.txt", "non_spatial_val.txt"):
         for sentence in (REAL / "t2i-compbench" / name).read_text().splitlines():
             assert clean(sentence) == sentence
+
+
+def test_a_crawl_keeps_the_prompt_as_found_and_its_clean_form_beside_it(tmp_path):
+    found = ["(a cat:1.2) <lora:x:1>", "a cat", None]
+    assert write_shards(
+        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in found]
+    )
+    table = read_table(tmp_path)
+    assert list(table.complex_prompt.dropna()) == found[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
