@@ -24,16 +24,16 @@ def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) 
     for source in sources:
         texts = _texts(raw / source, captions / source)
         images = tqdm(_images(raw / source), f"{out.name} {source}", len(texts), unit="picture", disable=None)
-        values = measure.score(images, texts[["simple_prompt", "complex_prompt"]].to_dict("records"), **rules)
+        values = measure.score(images, texts.drop(columns="id").to_dict("records"), **rules)
         kind = pa.string() if any(isinstance(v, str) for v in values) else pa.float64()
         table = [{"id": i, "value": v} for i, v in zip(texts.id, values, strict=True)]
         write_table(out / f"{source}.parquet", table, pa.schema([("id", pa.string()), ("value", kind)]))
 
 
 def _texts(raw: Path, captions: Path) -> pd.DataFrame:
-    """id, simple_prompt, complex_prompt of the rows crawl kept, in their order; null where there is none."""
+    """id, simple_prompt, complex_prompt, clean_prompt of the rows crawl kept, in their order; null where there is none."""
     rows = read_table(raw)
-    texts = rows[rows.dropped.isna()][["id", "complex_prompt"]].merge(read_table(captions), "left", "id", validate="1:1")
+    texts = rows[rows.dropped.isna()][["id", "complex_prompt", "clean_prompt"]].merge(read_table(captions), "left", "id", validate="1:1")
     return texts.astype(object).where(texts.notna(), None)
 
 

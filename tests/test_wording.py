@@ -14,7 +14,9 @@ from transformers import CLIPTokenizer
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
 from stages.crawl import write_shards
+from sur_adapter.features import clip
 from sur_adapter.records import read_table
+from sur_adapter.scores import clip_complex
 from sur_adapter.wording import clean, too_long, words
 
 ROOT = Path(__file__).parents[1]
@@ -143,3 +145,17 @@ def test_a_crawl_keeps_the_prompt_as_found_and_its_clean_form_beside_it(tmp_path
     )
     table = read_table(tmp_path)
     assert list(table.complex_prompt.dropna()) == found[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
+
+
+def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where_there_is_nothing_to_clean(tmp_path):
+    images = [make(i).draw() for i in range(3)]
+    plain = [{"complex_prompt": complex_prompt(make(i), i)} for i in range(3)]
+    weighed = [{"complex_prompt": f"<lora:x:1>({t['complex_prompt']}:1.2)", "clean_prompt": t["complex_prompt"]} for t in plain]
+    model = str(ROOT / "models/miniature/clip")
+    assert clip_complex.score(images, weighed, model=model) == clip_complex.score(images, plain, model=model)
+    models, written = {"diffusion": str(ROOT / "models/miniature/stable-diffusion")}, []
+    for i, rows in enumerate((plain, weighed)):
+        pairs = pd.DataFrame(rows).assign(id=["a", "b", "c"], split="train", simple_prompt="a cat")
+        clip.write(pairs, {}, tmp_path / str(i), models)
+        written.append((tmp_path / str(i) / "train-000000.parquet").read_bytes())
+    assert written[0] == written[1]

@@ -11,6 +11,7 @@ from sur_adapter.adapter import fingerprint
 from sur_adapter.compute import device
 from sur_adapter.diffusion import encode, part
 from sur_adapter.records import chunks, shards, write_vectors
+from sur_adapter.wording import words
 
 
 def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int = 64) -> None:
@@ -21,8 +22,8 @@ def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int 
     about = {"base_model": models["diffusion"], "text_encoder": fingerprint(text_encoder)}
     for name, rows in tqdm(list(shards(pairs)), desc="cache clip", disable=None):
         vectors = {}
-        for column in ("simple", "complex"):
-            prompts = rows[f"{column}_prompt"].tolist()
+        read = {"simple": rows["simple_prompt"].tolist(), "complex": [words(row) for row in rows.to_dict("records")]}
+        for column, prompts in read.items():
             parts = [encode(tokenizer, text_encoder, p).half().cpu() for p in chunks(prompts, batch)]
             vectors[column] = torch.cat(parts).numpy()  # (N, L, d)
         write_vectors(out / f"{name}.parquet", rows["id"].tolist(), vectors, about)

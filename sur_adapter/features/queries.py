@@ -18,6 +18,7 @@ from sur_adapter.diffusion import encode, part
 from sur_adapter.features.vae import _encode, fit
 from sur_adapter.loss import CrossAttention
 from sur_adapter.records import chunks
+from sur_adapter.wording import words
 
 PICTURES = 96  # that the banks are recorded from
 
@@ -44,9 +45,9 @@ def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, count: int,
         )  # (B, 4, h, w)
         t = torch.randint(scheduler.config.num_train_timesteps, (len(z),), generator=generator)
         noised = scheduler.add_noise(z, torch.randn(z.shape, generator=generator), t)
-        words = encode(tokenizer, text_encoder, [r["complex_prompt"] for r in some])
+        prompts = encode(tokenizer, text_encoder, [words(r) for r in some])
         with torch.no_grad():
-            unet(noised.to(unet.device), t.to(unet.device), words)
+            unet(noised.to(unet.device), t.to(unet.device), prompts)
     for hook in hooks:
         hook.remove()
     bank.write({name: _frozen(m, torch.cat(asked[name])[:count]) for name, m in layers.items()}, out)
