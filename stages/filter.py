@@ -16,7 +16,7 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
     rules = rules_of(filter, scores)
     least = {name: filter[name] for name in scores if name in filter}
     table = decide(join(raw, captions, scored, list(sources), list(scores)), least, **rules)
-    columns = ["id", "source", "simple_prompt", "complex_prompt", *scores, "dropped", "group", "split"]
+    columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *scores, "dropped", "group", "split"]
     write_table(pairs, table.sort_values("id", kind="stable")[columns])
     counts = count(table)
     funnel.parent.mkdir(parents=True, exist_ok=True)

@@ -65,7 +65,7 @@ def test_each_row_that_leaves_has_the_first_reason_that_holds_and_rows_in_are_ke
     rows = [row(0)] + [row(i, **fault) for i, (fault, _) in enumerate(FAULTS, 1)]
     pairs, funnel = run(tmp_path, rows)
     assert pairs.dropped.astype(object).where(pairs.dropped.notna(), None).tolist() == [None] + [reason for _, reason in FAULTS]
-    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", *SCORES, "dropped", "group", "split"]
+    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *SCORES, "dropped", "group", "split"]
     assert funnel["in"] == 11 and funnel["kept"] == 2 == sum(funnel["by_split"].values())
     assert funnel["dropped"]["nsfw"] == 2 and sum(funnel["dropped"].values()) == 9
     assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(11)], "what the crawl dropped has no split"
