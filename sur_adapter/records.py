@@ -25,6 +25,7 @@ RAW = pa.schema(
         ("complex_prompt", pa.string()),  # as found
         ("clean_prompt", pa.string()),  # as models read it (wording.py)
         ("negative_prompt", pa.string()),
+        ("simple_prompt", pa.string()),  # where a source has one of its own; null where the captioner is asked
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("nsfw", pa.string()),

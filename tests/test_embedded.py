@@ -1,4 +1,4 @@
-"""A folder of pictures, and the prompts that generators leave inside them: read as written, and never an exception."""
+"""The prompts that generators leave inside pictures are read as written, and junk is never an exception."""
 
 import json
 import string
@@ -12,61 +12,10 @@ from PIL import Image
 
 from sur_adapter import comfyui, embedded
 from sur_adapter.embedded import prompts
-from sur_adapter.sources import folder
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
 few = settings(derandomize=True, deadline=None, max_examples=40, database=None)
-
-# a folder
-
-
-@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_metadata_tells_the_prompt_whatever_its_format_and_a_missing_picture_stays_a_row(tmp_path, kind):
-    import pandas as pd
-
-    (tmp_path / "image").mkdir()
-    for i, color in enumerate(("red", "blue", "green")):
-        (tmp_path / "image" / f"{i}.png").write_bytes(png(color))
-    table = pd.DataFrame({"file_name": ["0", "image/1.png", "gone"], "text": ["simple"] * 3, "prompt": ["p0", "p1", "p2"]})
-    if kind == "jsonl":
-        table.to_json(tmp_path / "metadata.jsonl", orient="records", lines=True)
-    else:
-        getattr(table, f"to_{kind}")(tmp_path / f"metadata.{kind}", index=False)
-    rows = [(r["url"], r["complex_prompt"], r["dropped"]) for r in folder.rows(path=str(tmp_path))]
-    assert rows == [("image/0.png", "p0", None), ("image/1.png", "p1", None), ("image/2.png", None, None), ("gone", "p2", "file missing")]
-
-
-def test_a_text_file_beside_a_picture_tells_more_than_the_picture(tmp_path):
-    (tmp_path / "a.png").write_bytes(png(text={"parameters": "inside"}))
-    (tmp_path / "b.png").write_bytes(png(text={"parameters": "inside"}))
-    (tmp_path / "a.txt").write_text("beside\nNegative prompt: ugly\nSteps: 20, Size: 8x8")
-    rows = list(folder.rows(path=str(tmp_path)))
-    assert [(r["complex_prompt"], r["negative_prompt"]) for r in rows] == [("beside", "ugly"), ("inside", None)]
-
-
-def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder: name one that holds pictures"):
-        list(folder.rows(path=str(tmp_path / "nope")))
-    with pytest.raises(ValueError, match="holds no picture: put files ending in .png"):
-        list(folder.rows(path=str(tmp_path)))
-    (tmp_path / "a.png").write_bytes(png())
-    (tmp_path / "metadata.csv").write_text("name,prompt\na.png,x\n")
-    with pytest.raises(ValueError, match="has no column file_name, but name, prompt"):
-        list(folder.rows(path=str(tmp_path)))
-    (tmp_path / "metadata.csv").unlink()
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"')
-    with pytest.raises(ValueError, match="metadata.jsonl cannot be read .* mend or remove it"):
-        list(folder.rows(path=str(tmp_path)))
-
-
-@real
-def test_the_published_sample_of_surd_is_found_though_it_names_neither_folder_nor_extension():
-    rows = list(folder.rows(path=str(REAL / "sur-adapter-samples")))
-    told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
-    assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in told}
-    assert not any(r["dropped"] for r in rows)
-
 
 # prompts inside pictures
 

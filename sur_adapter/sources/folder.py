@@ -1,7 +1,7 @@
 """A folder of one's own pictures, with all that is below it.
 
 The prompt of a picture is the first of: a row of metadata.jsonl, .csv or .parquet (a Hugging Face image folder, SURD),
-a text file of the picture's name, what its generator wrote into it.
+a text file of the picture's name, what its generator wrote into it. Metadata with both `prompt` and `text` tells the simple prompt too.
 """
 
 from collections import defaultdict
@@ -36,12 +36,12 @@ def rows(*, path: str) -> Iterator[dict]:
         data = file.read_bytes()
         for words in told.get(file) or [_sidecar(file) or prompts(data)]:
             yield _row(file.relative_to(folder).as_posix(), words, data, None)
-    for name, words in missing:
-        yield _row(name, words, None, "file missing")
+    for name, words, why in missing:
+        yield _row(name, words, None, why)
 
 
-def _row(name: str, words: tuple[str | None, str | None], data: bytes | None, dropped: str | None) -> dict:
-    row = {"source": "folder", "url": name, "complex_prompt": words[0], "negative_prompt": words[1]}
+def _row(name: str, words: tuple[str | None, ...], data: bytes | None, dropped: str | None) -> dict:
+    row = {"source": "folder", "url": name} | dict(zip(("complex_prompt", "negative_prompt", "simple_prompt"), words, strict=False))
     return row | {"width": None, "height": None, "nsfw": None, "licence": None, "data": data, "dropped": dropped}
 
 
@@ -51,17 +51,19 @@ def _sidecar(file: Path) -> tuple[str | None, str | None] | None:
 
 
 def _told(folder: Path, files: list[Path]) -> tuple[dict[Path, list], list]:
-    """(picture -> its (positive, negative) prompts in metadata, [(name, prompts) of rows without a picture])."""
+    """(picture -> its (positive, negative, simple) prompts in metadata, [(name, prompts, reason) of rows without a picture])."""
     told: dict[Path, list] = {}
     missing = []
     for table in sorted(f for f in folder.rglob("metadata.*") if f.name in READERS):
         index = _index([f for f in files if f.is_relative_to(table.parent)])
         for row in _table(table).to_dict("records"):
-            words = _first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt")
-            if (file := _find(index, table.parent, str(row["file_name"]))) is None:
-                missing.append(((table.parent.relative_to(folder) / str(row["file_name"])).as_posix(), words))
+            simple = _first(row, "text") if "prompt" in row or "complex_prompt" in row else None
+            words = _first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt"), simple
+            if len(found := _find(index, table.parent, str(row["file_name"]))) == 1:
+                told.setdefault(found[0], []).append(words if words[0] else (*prompts(found[0].read_bytes()), simple))
             else:
-                told.setdefault(file, []).append(words if words[0] else prompts(file.read_bytes()))
+                name = (table.parent.relative_to(folder) / str(row["file_name"])).as_posix()
+                missing.append((name, words, "more than one file" if found else "file missing"))
     return told, missing
 
 
@@ -90,7 +92,6 @@ def _index(files: list[Path]) -> dict[tuple[str, Path | str], list[Path]]:
     return index
 
 
-def _find(index: dict, folder: Path, name: str) -> Path | None:
-    """The one picture a row means; None if there is none, or more than one."""
-    found = index.get(("path", folder / name)) or index.get(("name", name)) or []
-    return found[0] if len(found) == 1 else None
+def _find(index: dict, folder: Path, name: str) -> list[Path]:
+    """The picture a row means; none, or more than one, where the row does not say."""
+    return index.get(("path", folder / name)) or index.get(("name", name)) or []
