@@ -24,6 +24,7 @@ RAW = pa.schema(
         ("url", pa.string()),
         ("complex_prompt", pa.string()),  # as found
         ("clean_prompt", pa.string()),  # as models read it (wording.py)
+        ("prompt_by", pa.string()),  # null: as found; or what made the prompt up, which no test split may hold
         ("negative_prompt", pa.string()),
         ("simple_prompt", pa.string()),  # where a source has one of its own; null where the captioner is asked
         ("width", pa.int32()),

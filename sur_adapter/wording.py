@@ -38,10 +38,10 @@ def words(row: Mapping) -> str | None:
     return cleaned if isinstance(cleaned, str) else row["complex_prompt"]
 
 
-def too_long(prompts: list[str], tokenizer) -> list[int]:
-    """How many tokens of each prompt lie beyond the tokenizer's length (77 for CLIP, both ends counted); 0 where all fit."""
+def too_long(prompts: list[str], tokenizer, length: int | None = None) -> list[int]:
+    """How many tokens of each prompt lie beyond a length, else the tokenizer's (77 for CLIP, both ends counted); 0 where all fit."""
     counts = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids] if prompts else []
-    return [max(0, count - tokenizer.model_max_length) for count in counts]
+    return [max(0, count - (length or tokenizer.model_max_length)) for count in counts]
 
 
 def _once(prompt: str) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from sur_adapter.embedded import parameters, prompts
+from sur_adapter.schema import settings
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 READERS = {
@@ -20,8 +21,10 @@ READERS = {
 }
 
 
-def rows(*, path: str) -> Iterator[dict]:
+def rows(*, path: str, interrogate: dict | None = None) -> Iterator[dict]:
     """A row for each picture, in order of its path; then one for each row of metadata whose picture is missing.
+
+    interrogate: settings of an Interrogator, {"clip": a model, …}, which writes a prompt for pictures without any; null leaves them so.
 
     Raises FileNotFoundError without a folder, ValueError without a picture or where metadata cannot be read.
     """
@@ -31,6 +34,15 @@ def rows(*, path: str) -> Iterator[dict]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file() and not f.name.startswith("."))
     if not files:
         raise ValueError(f"sources.folder.path: {path} holds no picture: put files ending in {', '.join(PICTURES)} there")
+    found = _rows(folder, files)
+    if interrogate:
+        from sur_adapter.interrogator import PARAM, Interrogator  # models and labels: loaded where they are asked for
+
+        found = Interrogator(**settings(Interrogator, interrogate, PARAM)).fill(found)
+    yield from found
+
+
+def _rows(folder: Path, files: list[Path]) -> Iterator[dict]:
     told, missing = _told(folder, files)
     for file in files:
         data = file.read_bytes()
