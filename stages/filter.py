@@ -81,6 +81,8 @@ def decide(
         drop(score, ~(pd.to_numeric(table[score]) >= value))  # null is no agreement
     table["group"] = group(table, links)
     table["split"] = table.group.dropna().map(lambda g: group_split(g, test, validation))
+    if "prompt_by" in table:
+        drop("made_up_prompt", table.prompt_by.notna() & (table.split == "test"))  # a test asks what people wrote
     return table
 
 

@@ -172,3 +172,11 @@ def test_faults_planted_in_the_gallery_end_in_the_right_reasons(tmp_path):
     for fault, reasons in wanted.items():
         assert set(done.dropped[done.fault == fault].fillna("kept")) <= reasons, fault
     assert (done.dropped[done.fault == "sound"].fillna("kept") == "kept").mean() > 0.98
+
+
+def test_no_test_split_holds_a_prompt_that_was_made_up_and_its_rows_say_why_they_left(tmp_path):
+    pairs, funnel = run(tmp_path, [row(i, prompt_by="interrogator" if i % 2 else None) for i in range(60)], validation=0.2, test=0.5)
+    made_up = pairs.id.isin([f"{i:016x}" for i in range(1, 60, 2)])
+    gone = made_up & (pairs.split == "test")
+    assert set(pairs.dropped[gone]) == {"made_up_prompt"} and pairs.dropped[~gone].isna().all()
+    assert 0 < gone.sum() < made_up.sum() and funnel["dropped"] == {"made_up_prompt": int(gone.sum())}
