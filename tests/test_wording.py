@@ -17,6 +17,7 @@ from stages.crawl import write_shards
 from sur_adapter.features import clip
 from sur_adapter.records import read_table
 from sur_adapter.scores import clip_complex
+from sur_adapter.scores import too_long as scored
 from sur_adapter.wording import clean, too_long, words
 
 ROOT = Path(__file__).parents[1]
@@ -159,3 +160,14 @@ def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where
         clip.write(pairs, {}, tmp_path / str(i), models)
         written.append((tmp_path / str(i) / "train-000000.parquet").read_bytes())
     assert written[0] == written[1]
+
+
+def test_a_score_marks_the_prompts_that_are_too_long_and_by_how_much():
+    room = 38  # the miniature's CLIP reads 40 tokens, both ends counted
+    texts = [
+        {"complex_prompt": p, "clean_prompt": c}
+        for p, c in (("red", "red"), ("red " * (room + 5), None), ("red " * 99, "red"), (None, None))
+    ]
+    assert scored.score([], texts, model=str(ROOT / "models/miniature/clip")) == [0.0, 5.0, 0.0, None]
+    with pytest.raises(FileNotFoundError, match="scores.too_long.model is 'nowhere', where no tokenizer can be loaded"):
+        scored.score([], texts, model="nowhere")

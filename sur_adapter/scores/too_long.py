@@ -1,0 +1,18 @@
+"""How many tokens of the keyword prompt lie beyond the text encoder's length: the model draws without them. 0 where all are read."""
+
+from collections.abc import Iterable
+
+from PIL import Image
+from transformers import AutoTokenizer
+
+from sur_adapter.schema import named
+from sur_adapter.wording import too_long, words
+
+
+def score(images: Iterable[Image.Image], texts: list[dict], *, model: str) -> list[float | None]:
+    """model: whose tokenizer counts, a CLIP. None where there is no prompt. Pictures are not looked at."""
+    with named("scores.too_long.model", model, "tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(model)
+    prompts = [words(t) for t in texts]
+    beyond = iter(too_long([p for p in prompts if p is not None], tokenizer))
+    return [None if p is None else float(next(beyond)) for p in prompts]
