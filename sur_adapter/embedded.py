@@ -53,20 +53,25 @@ def _chunks(data: bytes) -> tuple[dict[str, str], Image.Image | None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             image = Image.open(BytesIO(data), formats=FORMATS)
-        exif = image.getexif()
-        if comment := _comment(exif.get_ifd(EXIF_IFD).get(USER_COMMENT)):
-            chunks["parameters"] = comment
-        for value in exif.values():  # ComfyUI's WebP: Make says "prompt:{…}", Model "workflow:{…}"
-            if isinstance(value, str) and (match := re.match(r"(prompt|workflow):\s*(?=\{)", value, re.I)):
-                chunks[match[1].lower()] = value[match.end() :].rstrip("\0")
         chunks |= image.info
-        if image.width * image.height <= MAX_PIXELS:
-            image.load()  # a PNG may carry text behind its pixels
+        if not _read(chunks)[0] and image.width * image.height <= MAX_PIXELS:  # what is larger the crawl refuses
+            chunks = _exif(image) | chunks
+            image.load()  # a PNG may carry text behind its pixels, or in them; decoding is what costs
             chunks |= image.info
             whole = True
     except Exception:  # Pillow raises anything on broken bytes; what was read until then counts
         pass
     return {key: str(value) for key, value in chunks.items() if isinstance(value, str)}, image if whole else None
+
+
+def _exif(image: Image.Image) -> dict[str, str]:
+    exif, found = image.getexif(), {}
+    if comment := _comment(exif.get_ifd(EXIF_IFD).get(USER_COMMENT)):
+        found["parameters"] = comment
+    for value in exif.values():  # ComfyUI's WebP: Make says "prompt:{…}", Model "workflow:{…}"
+        if isinstance(value, str) and (match := re.match(r"(prompt|workflow):\s*(?=\{)", value, re.I)):
+            found[match[1].lower()] = value[match.end() :].rstrip("\0")
+    return found
 
 
 def _comment(value) -> str | None:

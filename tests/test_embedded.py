@@ -2,13 +2,14 @@
 
 import json
 import string
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made import commented, png, stealthy
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sur_adapter import comfyui, embedded
 from sur_adapter.embedded import prompts
@@ -73,6 +74,22 @@ def test_a_prompt_inside_a_picture_is_read_and_nonsense_is_not_a_prompt(chunk, t
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_user_comment_is_read_in_either_byte_order(kind, order):
     assert prompts(commented("eine Möwe\nNegative prompt: grau\nSteps: 3", kind, order)) == ("eine Möwe", "grau")
+
+
+@pytest.mark.parametrize("tag", [0x010F, 0x0110])
+def test_a_graph_in_the_maker_or_the_model_of_a_webp_is_read(tag):
+    exif, buffer = Image.Exif(), BytesIO()
+    exif[tag] = "Prompt:" + json.dumps(GRAPH)
+    Image.new("RGB", (8, 8)).save(buffer, "webp", exif=exif)
+    assert prompts(buffer.getvalue()) == ("a cat, a dog", "bad")
+
+
+def test_a_prompt_before_pixels_that_are_cut_short_is_read_and_costs_no_decoding(monkeypatch):
+    told, decoded = png(text={"parameters": "a cat"}, size=(64, 64)), []
+    load = PngImagePlugin.PngImageFile.load
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(image) or load(image))
+    assert prompts(told[: told.index(b"IDAT") + 8]) == prompts(told) == ("a cat", None) and decoded == []
+    assert prompts(png()) == (None, None) and decoded
 
 
 def test_bytes_that_are_no_picture_hold_no_prompt():
