@@ -1,0 +1,124 @@
+"""Finished work outlives a kill, is whole or not there, and goes when all is done."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from repository import ROOT
+
+from sur_adapter import work as module
+from sur_adapter.work import Work, code, root, whole
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+
+
+def python(text: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+def test_what_was_kept_is_there_after_an_error_and_gone_after_a_good_end():
+    with pytest.raises(KeyError), Work("caption", settings={"b": 1, "a": 2}) as work:
+        work.keep("one", b"1")
+        raise KeyError
+    with Work("caption", settings={"a": 2, "b": 1}) as work:
+        assert (work.done("one"), work.done("two")) == (b"1", None)
+        work.keep("two", b"2")
+        work.drop(["one", "never there"])
+        assert (work.done("one"), work.done("two")) == (None, b"2")
+    assert not work.folder.exists()
+    with Work("caption", settings={"a": 2, "b": 1}) as work:
+        assert work.done("two") is None
+
+
+def test_other_settings_another_stage_and_other_code_have_a_place_of_their_own():
+    folders = {
+        Work(*stage, **about).folder for stage in (["caption"], ["score"]) for about in ({"s": 1}, {"s": "1"}, {"s": 1, "code": "x"})
+    }
+    assert len(folders) == 6
+
+
+def test_the_digest_of_code_changes_with_any_of_its_files_and_no_other(tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    for name in ("pack/__init__", "pack/inner", "packed"):
+        (tmp_path / f"{name}.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(tmp_path)
+    import pack.inner  # noqa: F401
+    import packed  # noqa: F401
+
+    before = code("pack")
+    (tmp_path / "packed.py").write_text("x = 2")
+    assert code("pack") == before
+    (tmp_path / "pack/inner.py").write_text("x = 2")
+    assert code("pack") != before
+
+
+def test_a_file_whose_writing_failed_is_as_it_was(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    with pytest.raises(KeyError), whole(file) as part:
+        part.write_bytes(b"ne")
+        raise KeyError
+    assert file.read_bytes() == b"old"
+    with whole(file) as part:
+        part.write_bytes(b"new")
+    assert file.read_bytes() == b"new"
+
+
+def test_a_kill_amid_writing_leaves_nothing_half_done():
+    text = "from sur_adapter.work import Work\nwith Work('x') as w:\n  i = 0\n  while True:\n"
+    text += "    w.keep(str(i % 50), bytes([i % 256]) * 300_000); i += 1; print(i, flush=True)"
+    for wait in (0.01, 0.03, 0.07):
+        process = python(text)
+        process.stdout.readline()
+        time.sleep(wait)
+        process.kill()
+        process.communicate()
+        kept = [f.read_bytes() for f in Work("x").folder.iterdir() if not f.name.endswith(".part")]
+        assert kept and all(len(data) == 300_000 and len(set(data)) == 1 for data in kept)
+    with Work("x") as work:
+        assert not list(work.folder.glob(".*"))
+
+
+def test_outs_are_the_bytes_kept_and_stay_when_the_work_is_gone(tmp_path, monkeypatch):
+    for kind, link in (("linked", os.link), ("copied", lambda *_: (_ for _ in ()).throw(OSError("another file system")))):
+        monkeypatch.setattr(module.os, "link", link)
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "a.tar").write_bytes(b"old")
+        with Work("x") as work:
+            for name in ("a.tar", "b.tar", "c"):
+                work.keep(name, name.encode())
+            work.deliver(tmp_path / kind, "*.tar")
+        assert {f.name: f.read_bytes() for f in (tmp_path / kind).iterdir()} == {"a.tar": b"a.tar", "b.tar": b"b.tar"}
+
+
+def test_a_second_process_on_the_same_work_waits_for_the_first(tmp_path):
+    with Work("x") as work:
+        work.keep("a", b"1")
+        text = "from sur_adapter.work import Work\nwith Work('x') as w: print(w.done('a'))"
+        other = python(text, stderr=subprocess.PIPE)
+        assert "another process does the same work" in other.stderr.readline()
+        assert other.poll() is None
+    assert other.communicate()[0].strip() == "None"
+
+
+def test_work_that_nobody_came_back_to_is_removed_and_other_peoples_files_are_not():
+    with pytest.raises(KeyError), Work("x", n=1) as old:
+        old.keep("a", b"1")
+        raise KeyError
+    (root() / "mine").write_text("x")
+    for file in (old.folder, root() / "mine"):
+        os.utime(file, (1, 1))
+    with Work("x", n=2):
+        assert not old.folder.exists() and (root() / "mine").exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be kept in .*file \(.*\): set SUR_WORK to a folder"), Work("x"):
+        pass
