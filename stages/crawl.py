@@ -1,42 +1,75 @@
 """crawl: pictures with their keyword prompts from one source, bytes as received, every refusal recorded.
 
-The source is the last part of the path: `data/raw/miniature` is filled by sur_adapter/sources/miniature.py.
+The source is the last part of the path: `data/raw/miniature` is filled by sur_adapter/sources/miniature.py. A crawl that was killed goes on
+where it was: finished shards, pages and pictures lie in the work cache until all is done.
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
 
+from sur_adapter.gather import row_key
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
-from sur_adapter.records import RAW, SHARD, record_id, write_table, write_tar
+from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
 from sur_adapter.wording import clean
+from sur_adapter.work import Work, code, whole
 
 
 def crawl(out: Path, *, sources: dict) -> None:
     name = out.name
     source = plugin("sur_adapter.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
-    for old in (*out.glob("images-*.tar"), *out.glob("prompts-*.parquet")):  # a shorter crawl leaves no shard of a longer one
-        old.unlink()
     total = wanted.get("limit", wanted.get("count"))
-    rows = tqdm(source.rows(**wanted), f"crawl {name}", total, unit="row", disable=None)
-    if write_shards(out, rows) == 0:
-        raise ValueError(f"source {name} gave no row at all: check sources.{name} in params.yaml, or remove it there")
+    inputs = source.inputs(**wanted) if hasattr(source, "inputs") else None
+    about = {"settings": wanted, "inputs": inputs, "shard": SHARD, "code": code("sur_adapter", "miniature", "stages.crawl")}
+    with Work(f"crawl-{name}", **about) as work:
+        if resumes := "work" in signature(source.rows).parameters:
+            done = _done(work.folder)
+        else:
+            work.clear()  # what lies on this disk is read again sooner than checked for changes
+            done = []
+        count = sum(map(len, done))
+        with closing(source.rows(work, count, **wanted) if resumes else source.rows(**wanted)) as rows:
+            bar = tqdm(rows, f"crawl {name}", total, initial=count, unit="row", disable=None)
+            for first, end in _shards(work.folder, bar, done):
+                work.drop(map(row_key, range(first, end)))
+                count = end
+        if count == 0:
+            raise ValueError(f"source {name} gave no row at all: check sources.{name} in params.yaml, or remove it there")
+        for old in (*out.glob("images-*.tar"), *out.glob("prompts-*.parquet")):  # a shorter crawl leaves no shard of a longer one
+            old.unlink()
+        work.deliver(out, "images-*.tar", "prompts-*.parquet")
 
 
 def write_shards(out: Path, rows: Iterable[dict]) -> int:
     """How many rows there were; each is in a table, its picture in the tar of the same number if it was kept."""
-    rows, seen, count = iter(rows), set(), 0
+    return max((end for _, end in _shards(out, rows, [])), default=0)
+
+
+def _done(folder: Path) -> list["pd.DataFrame"]:  # noqa: F821
+    """The tables of finished shards; a table is written last, so its tar is there."""
+    return [read_table(file) for file in sorted(folder.glob("prompts-*.parquet"))]
+
+
+def _shards(out: Path, rows: Iterable[dict], done: list) -> Iterator[tuple[int, int]]:
+    """Writes the shards that come after those that are done; the numbers of the first row of each and of the row after its last."""
+    rows, number, count = iter(rows), len(done), sum(map(len, done))
+    seen = {key for table in done for key in table.id[table.dropped.isna()]}
+    out.mkdir(parents=True, exist_ok=True)
     while (first := next(rows, None)) is not None:
         table: list[dict] = []
         shard = chain([first], islice(rows, SHARD - 1))
-        write_tar(out / f"images-{count // SHARD:06d}.tar", _members(shard, seen, table))
-        write_table(out / f"prompts-{count // SHARD:06d}.parquet", table, RAW)
-        count += len(table)
-    return count
+        with whole(out / f"images-{number:06d}.tar") as part:
+            write_tar(part, _members(shard, seen, table))
+        with whole(out / f"prompts-{number:06d}.parquet") as part:
+            write_table(part, table, RAW)
+        number, count = number + 1, count + len(table)
+        yield count - len(table), count
 
 
 def _members(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Iterator[tuple[str, str, bytes]]:

@@ -1,13 +1,11 @@
 """Every source gives a row for each candidate, kept or not, and says why."""
 
 import json
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from hostile import Site, item, page
 
 from miniature.gallery import Gallery
 from sur_adapter.sources import civitai, miniature
@@ -16,51 +14,10 @@ REAL = Path(__file__).parents[2] / "shared" / "realdata"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
 
 
-class Site:
-    """A web site on loopback: `answer(path, headers)` -> (status, headers, body), what was asked is kept in `asked`."""
-
-    def __init__(self, answer):
-        site, self.asked = self, []
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self):
-                site.asked.append((self.path, dict(self.headers)))
-                status, headers, body = answer(self.path, self.headers)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.end_headers()
-                for part in body if isinstance(body, list) else [body]:
-                    try:
-                        self.wfile.write(part)
-                        self.wfile.flush()
-                    except OSError:  # the client had enough
-                        return
-                    if isinstance(body, list):
-                        time.sleep(0.1)
-
-            def log_message(self, *_):
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_port}"
-
-    def __enter__(self):
-        self.server.daemon_threads = True
-        Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        return self
-
-    def __exit__(self, *_):
-        self.server.shutdown()
-        self.server.server_close()
-
-
-def page(items, **metadata) -> tuple:
-    return 200, {"Content-Type": "application/json"}, json.dumps({"items": items, "metadata": metadata}).encode()
-
-
-def item(url, **more) -> dict:
-    return {"url": url, "width": 8, "height": 8, "type": "image", "nsfwLevel": "None", "meta": {"prompt": " a cat "}} | more
+def rows(site, **settings) -> list[dict]:
+    """What civitai gives for a site or a gallery on loopback, asked as fast as it answers."""
+    private = [urlsplit(site.url).netloc, *settings.pop("private", [])]
+    return list(civitai.rows(**{"url": site.url, "rate": None, "workers": 32, "private": private} | settings))
 
 
 # civitai
@@ -68,68 +25,45 @@ def item(url, **more) -> dict:
 
 def test_rows_come_in_the_order_of_the_gallery_and_cursors_are_followed_up_to_the_limit():
     with Gallery(450, seed=1, retry_after=0) as gallery:
-        rows = list(civitai.rows(url=gallery.url, limit=430, nsfw="X"))
-        assert [r["url"] for r in rows] == [gallery.item(i, True)["url"] for i in range(430)]
-        assert [r["complex_prompt"] for r in rows] == [gallery.prompt(i) or None for i in range(430)]
-        assert [r["data"] for r in rows] == [gallery.file(i)[0] for i in range(430)]
-        assert not any(r["dropped"] for r in rows)
-        assert {r["nsfw"] for r in rows} == {"None", "Soft", "Mature", "X"}
-        assert len(list(civitai.rows(url=gallery.url, limit=1000, nsfw="X"))) == 450
+        found = rows(gallery, limit=430, nsfw="X")
+        assert [r["url"] for r in found] == [gallery.item(i, True)["url"] for i in range(430)]
+        assert [r["complex_prompt"] for r in found] == [gallery.prompt(i) or None for i in range(430)]
+        assert [r["data"] for r in found] == [gallery.file(i)[0] for i in range(430)]
+        assert not any(r["dropped"] for r in found)
+        assert {r["nsfw"] for r in found} == {"None", "Soft", "Mature", "X"}
+        assert len(rows(gallery, limit=1000, nsfw="X")) == 450
 
 
-def test_only_what_was_asked_for_is_shown_of_flagged_pictures():
+def test_only_what_was_asked_for_is_shown_of_flagged_pictures_and_what_is_shown_all_the_same_is_not_fetched():
     with Gallery(100, seed=1, rates={"nsfw": 0.3}) as gallery:
-        assert {r["nsfw"] for r in civitai.rows(url=gallery.url, limit=100)} == {"None"}
+        assert {r["nsfw"] for r in rows(gallery, limit=100)} == {"None"}
+
+    def answer(path, _):
+        return page([item(f"{site.url}/{n}", nsfwLevel=n) for n in ("None", "Soft", "X")]) if "/api" in path else (200, {}, b"p")
+
+    with Site(answer) as site:
+        assert [r["dropped"] for r in rows(site, limit=5, nsfw="Soft")] == [None, None, "flagged X"]
+        assert [p for p, _ in site.asked][1:] == ["/None", "/Soft"]
 
 
 def test_whatever_goes_wrong_with_a_picture_ends_in_a_reason_in_its_place():
     def answer(path, headers):
         if path.startswith("/api"):
             paths = ("good", "missing", "huge", "slow", "busy")
-            odd = [
-                {"type": "video"},
-                item("file:///etc/passwd"),
-                item(None),
-                "no item",
-                item("http://127.0.0.1:1/closed.png"),
-                item("http://"),
-            ]
+            odd = [{"type": "video"}, item("file:///etc/passwd"), item(None), "no item", item("http://"), item("http://10.0.0.1/a.png")]
             return page([item(f"{site.url}/{p}") for p in paths] + odd)
         body = {"/good": b"good", "/huge": b"x" * 3000, "/slow": [b"x"] * 30}.get(path)
         return (200, {}, body) if body else (404 if path == "/missing" else 503, {"Retry-After": "0"}, b"")
 
     with Site(answer) as site:
-        rows = list(civitai.rows(url=site.url, limit=50, tries=2, timeout=0.5, max_bytes=2000))
-        assert [r["dropped"] for r in rows] == [
+        found = rows(site, limit=50, tries=2, timeout=0.5, max_bytes=2000)
+        assert [r["dropped"] for r in found] == [
             *(None, "http 404", "too many bytes", "timeout", "http 503"),
-            *("not an image", "no address", "no address", "no address", "connection failed", "no address"),
+            *("not an image", "no address", "no address", "no address", "no address", "private address"),
         ]
-        assert rows[0]["data"] == b"good" and rows[0]["complex_prompt"] == "a cat"
+        assert found[0]["data"] == b"good" and found[0]["complex_prompt"] == "a cat"
         assert [p for p, _ in site.asked].count("/missing") == 1, "a 404 is not asked for again"
         assert [p for p, _ in site.asked].count("/busy") == 2
-
-
-def test_a_busy_host_is_left_alone_for_as_long_as_it_asks():
-    times = []
-
-    def answer(path, headers):
-        if path.startswith("/api"):
-            return page([item(f"{site.url}/a.png")])
-        times.append(time.monotonic())
-        return (429, {"Retry-After": "1"}, b"") if len(times) == 1 else (200, {}, b"ok")
-
-    with Site(answer) as site:
-        assert [r["data"] for r in civitai.rows(url=site.url, limit=5)] == [b"ok"]
-    assert times[1] - times[0] >= 1
-
-
-def test_a_host_that_asks_for_an_hour_is_not_asked_again():
-    def answer(path, headers):
-        return page([item(f"{site.url}/a.png")]) if path.startswith("/api") else (429, {"Retry-After": "3600"}, b"")
-
-    with Site(answer) as site:
-        assert [r["dropped"] for r in civitai.rows(url=site.url, limit=5)] == ["http 429"]
-        assert len(site.asked) == 2
 
 
 def test_the_token_goes_to_the_api_and_to_nobody_else(monkeypatch):
@@ -142,8 +76,9 @@ def test_the_token_goes_to_the_api_and_to_nobody_else(monkeypatch):
         return page([item(f"{other.url}/a.png"), item(f"{api.url}/b.png")]) if path.startswith("/api") else (200, {}, b"ok")
 
     with Site(elsewhere) as other, Site(moved) as api:
-        rows = list(civitai.rows(url=api.url.replace("127.0.0.1", "localhost"), limit=5))
-        assert [r["data"] for r in rows] == [b"ok", b"ok"]
+        url = api.url.replace("127.0.0.1", "localhost")
+        found = rows(api, url=url, limit=5, private=[other.host, urlsplit(url).netloc])
+        assert [r["data"] for r in found] == [b"ok", b"ok"]
         told = [urlsplit(p).path for p, h in api.asked if h.get("Authorization") == "Bearer secret"]
         assert told == ["/api/v1/images"] and len(other.asked) == 3
         assert not any("secret" in str(asked) for asked in other.asked)
@@ -151,38 +86,94 @@ def test_the_token_goes_to_the_api_and_to_nobody_else(monkeypatch):
 
 
 def test_a_later_page_that_fails_is_a_row_with_a_reason_and_the_first_a_sentence():
+    later = {}
+
     def answer(path, headers):
-        return (
-            (500, {}, b"") if "cursor" in path else page([item(f"{site.url}/x")], nextCursor="c2") if "/api" in path else (200, {}, b"ok")
-        )
+        if "cursor" in path:
+            return later["answer"]
+        return page([item(f"{site.url}/x")], nextCursor="c2") if "/api" in path else (200, {}, b"ok")
+
+    wrong = {
+        "http 500": (500, {}, b""),
+        "not JSON": (200, {}, b"[" * 60_000),
+        "not a JSON object": (200, {}, b"[1]"),
+        "no list of items": (200, {}, b'{"items": {"0": 1}}'),
+        "too many bytes": (200, {}, b'{"items": [' + b"1," * 40_000 + b"1]}"),
+    }
+    for reason, later["answer"] in wrong.items():
+        with Site(answer) as site:
+            found = rows(site, limit=5, tries=1, max_bytes=2**16)
+            assert [r["dropped"] for r in found] == [None, f"page: {reason}"] and "cursor=c2" in found[1]["url"]
+    with Site(lambda *_: (401, {}, b"")) as site, pytest.raises(ValueError, match=r"gave no first page \(http 401\): set CIVITAI_TOKEN"):
+        rows(site, limit=5)
+    with Site(lambda *_: (200, {}, b"<html>")) as site, pytest.raises(ValueError, match="not JSON"):
+        rows(site, limit=5)
+    with Site(lambda *_: page([])) as site, pytest.raises(ValueError, match=r"\(private address\): name its host:port"):
+        list(civitai.rows(url=site.url, limit=5))
+    with pytest.raises(ValueError, match="sources.civitai.nsfw is 'Mild': name one of None, Soft, Mature, X"):
+        civitai.rows(limit=5, nsfw="Mild")
+
+
+def test_a_cursor_that_leads_nowhere_is_left_with_a_reason():
+    count = iter(range(1000))
+    for leads, reason in (
+        (lambda: {"nextCursor": "same"}, "the cursor repeats"),
+        (lambda: {"nextCursor": {"no": "cursor"}}, "malformed cursor"),
+        (lambda: {"nextPage": "http://[x/"}, "malformed cursor"),
+    ):
+        with Site(lambda path, _, leads=leads: page(["x"], **leads())) as site:
+            assert rows(site, limit=50)[-1]["dropped"] == f"page: {reason}"
+            assert len(site.asked) <= 2
+    with Site(lambda path, _: page([], nextCursor=next(count))) as site:
+        assert [r["dropped"] for r in rows(site, limit=50)] == [f"page: no picture on {civitai.EMPTY_PAGES} pages"]
+
+
+MODELS = [
+    {"name": "a", "modelVersions": [{"images": [{"n": 0, "nsfw": "None"}, {"n": 1, "nsfw": "X"}]}, {"images": [{"n": 2, "nsfw": "None"}]}]},
+    {"name": "b", "modelVersions": None},
+    "no model",
+]
+
+
+def test_the_older_shape_is_read_model_by_model_and_its_numbered_pages_are_followed():
+    def answer(path, headers):
+        if not path.startswith("/api"):
+            return 200, {}, path.encode()
+        number = int(parse_qs(urlsplit(path).query).get("page", ["1"])[0])
+        models = json.loads(json.dumps(MODELS))
+        for image in (i for m in models[:1] for v in m["modelVersions"] for i in v["images"]):
+            image |= {"url": f"{site.url}/{number}/{image['n']}", "type": "image", "meta": {"prompt": f"p{image['n']}"}}
+        return page(models, currentPage=number, **({"nextPage": f"https://elsewhere.org/?page={number + 1}"} if number < 3 else {}))
 
     with Site(answer) as site:
-        rows = list(civitai.rows(url=site.url, limit=5, tries=1))
-        assert [(r["dropped"], r["url"].rpartition("=")[2]) for r in rows][1] == ("page: http 500", "c2")
-    with Site(lambda *_: (401, {}, b"")) as site, pytest.raises(ValueError, match=r"gave no first page \(http 401\): set CIVITAI_TOKEN"):
-        list(civitai.rows(url=site.url, limit=5))
-    with Site(lambda *_: (200, {}, b"<html>")) as site, pytest.raises(ValueError, match="not JSON"):
-        list(civitai.rows(url=site.url, limit=5))
-
-
-def test_a_cursor_that_leads_in_a_circle_is_left():
-    with Site(lambda path, _: page([item("x")], nextCursor="same")) as site:
-        assert len(list(civitai.rows(url=site.url, limit=50))) == 2
-    with Site(lambda path, _: page([item("x")], nextCursor={"no": "cursor"})) as site:
-        assert len(list(civitai.rows(url=site.url, limit=50))) == 1
+        found = rows(site, limit=50, listing="models")
+        assert [urlsplit(r["url"]).path for r in found] == [f"/{p}/{n}" for p in (1, 2, 3) for n in (0, 1, 2)]
+        assert [r["dropped"] for r in found] == [None, "flagged X", None] * 3
+        assert found[8]["data"] == b"/3/2" and found[8]["complex_prompt"] == "p2"
+        assert len(rows(site, limit=4, listing="models")) == 4
 
 
 @real
-def test_recorded_items_of_the_real_site_are_read_whatever_their_meta_holds():
-    models = json.loads((REAL / "civitai-api-pages" / "meta-1.sfw.json").read_text())["items"]
-    items = [i for m in models for v in m["modelVersions"] for i in v["images"]]
-    with Site(lambda path, _: page(items) if path.startswith("/api") else (200, {}, b"")) as site:
-        items = [i | {"url": site.url + "/p"} for i in items[:200]]
-        rows = list(civitai.rows(url=site.url, limit=200))
-    assert len(rows) == len(items) > 100
-    for row, told in zip(rows, items, strict=True):
-        assert row["nsfw"] == told["nsfw"] and row["width"] == told["width"]
-        assert bool(row["complex_prompt"]) == bool((told["meta"] or {}).get("prompt"))
+@pytest.mark.parametrize("name", ["meta-1.sfw.json", "meta-2.sfw.json"])
+def test_recorded_pages_of_the_real_site_are_read_whatever_their_meta_holds(name):
+    recorded = json.loads((REAL / "civitai-api-pages" / name).read_text())
+    told = [i for m in recorded["items"] for v in m["modelVersions"] for i in v["images"]]
+    pictures = {i["url"]: str(n) for n, i in enumerate(told)}
+    for i in told:  # the pages as they are, their pictures from loopback
+        i["url"] = f"http://pictures/{pictures[i['url']]}"
+
+    def answer(path, headers):
+        return page(recorded["items"]) if path.startswith("/api") else (200, {}, b"picture")
+
+    with Site(answer) as site:
+        for i in told:
+            i["url"] = i["url"].replace("http://pictures", site.url)
+        found = rows(site, limit=10_000, listing="models")
+    assert len(found) == len(told) > 100
+    for row, image in zip(found, told, strict=True):
+        assert row["nsfw"] == image["nsfw"] and row["width"] == image["width"]
+        assert (row["data"] is None) == (row["nsfw"] != "None")
+        assert bool(row["complex_prompt"]) == bool((image["meta"] or {}).get("prompt"))
 
 
 def test_the_miniature_gives_the_same_rows_each_time_whatever_its_port():

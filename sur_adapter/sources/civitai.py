@@ -1,77 +1,143 @@
 """Pictures and their prompts from Civitai's public API, or from whatever answers in its shape.
 
-`GET {url}/api/v1/images`, cursors followed to the end. What cannot be had ends in a reason, never in a lost row.
-A token is optional and comes from the environment alone: CIVITAI_TOKEN.
+`GET {url}/api/v1/images`, or the older `/api/v1/models` with pictures at each version of a model; cursors followed to the end. What cannot
+be had ends in a reason, never in a lost row. A token is optional and comes from the environment alone: CIVITAI_TOKEN.
 """
 
 import os
-import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from email.utils import parsedate_to_datetime
-from itertools import islice
-from urllib.parse import urlsplit
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import parse_qs, urlencode, urlsplit
 
-import httpx2
+from sur_adapter.gather import Desk, gather
+from sur_adapter.work import Work
 
-AGENT = "sur-adapter/0.1 (crawler of captioned pictures for research; one polite client)"
-LEVELS = {1: "None", 2: "Soft", 4: "Mature", 8: "X", 16: "X"}
-BUSY = (429, 500, 502, 503, 504)  # worth another try; no other status is
-AHEAD = 400  # pictures under way: a busy one holds up no other
-LONGEST_WAIT = 60  # seconds of Retry-After that are waited for; a host that asks for more is left alone
+LEVELS = {1: "None", 2: "Soft", 4: "Mature", 8: "X", 16: "X", 32: "X"}  # 32: blocked
+ORDER = ("None", "Soft", "Mature", "X")
+EMPTY_PAGES = 20  # in a row: then the cursor leads nowhere
 
 
 def rows(
+    work: Work | None = None,
+    after: int = 0,
     *,
     limit: int,
     url: str = "https://civitai.com",
+    listing: str = "images",
     nsfw: str = "None",
-    sort: str = "Most Reactions",
+    sort: str | None = None,
     period: str = "AllTime",
+    rate: float | None = 10.0,
     workers: int = 8,
     tries: int = 5,
     timeout: float = 30.0,
     max_bytes: int = 32 * 2**20,
+    private: list[str] | None = None,
 ) -> Iterator[dict]:
-    """A row for each of the first `limit` items, in the order of the API: records.RAW without id, with `data`, the bytes as received.
+    """A row for each of the first `limit` pictures, in the order of the API: records.RAW without id, with `data`, the bytes as received.
 
-    nsfw: the highest level asked for: None | Soft | Mature | X. timeout: seconds for a picture as a whole.
+    listing: images | models. nsfw: the highest level asked for and fetched: None | Soft | Mature | X. rate: requests a second to one host.
+    workers: at a time to one host. timeout: seconds for a picture as a whole. private: hosts on this machine, as host:port.
     Raises ValueError if the API gives no first page; a later page that fails is a row of its own, with the reason.
     """
-    query = {"limit": min(200, limit), "withMeta": "true", "nsfw": nsfw, "sort": sort, "period": period}
-    local = urlsplit(url).hostname in ("127.0.0.1", "::1", "localhost")  # no proxy stands between a machine and itself
-    with (
-        httpx2.Client(headers={"User-Agent": AGENT}, timeout=timeout, trust_env=not local, follow_redirects=True) as client,
-        ThreadPoolExecutor(workers) as pool,
-    ):
-        get, waiting = Getter(client, tries, timeout, max_bytes), deque()
-        for item, why in islice(_items(get, url, query), limit):
-            waiting.append((item, pool.submit(get.picture, item, why)))
-            if len(waiting) > AHEAD:
-                item, answer = waiting.popleft()
-                yield _row(item, url) | answer.result()
-        for item, answer in waiting:
-            yield _row(item, url) | answer.result()
+    for name, value, known in (("listing", listing, tuple(LISTINGS)), ("nsfw", nsfw, ORDER)):
+        if value not in known:
+            raise ValueError(f"params.yaml: sources.civitai.{name} is {value!r}: name one of {', '.join(known)}")
+    pages = _pages(url, *LISTINGS[listing](limit, nsfw, sort, period))
+    manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
+    return gather(lambda desk: _rows(pages(desk), url, nsfw), work, after, limit, **manners)
 
 
-def _items(get: "Getter", url: str, query: dict) -> Iterator[tuple[dict, str | None]]:
-    """(item, None) of page after page; (the page, reason) where one fails, and then no more."""
-    token, seen = os.environ.get("CIVITAI_TOKEN"), set()
-    while True:
-        page, why = get.page(f"{url}/api/v1/images", query, {"Authorization": f"Bearer {token}"} if token else {})
-        if why and not seen:
-            cure = "set CIVITAI_TOKEN in the environment" if why in ("http 401", "http 403") else "try later, or mend the url in sources"
-            raise ValueError(f"{url} gave no first page ({why}): {cure}")
-        if why:
-            yield {"url": f"{url}/api/v1/images?cursor={query['cursor']}"}, f"page: {why}"
-            return
-        yield from ((item if isinstance(item, dict) else {}, None) for item in page["items"])
-        cursor = page["metadata"].get("nextCursor") if isinstance(page.get("metadata"), dict) else None
-        if not isinstance(cursor, str | int) or cursor in seen:
-            return
-        seen.add(cursor)
-        query = query | {"cursor": cursor}
+def _images(limit: int, nsfw: str, sort: str | None, period: str) -> tuple:
+    query = {"limit": min(200, limit), "withMeta": "true", "nsfw": nsfw, "sort": sort or "Most Reactions", "period": period}
+    return "api/v1/images", query, list
+
+
+def _models(limit: int, nsfw: str, sort: str | None, period: str) -> tuple:
+    flag = "false" if nsfw == "None" else "true"
+    return "api/v1/models", {"limit": 100, "nsfw": flag, "sort": sort or "Most Downloaded", "period": period}, _of_versions
+
+
+LISTINGS = {"images": _images, "models": _models}
+
+
+def _of_versions(models: list) -> list:
+    """The pictures of items[].modelVersions[].images[]."""
+    found = models
+    for inner in ("modelVersions", "images"):
+        found = [x for holder in found if isinstance(holder, dict) and isinstance(holder.get(inner), list) for x in holder[inner]]
+    return found
+
+
+def _pages(url: str, path: str, query: dict, unpack):
+    async def pages(desk: Desk) -> AsyncIterator[tuple[list, str | None]]:
+        """(pictures, None) of page after page; ([], reason and address) where it cannot go on, and then no more."""
+        token, asked, seen, empty = os.environ.get("CIVITAI_TOKEN"), query, set(), 0
+        while asked:
+            address = f"{url}/{path}?{urlencode(asked)}"
+            page, why = await desk.page(address, {"Authorization": f"Bearer {token}"} if token else None)
+            why = why or (None if isinstance(page.get("items"), list) else "no list of items")
+            if why and not seen:
+                raise ValueError(f"{url} gave no first page ({why}): {_cure(why)}")
+            items = [] if why else unpack(page["items"])
+            empty = 0 if items else empty + 1
+            if items:
+                yield items, None
+            onward, why = (None, why) if why else _onward(page, seen)
+            why = why or (f"no picture on {empty} pages" if onward and empty == EMPTY_PAGES else None)
+            if why:
+                yield [{"url": address}], f"page: {why}"
+                return
+            asked = onward and query | onward
+
+    return pages
+
+
+def _cure(why: str) -> str:
+    if why in ("http 401", "http 403"):
+        return "set CIVITAI_TOKEN in the environment"
+    if why == "private address":
+        return "name its host:port in sources.civitai.private"
+    return "try later, or mend the url in sources"
+
+
+def _onward(page: dict, seen: set) -> tuple[dict | None, str | None]:
+    """({"cursor": …} or {"page": …}, None); (None, None) at the end; (None, reason) where it leads nowhere."""
+    metadata = page["metadata"] if isinstance(page.get("metadata"), dict) else {}
+    cursor, following = metadata.get("nextCursor"), metadata.get("nextPage")
+    if cursor is None and isinstance(following, str):  # the older shape; its host is not asked, only its number believed
+        try:
+            found = parse_qs(urlsplit(following).query)
+        except ValueError:
+            return None, "malformed cursor"
+        onward = {key: found[key][0] for key in ("cursor", "page") if key in found}
+    elif cursor is None or cursor == "":
+        return None, None
+    else:
+        onward = {"cursor": cursor} if isinstance(cursor, str | int) and not isinstance(cursor, bool) else {}
+    if not onward:
+        return None, "malformed cursor"
+    mark = tuple(onward.items())
+    if mark in seen:
+        return None, "the cursor repeats"
+    seen.add(mark)
+    return onward, None
+
+
+async def _rows(pages: AsyncIterator, url: str, highest: str) -> AsyncIterator[dict]:
+    async for items, why in pages:
+        for item in items:
+            item = item if isinstance(item, dict) else {}
+            row = _row(item, url)
+            yield row | {"dropped": why or _no_use(item, row, highest)}
+
+
+def _no_use(item: dict, row: dict, highest: str) -> str | None:
+    """Why a picture is not even asked for."""
+    if item.get("type", "image") != "image":
+        return "not an image"
+    if row["url"] is None:
+        return "no address"
+    return f"flagged {row['nsfw']}" if row["nsfw"] in ORDER[ORDER.index(highest) + 1 :] else None
 
 
 def _row(item: dict, url: str) -> dict:
@@ -105,75 +171,3 @@ def _level(item: dict) -> str:
     if type(level) is int and level in LEVELS:
         return LEVELS[level]
     return "X" if flag is True else "None" if flag is False else "Unknown"
-
-
-class Getter:
-    """GET with manners: Retry-After obeyed, bounded retries, caps on bytes and seconds. Reasons instead of exceptions."""
-
-    def __init__(self, client: httpx2.Client, tries: int, timeout: float, max_bytes: int):
-        self.client, self.tries, self.timeout, self.max_bytes = client, tries, timeout, max_bytes
-
-    def page(self, url: str, query: dict, headers: dict) -> tuple[dict | None, str | None]:
-        """(page, None), or (None, reason). A redirect to another host does not see the headers: httpx drops Authorization there."""
-        data, why = self.file(url, params=query, headers=headers)
-        if why:
-            return None, why
-        try:
-            page = httpx2.Response(200, content=data).json()
-        except ValueError:
-            return None, "not JSON"
-        return (page, None) if isinstance(page, dict) and isinstance(page.get("items"), list) else (None, "no list of items")
-
-    def picture(self, item: dict, why: str | None) -> dict:
-        """{"data": bytes or None, "dropped": reason or None}; nothing is fetched if there is a reason already."""
-        if why:
-            return {"data": None, "dropped": why}
-        if item.get("type", "image") != "image":
-            return {"data": None, "dropped": "not an image"}
-        url = item.get("url")
-        if not isinstance(url, str) or not url.startswith(("http://", "https://")):
-            return {"data": None, "dropped": "no address"}
-        data, why = self.file(url)
-        return {"data": data, "dropped": why}
-
-    def file(self, url: str, **request) -> tuple[bytes | None, str | None]:
-        """(bytes, None), or (None, reason) when all tries are spent."""
-        for attempt in range(self.tries):
-            data, why, wait = self._once(url, request)
-            if wait is None:
-                break
-            wait = wait or min(30, 2**attempt)
-            if wait > LONGEST_WAIT or attempt == self.tries - 1:
-                break
-            time.sleep(wait)
-        return data, why
-
-    def _once(self, url: str, request: dict) -> tuple[bytes | None, str | None, float | None]:
-        """(bytes, reason, seconds to wait before the next try, 0 if the host names none; None if there is no use in one)."""
-        deadline, data = time.monotonic() + self.timeout, bytearray()
-        try:
-            with self.client.stream("GET", url, **request) as answer:
-                for chunk in answer.iter_bytes():  # of a refusal too: the connection can be used again
-                    data += chunk
-                    if len(data) > self.max_bytes:
-                        return None, "too many bytes", None
-                    if time.monotonic() > deadline:
-                        return None, "timeout", None
-            if answer.status_code != 200:
-                wait = _retry_after(answer.headers.get("Retry-After")) if answer.status_code in BUSY else None
-                return None, f"http {answer.status_code}", wait
-            return bytes(data), None, None
-        except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects, ValueError):
-            return None, "no address", None
-        except httpx2.TimeoutException:
-            return None, "timeout", 0
-        except httpx2.HTTPError:
-            return None, "connection failed", 0
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds, from seconds or from a date; 0 if it says neither."""
-    try:
-        return max(0.0, float(value) if value.strip().isdecimal() else parsedate_to_datetime(value).timestamp() - time.time())
-    except (AttributeError, TypeError, ValueError):
-        return 0.0

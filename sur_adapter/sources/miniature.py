@@ -1,14 +1,17 @@
 """The miniature's gallery: a made-up world, drawn on the spot and crawled over HTTP on loopback, faults and all."""
 
 from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 from miniature.gallery import Gallery
 from sur_adapter.sources import civitai
+from sur_adapter.work import Work
 
 
-def rows(*, count: int, seed: int = 0) -> Iterator[dict]:
-    """`count` rows by the very client that crawls Civitai."""
-    with Gallery(count, seed) as gallery:
-        for row in civitai.rows(url=gallery.url, limit=count, nsfw="X", workers=32):  # flagged ones too; many wait on a busy answer
+def rows(work: Work | None = None, after: int = 0, *, count: int, seed: int = 0) -> Iterator[dict]:
+    """`count` rows by the very client that crawls Civitai; the gallery is our own, so it may be asked as fast as it answers."""
+    with Gallery(count, seed, retry_after=0) as gallery:
+        private = [urlsplit(gallery.url).netloc]
+        for row in civitai.rows(work, after, url=gallery.url, limit=count, nsfw="X", rate=None, workers=32, private=private):
             url = row["url"] and row["url"].replace(gallery.url, "gallery://miniature")  # its port is another one each time
             yield row | {"source": "miniature", "url": url, "licence": "drawn by this project"}

@@ -1,0 +1,160 @@
+"""A crawl that is killed goes on where it was, and what a hostile site serves ends in reasons."""
+
+import os
+import subprocess
+import sys
+from io import BytesIO
+from pathlib import Path
+from random import Random
+from threading import Lock
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from hostile import Site, claimed, item, page, png
+from PIL import Image
+from repository import ROOT
+from ruamel.yaml import YAML
+
+from stages.crawl import crawl
+from sur_adapter.records import read_table, read_tar
+from sur_adapter.sources import miniature
+from sur_adapter.work import root
+
+COUNT, WORKERS, SHARD = 300, 4, 64
+CODE = f"""import sys, stages.crawl
+stages.crawl.SHARD = {SHARD}
+from stages.__main__ import main
+main(["crawl", sys.argv[1]])"""
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+
+
+class Pictures(Site):
+    """COUNT pictures in pages of 40; some are missing, some are there twice. `after(n)` is called when n pictures have been asked for."""
+
+    def __init__(self):
+        self.asked_for, self.after, self.lock = 0, lambda _: None, Lock()
+        super().__init__(self.answer)
+
+    def answer(self, path, _):
+        if path.startswith("/api"):
+            start = int(parse_qs(urlsplit(path).query).get("cursor", ["0"])[0])
+            end = min(start + 40, COUNT)
+            return page([item(f"{self.url}/{i}") for i in range(start, end)], **({"nextCursor": end} if end < COUNT else {}))
+        with self.lock:
+            self.asked_for += 1
+            self.after(self.asked_for)
+        number = int(path[1:])
+        return (404, {}, b"") if number % 17 == 3 else (200, {}, png(text={"number": str(number if number % 13 else 0)}))
+
+
+def start(site: Site, out: Path) -> subprocess.Popen:
+    file = out.parent.parent / "params.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rules = {"url": site.url, "limit": COUNT, "rate": None, "workers": WORKERS, "private": [site.host]}
+    YAML().dump({"sources": {"civitai": rules}}, file)
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, str(out)], cwd=ROOT, env=os.environ | {"SUR_PARAMS": str(file), "TQDM_DISABLE": "1"}
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
+def test_a_crawl_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace_and_asks_for_nothing_twice(tmp_path, seed):
+    with Pictures() as site:
+        assert start(site, tmp_path / "peace" / "civitai").wait() == 0
+        peace = len(site.asked)
+        assert site.asked_for == COUNT
+        site.asked.clear()
+        moments = sorted(Random(seed).sample(range(1, COUNT), 3))
+        site.asked_for = 0
+        for moment in moments:
+            process = start(site, tmp_path / "killed" / "civitai")
+            site.after = lambda n, moment=moment, process=process: process.kill() if n >= moment else None
+            assert process.wait() == -9
+            assert not (tmp_path / "killed" / "civitai").exists(), "outs come when all is done"
+        site.after = lambda n: None
+        assert start(site, tmp_path / "killed" / "civitai").wait() == 0
+        assert contents(tmp_path / "killed" / "civitai") == contents(tmp_path / "peace" / "civitai")
+        asked = [path for path, _ in site.asked]
+        twice = {p for p in asked if asked.count(p) > 1}
+        assert len(twice) <= len(moments) * WORKERS, "none but those under way at a kill"
+        assert sum(p.startswith("/api") for p in asked) <= peace - COUNT + len(moments), "pages are not asked for again either"
+    assert not [f for f in root().iterdir() if f.is_dir()]
+
+
+def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_are_known(tmp_path):
+    with Pictures() as site:
+        process = start(site, tmp_path / "a" / "civitai")
+        site.after = lambda n: process.kill() if n > 230 else None
+        process.wait()
+        (work,) = (f for f in root().iterdir() if f.is_dir())
+        shards = len(list(work.glob("prompts-*.parquet")))
+        rows = len(list(work.glob("row-*")))
+        assert shards and rows, "a shard is finished, and some rows of the next are there"
+        first = {path for path, _ in site.asked}
+        site.asked.clear()
+        site.after = lambda n: None
+        assert start(site, tmp_path / "a" / "civitai").wait() == 0
+        again = {p for p, _ in site.asked} & first
+        assert len(again) <= WORKERS
+    table = read_table(tmp_path / "a" / "civitai")
+    assert len(table) == COUNT and list(table.url.str.rpartition("/")[2].astype(int)) == list(range(COUNT))
+    assert table.dropped.value_counts().to_dict() == {
+        "http 404": 18,
+        "duplicate": sum(i % 13 == 0 and i % 17 != 3 for i in range(COUNT)) - 1,
+    }
+    assert [key for key, _, _ in read_tar(tmp_path / "a" / "civitai")] == list(table.id[table.dropped.isna()])
+
+
+def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path, monkeypatch):
+    def digest(sources, name):
+        crawl(tmp_path / name / "miniature", sources=sources)
+        return contents(tmp_path / name / "miniature")
+
+    sources, rows = {"miniature": {"count": 120, "seed": 2}}, miniature.rows
+
+    def broken(work=None, after=0, *, count, seed=0):
+        for number, row in enumerate(rows(work, after, count=count, seed=seed)):
+            if number == 70:
+                raise KeyboardInterrupt
+            yield row
+
+    peace = digest(sources, "peace")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(miniature, "rows", broken)
+        digest(sources, "again")
+    (work,) = (f for f in root().iterdir() if f.is_dir())
+    assert len(list(work.glob("row-*"))) >= 70
+    assert digest(sources, "again") == peace
+
+
+def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):
+    buffer = BytesIO()
+    Image.effect_noise((64, 64), 80).save(buffer, "jpeg")
+    served = {
+        "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
+        "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),
+        "cut.jpg": ((200, {}, buffer.getvalue()[:-900]), "truncated"),
+        "bomb.png": ((200, {}, claimed(9000, 9000)), "too many pixels"),
+        "nothing.png": ((200, {}, b""), "not an image"),
+        "noai.png": ((200, {"X-Robots-Tag": "noai"}, png("blue")), "opted out: noai"),
+        "private/x.png": ((200, {}, png("green")), "robots.txt forbids"),
+        "gone.png": ((410, {}, b""), "http 410"),
+    }
+    assert len(claimed(9000, 9000)) == 75
+
+    def answer(path, _):
+        return page([item(f"{site.url}/{name}") for name in served]) if path.startswith("/api") else served[path[1:]][0]
+
+    with Site(answer, "User-agent: *\nDisallow: /private") as site:
+        crawl(tmp_path / "civitai", sources={"civitai": {"url": site.url, "limit": 50, "rate": None, "private": [site.host]}})
+    table = read_table(tmp_path / "civitai")
+    assert [r if isinstance(r, str) else None for r in table.dropped] == [reason for _, reason in served.values()]
+    assert [(ext, data) for _, ext, data in read_tar(tmp_path / "civitai")] == [("png", png())]
