@@ -135,6 +135,20 @@ def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path,
     assert digest(sources, "again") == peace
 
 
+def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):
+    with Site(lambda path, _: (200, {}, png(text={"path": path})) if path != "/stop" else (200, {}, b"")) as site:
+        file = tmp_path / "list.csv"
+        rules = {"urls": {"path": str(file), "rate": None, "private": [site.host]}}
+        file.write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
+        (tmp_path / "no-folder").write_text("a file where the outs should be")
+        with pytest.raises(OSError):
+            crawl(tmp_path / "no-folder" / "urls", sources=rules)
+        file.write_text(f"url,prompt\n{site.url}/3,c\n{site.url}/2,b\n")
+        crawl(tmp_path / "raw" / "urls", sources=rules)
+    table = read_table(tmp_path / "raw" / "urls")
+    assert list(table.url.str[-1]) == ["3", "2"] and list(table.complex_prompt) == ["c", "b"]
+
+
 def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):
     buffer = BytesIO()
     Image.effect_noise((64, 64), 80).save(buffer, "jpeg")

@@ -8,7 +8,7 @@ import pytest
 from hostile import Site, item, page
 
 from miniature.gallery import Gallery
-from sur_adapter.sources import civitai, miniature
+from sur_adapter.sources import civitai, lexica, miniature, urls
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
@@ -174,6 +174,74 @@ def test_recorded_pages_of_the_real_site_are_read_whatever_their_meta_holds(name
         assert row["nsfw"] == image["nsfw"] and row["width"] == image["width"]
         assert (row["data"] is None) == (row["nsfw"] != "None")
         assert bool(row["complex_prompt"]) == bool((image["meta"] or {}).get("prompt"))
+
+
+# lexica
+
+
+def test_lexica_is_asked_query_by_query_and_a_picture_found_twice_is_fetched_once():
+    def answer(path, headers):
+        if not path.startswith("/api"):
+            return 200, {}, path.encode()
+        if (query := parse_qs(urlsplit(path).query)["q"][0]) == "broken":
+            return 200, {}, b"oops"
+        images = [{"src": f"{site.url}/{query}", "prompt": f" {query} ", "nsfw": query == "b & c", "width": 9}, {"src": f"{site.url}/same"}]
+        return 200, {}, json.dumps({"images": [*images, {"src": f"{site.url}/g", "grid": True}, 7]}).encode()
+
+    with Site(answer) as site:
+        settings = {"url": site.url, "rate": None, "private": [site.host]}
+        found = list(lexica.rows(queries=["a", "broken", "b & c"], **settings))
+        assert [r["dropped"] for r in found] == [
+            *(None, None, "a grid of pictures", "no address", "page: not JSON"),
+            *(None, "duplicate", "a grid of pictures", "no address"),
+        ]
+        assert [found[i]["complex_prompt"] for i in (0, 5)] == ["a", "b & c"] and [found[i]["nsfw"] for i in (0, 1, 5)] == [
+            "None",
+            "Unknown",
+            "X",
+        ]
+        assert [p for p, _ in site.asked].count("/same") == 1 and found[0]["data"] == b"/a"
+        assert len(list(lexica.rows(queries=["a"], limit=2, **settings))) == 2
+        with pytest.raises(ValueError, match=r"no answer to the first query \(not JSON\): try later"):
+            list(lexica.rows(queries=["broken"], **settings))
+    with pytest.raises(ValueError, match="sources.lexica.queries is empty"):
+        lexica.rows(queries=[])
+
+
+# a list of addresses
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_list_of_addresses_is_fetched_in_its_order_and_a_line_without_one_stays_a_row(tmp_path, kind, monkeypatch):
+    import pandas as pd
+
+    monkeypatch.setattr(urls, "BATCH", 3)
+    with Site(lambda path, _: (200, {}, path.encode())) as site:
+        table = pd.DataFrame({"link": [f"{site.url}/{i}" for i in range(7)] + ["", "ftp://x/y"], "words": [" p "] * 8 + [""], "other": 1})
+        getattr(table, f"to_{kind}")(file := tmp_path / f"list.{kind}", index=False)
+        settings = {"path": str(file), "url": "link", "prompt": "words", "licence": "CC0", "rate": None, "private": [site.host]}
+        found = list(urls.rows(**settings))
+        assert [r["data"] for r in found] == [f"/{i}".encode() for i in range(7)] + [None, None]
+        assert [r["dropped"] for r in found] == [None] * 7 + ["no address"] * 2
+        assert [r["complex_prompt"] for r in found] == ["p"] * 8 + [None] and found[0]["licence"] == "CC0"
+        assert len(list(urls.rows(**settings, limit=4))) == 4
+        before = urls.inputs(path=str(file))
+        getattr(table[1:], f"to_{kind}")(file, index=False)
+        assert urls.inputs(path=str(file)) != before
+
+
+def test_a_list_that_is_missing_or_lacks_a_column_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is no file: name a list of addresses"):
+        urls.rows(path=str(tmp_path / "none.csv"))
+    (tmp_path / "a.csv").write_text("link,prompt\nx,y\n")
+    with pytest.raises(ValueError, match="has no column 'url', but link, prompt: name the right one"):
+        urls.rows(path=str(tmp_path / "a.csv"))
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="a.parquet cannot be read .*: mend or replace it"):
+        urls.rows(path=str(tmp_path / "a.parquet"))
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(ValueError, match="neither .parquet nor .csv"):
+        urls.rows(path=str(tmp_path / "a.txt"))
 
 
 def test_the_miniature_gives_the_same_rows_each_time_whatever_its_port():
