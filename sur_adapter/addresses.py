@@ -22,7 +22,7 @@ def public(address: str) -> bool:
     """Whether an address belongs to the open network, and every IPv4 address inside it too. Raises ValueError if it is none."""
     ip = ip_address(address.partition("%")[0])
     inner = _inner(ip) if isinstance(ip, IPv6Address) else []
-    return all(x.is_global and not x.is_multicast for x in inner or [ip])
+    return all(x.is_global and not x.is_multicast and not x.is_reserved for x in inner or [ip])
 
 
 def _inner(ip: IPv6Address) -> list[IPv4Address]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import aclosing, suppress
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 
 from sur_adapter.records import record_id
 from sur_adapter.web import Web
@@ -33,12 +33,15 @@ class Desk:
     def __init__(self, web: Web, work: Work | None):
         self.web, self.work = web, work
 
-    async def page(self, url: str, headers: dict[str, str] | None = None) -> tuple[dict | None, str | None]:
-        """(the JSON object, None), or (None, reason). A page that came is kept: after a kill the source is as it was."""
+    async def page(self, url: str, holds: str, headers: dict[str, str] | None = None) -> tuple[dict | None, str | None]:
+        """(the JSON object, None) if it has a list called `holds`, else (None, reason).
+
+        A page that came whole is kept: after a kill the source is as it was. A spoilt one is asked for again.
+        """
         key = f"page-{record_id(url.encode())}"
         data, why = self.work.done(key) if self.work else None, None
-        fetched = data is None
-        if fetched:
+        kept = data is not None
+        if not kept:
             data, why = await self.web.get(url, {"Accept-Encoding": "gzip"} | (headers or {}))
         if why:
             return None, why
@@ -46,9 +49,9 @@ class Desk:
             page = json.loads(data)
         except (ValueError, RecursionError):  # a stranger's JSON may be a million brackets deep
             return None, "not JSON"
-        if not isinstance(page, dict):
-            return None, "not a JSON object"
-        if fetched and self.work:
+        if not isinstance(page, dict) or not isinstance(page.get(holds), list):
+            return None, f"no list of {holds}"
+        if self.work and not kept:
             self.work.keep(key, data)
         return page, None
 
@@ -70,7 +73,8 @@ class _Line:
     """Rows in order from the fetching thread to whoever takes them, no more of them at a time than memory bears."""
 
     def __init__(self):
-        self.ready, self.loop, self.task = SimpleQueue(), None, None
+        self.ready, self.started = SimpleQueue(), Event()
+        self.loop = self.task = None
         self.rows = self.bytes = 0
         self.room = asyncio.Event()
 
@@ -93,8 +97,9 @@ class _Line:
 def gather(listing: Callable[[Desk], AsyncIterator[dict]], work: Work | None, after: int, limit: int | None, **manners) -> Iterator[dict]:
     """Rows `after` to `limit` of a listing. manners: as of web.Web. Raises what the listing raises, after the rows before it."""
     line = _Line()
-    thread = Thread(target=asyncio.run, args=(_run(line, listing, work, after, limit, manners),), daemon=True)
+    thread = Thread(target=asyncio.run, args=(_run(line, listing, work, after, limit, manners),), name="gather", daemon=True)
     thread.start()
+    line.started.wait()
     try:
         while (row := line.ready.get()) is not None:
             if isinstance(row, BaseException):
@@ -113,6 +118,7 @@ def _tell(line: _Line, what: Callable, *words) -> None:
 
 async def _run(line: _Line, listing: Callable, work: Work | None, after: int, limit: int | None, manners: dict) -> None:
     line.loop, line.task = asyncio.get_running_loop(), asyncio.current_task()
+    line.started.set()
     waiting: asyncio.Queue = asyncio.Queue()
     try:
         async with Web(**manners) as web:

@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import time
 from io import BytesIO
 from pathlib import Path
 from random import Random
@@ -17,7 +19,7 @@ from ruamel.yaml import YAML
 
 from stages.crawl import crawl
 from sur_adapter.records import read_table, read_tar
-from sur_adapter.sources import miniature
+from sur_adapter.sources import civitai, miniature
 from sur_adapter.work import root
 
 COUNT, WORKERS, SHARD = 300, 4, 64
@@ -133,6 +135,26 @@ def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path,
     (work,) = (f for f in root().iterdir() if f.is_dir())
     assert len(list(work.glob("row-*"))) >= 70
     assert digest(sources, "again") == peace
+
+
+def test_a_page_that_came_spoilt_is_asked_for_again_at_the_next_start(tmp_path):
+    answers = iter([(200, {}, b'{"error": "busy"}'), page([])])
+    with Site(lambda *_: next(answers)) as site:
+        rules = {"civitai": {"url": site.url, "limit": 5, "private": [site.host]}}
+        for reason in ("no list of items", "gave no row at all"):
+            with pytest.raises(ValueError, match=reason):
+                crawl(tmp_path / "civitai", sources=rules)
+
+
+def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
+    with Site(lambda path, _: page([item(f"{site.url}/{i}") for i in range(200)]) if "/api" in path else (200, {}, [b"x"] * 2)) as site:
+        rows = civitai.rows(url=site.url, limit=200, rate=None, private=[site.host])
+        next(rows)
+        assert "gather" in {thread.name for thread in threading.enumerate()}
+        rows.close()
+        asked = len(site.asked)
+        time.sleep(0.3)
+        assert "gather" not in {thread.name for thread in threading.enumerate()} and len(site.asked) <= asked + 8 < 60
 
 
 def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):

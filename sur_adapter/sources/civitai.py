@@ -74,8 +74,7 @@ def _pages(url: str, path: str, query: dict, unpack):
         token, asked, seen, empty = os.environ.get("CIVITAI_TOKEN"), query, set(), 0
         while asked:
             address = f"{url}/{path}?{urlencode(asked)}"
-            page, why = await desk.page(address, {"Authorization": f"Bearer {token}"} if token else None)
-            why = why or (None if isinstance(page.get("items"), list) else "no list of items")
+            page, why = await desk.page(address, "items", {"Authorization": f"Bearer {token}"} if token else None)
             if why and not seen:
                 raise ValueError(f"{url} gave no first page ({why}): {_cure(why)}")
             items = [] if why else unpack(page["items"])

@@ -39,8 +39,7 @@ async def _rows(desk: Desk, url: str, queries: list[str]) -> AsyncIterator[dict]
     seen: set[str] = set()
     for number, query in enumerate(queries):
         address = f"{url}/api/v1/search?{urlencode({'q': query})}"
-        page, why = await desk.page(address)
-        why = why or (None if isinstance(page.get("images"), list) else "no list of images")
+        page, why = await desk.page(address, "images")
         if why and number == 0:
             raise ValueError(f"{url} gave no answer to the first query ({why}): try later, or remove sources.lexica from params.yaml")
         if why:
