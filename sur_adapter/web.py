@@ -16,7 +16,7 @@ import aiohttp
 from yarl import URL
 
 from sur_adapter.addresses import PrivateAddress, PublicResolver, problem
-from sur_adapter.manners import AGENT, BUSY, LONGEST_WAIT, NAME, Host, opted_out, parse_robots, retry_after
+from sur_adapter.manners import AGENT, BUSY, LONGEST_WAIT, NAME, Host, Robots, opted_out, retry_after
 
 HOPS = 5  # redirects followed
 ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for 500 KiB at least
@@ -138,7 +138,7 @@ class Web:
     async def _robots(self, host: Host, url: URL):
         data, why = await self._tries(url, {}, ROBOTS_BYTES, robots=False)
         if why is None:
-            rules = parse_robots(data)
+            rules = Robots(data)
             return host.obey(rules) or rules
         if why.startswith("http 4") and why != "http 429":
             return None

@@ -169,6 +169,27 @@ def test_robots_txt_is_asked_for_once_and_obeyed():
 
 
 @pytest.mark.parametrize(
+    ("rules", "allowed", "forbidden"),
+    [
+        ("Disallow: /a", "/b /A /", "/a /ab /a/b"),
+        ("Disallow: /*.png$", "/a.png?x /a.jpg /png", "/a.png /b/c.png /a.png/b.png"),
+        ("Disallow: /*/full/*/raw", "/full/x/raw /x/full/raw", "/x/full/y/raw /x/full/y/rawer"),
+        ("Disallow: /\nAllow: /open", "/open /open/a", "/ /shut"),
+        ("Allow: /a\nDisallow: /a/b\nAllow: /a/b/c", "/a /a/b/c", "/a/b /a/b/d"),
+        ("Disallow: /a$", "/ab /", "/a"),
+        ("Disallow: /*?token=", "/a /a?b=1", "/a?token=1"),
+        ("Disallow: /caf%C3%A9\nDisallow: /%7Eme", "/cafe", "/café/x /~me /%7eme"),
+        ("Disallow:", "/ /a", ""),
+        ("Disallow: " + "/*a" * 500 + "$", "/" + "a" * 1000, ""),
+    ],
+)
+def test_robots_txt_is_read_as_its_standard_says(rules, allowed, forbidden):
+    robots = manners.Robots(f"User-agent: *\n{rules}\n".encode())
+    assert [p for p in allowed.split() if not robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
+    assert [p for p in forbidden.split() if robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
+
+
+@pytest.mark.parametrize(
     ("robots", "found"),
     [
         ((404, {}, b""), (b"ok", None)),
