@@ -165,6 +165,8 @@ def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path
         (tmp_path / "no-folder").write_text("a file where the outs should be")
         with pytest.raises(OSError):
             crawl(tmp_path / "no-folder" / "urls", sources=rules)
+        (work,) = (f for f in root().iterdir() if f.is_dir())
+        assert sorted(f.name for f in work.iterdir()) == ["images-000000.tar", "prompts-000000.parquet"], "rows in a shard are kept once"
         file.write_text(f"url,prompt\n{site.url}/3,c\n{site.url}/2,b\n")
         crawl(tmp_path / "raw" / "urls", sources=rules)
     table = read_table(tmp_path / "raw" / "urls")
