@@ -186,7 +186,7 @@ class Gallery:
         return int(fault[-3:])
 
     def __enter__(self) -> "Gallery":
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"gallery": self}))
+        self._server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"gallery": self}))
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
@@ -195,6 +195,10 @@ class Gallery:
     def __exit__(self, *_) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 256  # with the library's 5, a crowd at a busy machine's door hangs for half a minute
 
 
 class _Handler(BaseHTTPRequestHandler):
