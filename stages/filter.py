@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -13,10 +14,11 @@ from sur_adapter.schema import nearest, settings
 
 
 def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *, filter: dict, sources: dict, scores: dict) -> None:
-    rules = rules_of(filter, scores)
-    least = {name: filter[name] for name in scores if name in filter}
-    table = decide(join(raw, captions, scored, list(sources), list(scores)), least, **rules)
-    columns = ["id", "source", "simple_prompt", "complex_prompt", *scores, "dropped", "group", "split"]
+    tables = tables_of(scored, scores)
+    rules = rules_of(filter, tables)
+    least = {name: filter[name] for name in tables if name in filter}
+    table = decide(join(raw, captions, tables, list(sources)), least, **rules)
+    columns = ["id", "source", "simple_prompt", "complex_prompt", *tables, "dropped", "group", "split"]
     write_table(pairs, table.sort_values("id", kind="stable")[columns])
     counts = count(table)
     funnel.parent.mkdir(parents=True, exist_ok=True)
@@ -26,7 +28,16 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
         raise ValueError(f"none of {counts['in']} rows is kept, {most} took most ({n}): loosen it in params.yaml, section filter")
 
 
-def rules_of(filter: dict, scores: dict) -> dict:
+def tables_of(scored: Path, scores: dict) -> dict[str, Path]:
+    """score -> the folder of its tables: phash lies in phash/; clip, which takes `measures`, has clip_simple in clip/simple/."""
+    tables = {}
+    for lane, rules in scores.items():
+        measures = (rules or {}).get("measures")
+        tables |= {f"{lane}_{m}": scored / lane / m for m in measures} if measures else {lane: scored / lane}
+    return tables
+
+
+def rules_of(filter: dict, scores: Iterable[str]) -> dict:
     """The settings that are no score's least value, checked; a wrong key may have meant either kind."""
     known = [*decide.__kwdefaults__, *scores]
     for key in filter:
@@ -35,13 +46,13 @@ def rules_of(filter: dict, scores: dict) -> dict:
     return settings(decide, {name: value for name, value in filter.items() if name not in scores}, "filter")
 
 
-def join(raw: Path, captions: Path, scored: Path, sources: list[str], scores: list[str]) -> pd.DataFrame:
+def join(raw: Path, captions: Path, scores: dict[str, Path], sources: list[str]) -> pd.DataFrame:
     """Every row of every source as crawled; sentence and scores beside those the crawl kept, null beside the others."""
     table = _all(raw, sources)
     kept = table.dropped.isna()
     table.loc[kept & table.id.where(kept).duplicated(), "dropped"] = "duplicate"  # two sources may hold one picture
     sides = [_all(captions, sources)]
-    sides += [_all(scored / name, [f"{s}.parquet" for s in sources]).rename(columns={"value": name}) for name in scores]
+    sides += [_all(folder, [f"{s}.parquet" for s in sources]).rename(columns={"value": name}) for name, folder in scores.items()]
     measured = table[["id"]].where(table.dropped.isna())  # a duplicate has its original's id, and no share in its scores
     for side in sides:
         table[side.columns[1]] = measured.merge(side.drop_duplicates("id"), "left", "id")[side.columns[1]]

@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from webdataset import TarWriter
 
 SHARD = 2048  # rows a shard
 
@@ -101,6 +100,8 @@ def read_vectors(folder: Path) -> tuple[list[str], dict[str, "np.ndarray"], dict
 
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
     """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
+    from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(str(path), mtime=0, user="", group="") as tar:
         for key, ext, data in members:

@@ -14,7 +14,8 @@ from stages.filter import decide, filter
 from sur_adapter.near import close, groups
 from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
 
-SCORES = {"clip_simple": {}, "clip_complex": {}, "phash": {}}
+SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
+TABLES = {"clip_simple": "clip/simple", "clip_complex": "clip/complex", "phash": "phash"}
 RULES = {"min_side": 32, "nsfw": ["None"], "clip_simple": 0.5, "clip_complex": 0.5, "duplicate_bits": 2, "validation": 0.2, "test": 0.2}
 
 
@@ -36,8 +37,8 @@ def write(folder: Path, rows: list[dict]) -> list[Path]:
         kept = [r for r in mine if r["dropped"] is None]
         write_table(folder / "raw" / source / "prompts-000000.parquet", mine, RAW)
         write_table(folder / "captions" / source / "captions-000000.parquet", kept, CAPTIONS)
-        for name in SCORES:
-            write_table(folder / "scores" / name / f"{source}.parquet", [{"id": r["id"], "value": r[name]} for r in kept])
+        for name, table in TABLES.items():
+            write_table(folder / "scores" / table / f"{source}.parquet", [{"id": r["id"], "value": r[name]} for r in kept])
     return [folder / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
 
 
@@ -65,7 +66,7 @@ def test_each_row_that_leaves_has_the_first_reason_that_holds_and_rows_in_are_ke
     rows = [row(0)] + [row(i, **fault) for i, (fault, _) in enumerate(FAULTS, 1)]
     pairs, funnel = run(tmp_path, rows)
     assert pairs.dropped.astype(object).where(pairs.dropped.notna(), None).tolist() == [None] + [reason for _, reason in FAULTS]
-    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", *SCORES, "dropped", "group", "split"]
+    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", *TABLES, "dropped", "group", "split"]
     assert funnel["in"] == 11 and funnel["kept"] == 2 == sum(funnel["by_split"].values())
     assert funnel["dropped"]["nsfw"] == 2 and sum(funnel["dropped"].values()) == 9
     assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(11)], "what the crawl dropped has no split"
@@ -110,7 +111,7 @@ def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
 
 def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
     paths = write(tmp_path, [row(1), row(2, source="gone")])
-    filter(*paths, filter={"clip_simple": 0.5, "nsfw": ["None"]}, sources={"s": {}}, scores={"clip_simple": {}})
+    filter(*paths, filter={"clip_simple": 0.5, "nsfw": ["None"]}, sources={"s": {}}, scores={"clip": {"measures": ["simple"]}})
     pairs = read_table(paths[3])
     assert set(pairs.source) == {"s"} and not {"phash", "clip_complex"} & set(pairs)
 

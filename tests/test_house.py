@@ -73,6 +73,13 @@ def test_deps_list_every_project_file_a_verb_reaches(verb):
     assert {str(f.relative_to(ROOT)) for f in missing if "miniature" not in f.parts} == set()
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sur_adapter/scores").glob("*.py") if p.stem != "__init__"))
+def test_deps_list_every_project_file_a_score_reaches(name):
+    listed = {ROOT / d.replace("${key}", name) for d in BODIES["score"]["deps"]} | {ROOT / "sur_adapter/__init__.py"}
+    listed |= {ROOT / "sur_adapter/schema.py", ROOT / "sur_adapter/scores/__init__.py"}
+    assert reached(ROOT / f"sur_adapter/scores/{name}.py") - listed == set()
+
+
 def test_every_stage_says_in_words_what_it_does():
     assert all(len(body["desc"]) > 20 for body in BODIES.values())
 
