@@ -6,9 +6,10 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from sur_adapter.near import close, groups
+from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
@@ -82,54 +83,65 @@ def decide(
     def drop(reason: str, where: pd.Series) -> None:
         table.loc[table.dropped.isna() & where, "dropped"] = reason
 
-    links = close_pictures(table, duplicate_bits)
+    look, links = looks(table, duplicate_bits)
     drop("no_prompt", table.complex_prompt.isna())
     drop("nsfw", table.nsfw.notna() & ~table.nsfw.isin([nsfw] if isinstance(nsfw, str) else nsfw))
     drop("too_small", table[["width", "height"]].min(axis=1) < min_side)
     drop("no_caption", table.simple_prompt.fillna("").str.strip() == "")
-    drop("near_duplicate", repeats(table, links))
+    drop("near_duplicate", repeats(table.dropped.isna().to_numpy(), look, links))
     for score, value in least.items():
         drop(score, ~(pd.to_numeric(table[score]) >= value))  # null is no agreement
-    table["group"] = group(table, links)
-    table["split"] = table.group.dropna().map(lambda g: group_split(g, test, validation))
+    table["group"] = group(table, look, links)
+    split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
+    table["split"] = table.group.map(split)
     return table
 
 
-def close_pictures(table: pd.DataFrame, bits: int) -> list[tuple[int, int]]:
-    """Rows (i, j), i < j, whose pictures look alike; none without the score phash."""
+def looks(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(a number for each row, equal where perceptual hashes are, -1 without one; pairs of such numbers that are close, [P, 2])."""
     if "phash" not in table:
-        return []
-    rows = table.index[table.phash.notna()]
-    return [(rows[i], rows[j]) for i, j in close(list(table.phash[rows]), bits)]
+        return np.full(len(table), -1), np.empty((0, 2), int)
+    look, hashes = pd.factorize(table.phash)
+    return look, close(unpacked(list(hashes)), bits)
 
 
-def repeats(table: pd.DataFrame, links: list[tuple[int, int]]) -> pd.Series:
-    """Rows that look like an earlier row that stays: of those that look alike, the first is kept."""
-    repeat = table.dropped.notna()
-    for i, j in sorted(links, key=lambda link: link[::-1]):
-        if not repeat[i]:
-            repeat[j] = True
+def repeats(sound: np.ndarray, look: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Rows that look like an earlier row that stays: of those that look alike, the first sound one is kept."""
+    near: dict[int, list[int]] = {}
+    for a, b in links.tolist():
+        near.setdefault(a, []).append(b)
+        near.setdefault(b, []).append(a)
+    shared = np.isin(look, links) | pd.Series(look).duplicated(keep=False).to_numpy()  # all others are like no other
+    repeat, kept = np.zeros(len(look), bool), set()
+    for row in np.flatnonzero(shared & sound & (look >= 0)):
+        mine = int(look[row])
+        repeat[row] = mine in kept or any(other in kept for other in near.get(mine, ()))
+        if not repeat[row]:
+            kept.add(mine)
     return repeat
 
 
-def group(table: pd.DataFrame, links: list[tuple[int, int]]) -> pd.Series:
+def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray) -> pd.Series:
     """The smallest id of all rows tied by like pictures or equal prompts; null for a row the crawl dropped.
 
     Tied are all rows the crawl kept, whatever the filter thinks of them: a threshold moves no row to another split.
     """
-    rows = table.index[table.simple_prompt.notna()]  # the captioner saw what the crawl kept, and nothing else
-    links = [*links, *_equal_prompts(table.complex_prompt[rows])]
-    number = pd.Series(groups(len(table), links), table.index)[rows]
-    return table.id[rows].groupby(number).transform("min")
+    seen = np.flatnonzero(table.simple_prompt.notna())  # the captioner saw what the crawl kept, and nothing else
+    words, _ = pd.factorize(table.complex_prompt.map(_words, na_action="ignore").to_numpy(object)[seen])
+    first = pd.Series(np.arange(len(look)))[look >= 0].groupby(look[look >= 0]).first().to_numpy(int)  # the first row of each look
+    same = np.flatnonzero(look >= 0)
+    told = pd.Series(seen[words >= 0]).groupby(words[words >= 0]).transform("first").to_numpy(int)
+    ties = [first[links], np.stack([first[look[same]], same], 1), np.stack([told, seen[words >= 0]], 1)]
+    number = groups(len(table), np.concatenate(ties))[seen]
+    ids = table.id.to_numpy(object)[seen]
+    _, least = np.unique(number[order := np.argsort(ids, kind="stable")], return_index=True)  # the smallest id of each number
+    return pd.Series(ids[order][least][np.unique(number, return_inverse=True)[1]], table.index[seen], dtype=table.id.dtype).reindex(
+        table.index
+    )
 
 
-def _equal_prompts(prompts: pd.Series) -> list[tuple[int, int]]:
-    first, links = {}, []
-    for row, prompt in prompts.dropna().items():
-        words = " ".join(re.findall(r"\w+", prompt.lower()))
-        if words:
-            links.append((first.setdefault(words, row), row))
-    return links
+def _words(prompt: str) -> str | None:
+    return " ".join(re.findall(r"\w+", prompt.lower())) or None
 
 
 def count(table: pd.DataFrame) -> dict:

@@ -1,6 +1,7 @@
 """The filter gives each row that leaves one reason, and no group to two splits."""
 
 import json
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 from miniature.gallery import FIRST_SEED, Gallery
 from stages.crawl import crawl
 from stages.filter import decide, filter
-from sur_adapter.near import close, groups
+from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
 
 SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
@@ -83,6 +84,13 @@ def test_of_pictures_that_look_alike_the_first_that_is_otherwise_sound_is_kept(t
     }
 
 
+def test_a_picture_is_a_repeat_of_one_that_stays_not_of_one_that_left(tmp_path):
+    """1 and 2 are close, 2 and 3 are close, 1 and 3 are not."""
+    chain = [row(i, phash=f"{bits << 90:048x}") for i, bits in ((1, 0b0000), (2, 0b0011), (3, 0b1111))]
+    pairs, _ = run(tmp_path, chain)
+    assert pairs.dropped.fillna("kept").tolist() == ["kept", "near_duplicate", "kept"] and pairs.group.nunique() == 1
+
+
 def test_no_like_picture_and_no_equal_prompt_is_in_two_splits_and_thresholds_move_no_row():
     rng = np.random.default_rng(0)
     rows = [
@@ -136,13 +144,43 @@ def test_a_filter_that_keeps_nothing_and_a_misspelt_rule_are_refused_in_a_senten
         run(tmp_path, [row(1)], sources=("s", "missing"))
 
 
-def test_close_hashes_are_found_across_blocks_and_at_any_length():
-    rng = np.random.default_rng(1)
-    hashes = [rng.bytes(9).hex() for _ in range(1200)]
-    hashes[1100] = f"{int(hashes[3], 16) ^ 0b10001:018x}"
-    assert close(hashes, 2).tolist() == [[3, 1100]] and len(close(hashes, 1)) == 0
-    assert close([], 3).shape == (0, 2) and close(["00"], 3).shape == (0, 2)
-    assert groups(5, [(0, 3), (3, 4)]).tolist() == [0, 1, 2, 0, 0] and len(groups(3, [])) == 3
+def compared_with_all(hashes: np.ndarray, bits: int) -> list[list[int]]:
+    far = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(-1)
+    return [[i, j] for j in range(len(hashes)) for i in range(j) if far[i, j] <= bits]
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3, 8])
+@pytest.mark.parametrize("kind", ["any bits", "mostly empty", "variants of few", "short"])
+def test_close_hashes_are_those_that_comparing_all_with_all_finds(bits, kind):
+    rng = np.random.default_rng(bits)
+    hashes = rng.integers(0, 256, (700, 1 if kind == "short" else 26), np.uint8)
+    if kind == "mostly empty":  # pictures on a flat ground: nearly all share nearly all of their parts
+        hashes &= rng.integers(0, 40, hashes.shape, np.uint8) // 39 * 255
+    if kind == "variants of few":
+        hashes = hashes[rng.integers(0, 40, 700)]
+        for _ in range(4):
+            hashes[np.arange(700), rng.integers(0, 26, 700)] ^= (1 << rng.integers(0, 12, 700)).astype(np.uint8)  # or none
+    hashes = np.unique(hashes, axis=0)
+    found, wanted = close(hashes, bits).tolist(), compared_with_all(hashes, bits)
+    assert found == wanted and (bits == 0 or kind == "any bits" or len(wanted) > 20)
+
+
+def test_many_like_hashes_are_parted_again_and_few_pairs_are_compared(monkeypatch):
+    """10,000 on a flat ground have 50 million pairs; parted once, 18 million would be compared."""
+    rng = np.random.default_rng(0)
+    hashes = np.unique(rng.integers(0, 256, (10_000, 216), np.uint8) & (rng.random((10_000, 216)) < 0.03) * np.uint8(255), axis=0)
+    module, compared = sys.modules["sur_adapter.near"], []
+    pairs = module._each_with_each
+    monkeypatch.setattr(module, "_each_with_each", lambda runs: (compared.append(len(p[0])) or p for p in pairs(runs)))
+    assert len(close(hashes, 4)) > 100 and sum(compared) < 12_000_000
+
+
+def test_hashes_of_two_lengths_are_refused_and_links_tie_groups():
+    assert unpacked(["00ff", "0a0b"]).tolist() == [[0, 255], [10, 11]]
+    with pytest.raises(ValueError, match="hashes of 2 and of 4 digits cannot be compared: run the score that makes them again"):
+        unpacked(["00ff", "0a"])
+    assert close(unpacked([]), 3).shape == (0, 2) and close(unpacked(["00"]), 3).shape == (0, 2)
+    assert groups(5, np.array([(0, 3), (3, 4)])).tolist() == [0, 1, 2, 0, 0] and len(groups(3, np.empty((0, 2)))) == 3
 
 
 def test_faults_planted_in_the_gallery_end_in_the_right_reasons(tmp_path):
