@@ -20,8 +20,8 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
     least = {name: filter[name] for name in tables if name in filter}
     table = decide(join(raw, captions, tables, list(sources)), least, **rules)
     columns = ["id", "source", "simple_prompt", "complex_prompt", *tables, "dropped", "group", "split"]
-    write_table(pairs, table.sort_values("id", kind="stable")[columns])
-    counts = count(table)
+    write_table(pairs, table[columns].sort_values("id", kind="stable"))
+    counts = count(table[["source", "dropped", "split"]])
     funnel.parent.mkdir(parents=True, exist_ok=True)
     funnel.write_text(json.dumps(counts, indent=2) + "\n")
     if counts["kept"] == 0:
