@@ -8,8 +8,11 @@ from time import sleep
 import numpy as np
 import pytest
 import small
+import torch
 from PIL import Image
+from safetensors.numpy import save_file
 from small import digest, encode
+from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from miniature.scenes import COLORS, make
 from stages.caption import caption
@@ -17,7 +20,11 @@ from stages.crawl import crawl, write_shards
 from stages.score import score
 from sur_adapter.ahead import ahead
 from sur_adapter.clip_score import Clip, agreement
+from sur_adapter.pictures import kept
 from sur_adapter.records import open_image, read_table, write_table
+from sur_adapter.schema import plugin
+from sur_adapter.scores import nsfw
+from sur_adapter.scores.keywords import keywords
 from sur_adapter.scores.phash import phash
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
@@ -76,7 +83,9 @@ def test_a_measure_no_longer_asked_for_leaves_no_table_behind_and_an_unknown_one
     for measures in (["simple", "complex"], ["complex"]):
         score(raw, captions, tmp_path / "clip", scores={"clip": rules | {"measures": measures}}, sources=SOURCES)
     assert list(digest(tmp_path / "clip")) == ["complex/miniature.parquet"]
-    with pytest.raises(ValueError, match=r"scores.clip.measures has 'simpel' \(did you mean 'simple'\?\); there are simple, complex"):
+    with pytest.raises(
+        ValueError, match=r"scores.clip.measures has 'simpel' \(did you mean 'simple'\?\); there are simple, complex, aesthetic"
+    ):
         score(raw, captions, tmp_path / "clip", scores={"clip": rules | {"measures": ["simpel"]}}, sources=SOURCES)
 
 
@@ -142,3 +151,68 @@ def test_a_hash_knows_a_real_picture_again():
         )
         assert bits(h, phash(less)) <= 8
     assert min(bits(a, b) for i, a in enumerate(hashes) for b in hashes[:i]) > 50
+
+
+def test_keywords_tell_heaps_of_tags_from_sentences_and_know_neither_case_nor_spaces():
+    tags = ["masterpiece, best quality, 1girl, red dress, 8k, artstation", "3 circles, red, flat color, 8k", "cat; sunset; bokeh"]
+    prose = [
+        "there are three red circles in the picture",
+        "A woman in a red dress stands by the window, and the sun is shining on her.",
+        "The dog runs through the park while the children look at it, but nobody is near them.",
+        "",
+        ", , ,",
+    ]
+    assert min(map(keywords, tags)) > 0.6 > 0.2 > max(map(keywords, prose))
+    assert keywords(" Masterpiece ,RED  dress") == keywords("masterpiece, red dress") > keywords("masterpiece, she is in the red dress")
+    assert nothing_but_words(tags[0]) == pytest.approx((6 / 6 + 5 / 6 + 1) / 3), "s, w and f as the formula says"
+
+
+def nothing_but_words(prompt: str) -> float:
+    """The score of one row, by the door the stage uses; no picture is asked for."""
+    no_picture = iter(lambda: pytest.fail("a picture was decoded"), None)
+    return plugin("sur_adapter.scores", "keywords").score(no_picture, [{"complex_prompt": prompt}, {"complex_prompt": None}])[0]
+
+
+def test_a_source_without_levels_has_no_nsfw_score_and_an_unknown_level_is_the_worst():
+    rows = [{"nsfw": level} for level in ("None", "Soft", "X", "Unknown", None)]
+    assert nsfw.score([], rows) == [0, pytest.approx(1 / 3), 1, 1, None]
+
+
+def test_a_safety_model_makes_a_picture_worse_but_never_better(tmp_path):
+    torch.manual_seed(0)
+    tiny = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32, "image_size": 64}
+    for name, labels in (("good", {0: "normal", 1: "nsfw"}), ("odd", {0: "cat", 1: "dog"})):
+        ViTForImageClassification(ViTConfig(**tiny, id2label=labels, label2id={v: k for k, v in labels.items()})).save_pretrained(
+            tmp_path / name
+        )
+        ViTImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path / name)
+    images, rows = [make(i).draw() for i in range(5)], [{"nsfw": level} for level in ("None", "Soft", "X", None, "None")]
+    alone = nsfw.score(images, [{"nsfw": None}] * 5, model=str(tmp_path / "good"), batch=2)
+    assert all(0 < v < 1 for v in alone) and len(set(alone)) == 5
+    assert nsfw.score(images, rows, model=str(tmp_path / "good")) == pytest.approx(
+        [max(a, b) for a, b in zip(alone, (0, 1 / 3, 1, 0, 0), strict=True)]
+    )
+    with pytest.raises(ValueError, match="scores.nsfw.model has the labels cat, dog, none of normal, safe"):
+        nsfw.score(images, rows, model=str(tmp_path / "odd"))
+
+
+def test_size_is_the_shorter_side_as_the_crawl_measured_it(raw, captions, tmp_path):
+    score(raw, captions, tmp_path / "size", scores={"size": {}}, sources=SOURCES)
+    assert set(read_table(tmp_path / "size").value) == {16.0, 64.0, 80.0}
+
+
+def test_an_aesthetic_head_is_linear_in_clips_vector_and_must_fit_it(raw, captions, models, tmp_path):
+    width = AutoConfig.from_pretrained(models / "clip").projection_dim
+    head, rng = tmp_path / "head.safetensors", np.random.default_rng(0)
+    weight = rng.normal(size=(1, width)).astype(np.float32)
+    save_file({"weight": weight, "bias": np.float32([5])}, head)
+    rules = {"model": str(models / "clip"), "measures": ["aesthetic"], "head": str(head)}
+    score(raw, captions, tmp_path / "clip", scores={"clip": rules}, sources=SOURCES)
+    found = read_table(tmp_path / "clip" / "aesthetic").value
+    pictures = [image for _, _, images in kept(raw / "miniature") for image in images]
+    assert found.to_numpy() == pytest.approx(Clip(rules["model"]).images(pictures) @ weight[0] + 5, abs=1e-4) and found.std() > 0.01
+    save_file({"weight": weight[:, 1:], "bias": np.float32([5])}, head)
+    with pytest.raises(ValueError, match=rf"this CLIP needs weight \(1, {width}\) and bias"):
+        score(raw, captions, tmp_path / "clip", scores={"clip": rules}, sources=SOURCES)
+    with pytest.raises(FileNotFoundError, match="scores.clip.head is None, which is no file"):
+        score(raw, captions, tmp_path / "clip", scores={"clip": rules | {"head": None}}, sources=SOURCES)
