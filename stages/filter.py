@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from sur_adapter.data_card import card
 from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
 
 def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *, filter: dict, sources: dict, scores: dict) -> None:
+    """Beside `funnel` lie funnel.csv, to plot, and data.md, the data card."""
     tables = tables_of(scored, scores)
     rules = rules_of(filter, tables)
     least = {name: filter[name] for name in tables if name in filter}
@@ -24,6 +26,11 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
     counts = count(table[["source", "dropped", "split"]])
     funnel.parent.mkdir(parents=True, exist_ok=True)
     funnel.write_text(json.dumps(counts, indent=2) + "\n")
+    steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
+    pd.Series(steps, name="rows").rename_axis("step").to_csv(funnel.with_suffix(".csv"), lineterminator="\n")
+    levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
+    about = card(table, counts, [levels] if isinstance(levels, str) else list(levels))
+    (funnel.parent / "data.md").write_text(about, encoding="utf-8", newline="\n")
     if counts["kept"] == 0:
         most, n = max(counts["dropped"].items(), key=lambda item: item[1])
         raise ValueError(f"none of {counts['in']} rows is kept, {most} took most ({n}): loosen it in params.yaml, section filter")
