@@ -9,12 +9,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sur_adapter.forget import emptied, mark, remembered
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.records import RAW, SHARD, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
 
 
-def crawl(out: Path, *, sources: dict) -> None:
+def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
     name = out.name
     source = plugin("sur_adapter.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
@@ -22,8 +23,16 @@ def crawl(out: Path, *, sources: dict) -> None:
         old.unlink()
     total = wanted.get("limit", wanted.get("count"))
     rows = tqdm(source.rows(**wanted), f"crawl {name}", total, unit="row", disable=None)
-    if write_shards(out, rows) == 0:
+    if write_shards(out, _unless(rows, remembered(forgotten) if forgotten else set())) == 0:
         raise ValueError(f"source {name} gave no row at all: check sources.{name} in params.yaml, or remove it there")
+
+
+def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
+    """The rows, emptied where they were asked to be forgotten: by address, or by the bytes that came."""
+    for row in rows:
+        data = row["data"]
+        gone = mark(str(row["url"])) in marks or (data is not None and mark(record_id(data)) in marks)
+        yield emptied(row) | {"data": None} if gone else row
 
 
 def write_shards(out: Path, rows: Iterable[dict]) -> int:
@@ -45,7 +54,7 @@ def _members(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Iterato
         row = {key: _clean(value) for key, value in row.items()}
         ext = None if row["dropped"] else _judge(row, data, seen)
         key = record_id(data if data is not None else str(row["url"]).encode())
-        table.append({"id": key} | row)
+        table.append({"id": key} | row)  # a forgotten row has its id already
         if ext:
             yield key, ext, data
 

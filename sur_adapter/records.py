@@ -109,10 +109,10 @@ def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
 
 
 def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, extension, bytes) of each member of all shards of a folder, in order."""
+    """(key, extension, bytes) of each member of all shards of a folder, or of one file, in order."""
     import tarfile
 
-    files = sorted(folder.glob("*.tar"))
+    files = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
     if not files:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
     for file in files:
