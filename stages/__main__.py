@@ -3,9 +3,10 @@
 A verb is a function of its own name in stages/VERB.py. Its positional arguments are its files, from the command line;
 its keyword-only arguments are sections of params.yaml. The signature is the schema.
 
-Beside the verbs, a command of one's own, which no stage of dvc.yaml runs:
+Beside the verbs, two commands of one's own, which no stage of dvc.yaml runs:
 
     python -m stages export FOLDER               # the kept pairs as SURD lays them out
+    python -m stages forget ID|URL|USER          # out of the raw shards, and never kept again; says what to run next
 """
 
 import os
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 
 from sur_adapter.schema import nearest
 
-COMMANDS = ("export",)
+COMMANDS = ("export", "forget")
 VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "evaluate")
 
 
@@ -48,6 +49,16 @@ def _export(*folder: str) -> None:
         raise ValueError(f"export takes a folder: {len(folder)} were given")
     raw, _, _, pairs, _ = _paths("filter")
     print(f"{export(read_table(pairs), raw, Path(folder[0]))} pairs are in {folder[0]}")
+
+
+def _forget(*what: str) -> None:
+    from sur_adapter.forget import forget
+
+    if len(what) != 1:
+        raise ValueError(f"forget takes an id, a url or a user: {len(what)} were given")
+    raw, memory = _paths("crawl")
+    print(f"{forget(what[0], raw.parent, memory)} rows are forgotten. Now make everything derived anew, and empty the caches of DVC:")
+    print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")
 
 
 def _paths(stage: str) -> list[Path]:
