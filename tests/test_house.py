@@ -167,5 +167,5 @@ def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
         return done.stderr.strip().splitlines()[-1]
 
     assert "did you mean 'crawl'?" in said("crwal")
-    assert "crawl takes out: 0 paths were given" in said("crawl")
+    assert "crawl takes out, forgotten: 0 paths were given" in said("crawl")
     assert "has no section 'sources' (did you mean 'sourcs'?)" in said("crawl", "data/raw/x", params="sourcs: {}")
