@@ -8,10 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from repository import ROOT
 
 from miniature.gallery import FIRST_SEED, Gallery
 from stages.crawl import crawl
 from stages.filter import decide, filter
+from stages.score import score
 from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
 
@@ -211,3 +213,31 @@ def test_faults_planted_in_the_gallery_end_in_the_right_reasons(tmp_path):
     for fault, reasons in wanted.items():
         assert set(done.dropped[done.fault == fault].fillna("kept")) <= reasons, fault
     assert (done.dropped[done.fault == "sound"].fillna("kept") == "kept").mean() > 0.98
+
+
+def test_wrong_prompts_and_copies_in_the_gallery_are_found_by_the_scores_of_the_miniature(tmp_path):
+    """As measured, not by an oracle. A copy is a picture that shows what an earlier one shows; which are planted, the gallery knows."""
+    count, seed = 2000, 2
+    crawl(tmp_path / "raw" / "miniature", sources={"miniature": {"count": count, "seed": seed}})
+    table, gallery = read_table(tmp_path / "raw" / "miniature"), Gallery(count, seed)
+    table = table.assign(
+        fault=[gallery.faults.get(gallery.id(i), "sound") for i in range(count)],
+        shows=[json.dumps(gallery.scene(i).include) for i in range(count)],
+        simple_prompt="words",
+    )
+    captions = table[["id", "simple_prompt"]][table.dropped.isna()]
+    write_table(tmp_path / "captions" / "miniature" / "captions-000000.parquet", captions, CAPTIONS)
+    scores = {"clip": {"model": str(ROOT / "models/miniature/clip"), "measures": ["complex"]}, "phash": {}}
+    for name in scores:
+        score(tmp_path / "raw", tmp_path / "captions", tmp_path / "scores" / name, scores=scores, sources={"miniature": {}})
+    for column, path in (("clip_complex", "clip/complex"), ("phash", "phash")):
+        found = read_table(tmp_path / "scores" / path).set_index("id").value
+        table[column] = table.id.map(found).where(table.dropped.isna())
+    done = decide(table, {"clip_complex": 0.5}, min_side=32, duplicate_bits=6)
+    judged = done[done.dropped.isna() | (done.dropped == "clip_complex")]
+    wrong, found = judged.fault == "wrong_prompt", judged.dropped == "clip_complex"
+    assert wrong.sum() > 20 and (wrong & found).sum() >= 0.9 * max(wrong.sum(), found.sum()), "precision and recall"
+    compared = done[done.dropped.isna() | done.dropped.isin(["clip_complex", "near_duplicate"])]
+    found, copies = compared.dropped == "near_duplicate", compared.fault == "reencoded"
+    assert copies.sum() > 10 and (found & copies).sum() >= 0.95 * copies.sum(), "recall"
+    assert compared.duplicated("shows")[found].mean() >= 0.95, "precision"
