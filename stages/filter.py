@@ -14,6 +14,8 @@ from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
+ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
+
 
 def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *, filter: dict, sources: dict, scores: dict) -> None:
     """Beside `funnel` lie funnel.csv, to plot, and data.md, the data card."""
@@ -80,10 +82,13 @@ def decide(
     duplicate_bits: int = 0,
     validation: float = 0.05,
     test: float = 0.05,
+    splits: str | None = None,
 ) -> pd.DataFrame:
     """The table with `dropped`, `group` and `split`. The first reason counts, in the order of these lines.
 
     least: the least value of a score. nsfw: levels let through; a source that has no levels (null) is let through too.
+    splits: a frozen table of id and split (.csv or .parquet): a group takes the split of its frozen ids, test before validation before
+    train; an id frozen to another leaves as `other_split`. DVC does not watch that file: freeze anew under a new name.
     """
     table = table.copy()
 
@@ -101,7 +106,22 @@ def decide(
     table["group"] = group(table, look, links)
     split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
+    if splits:
+        own = table.id.map(frozen(Path(splits)))
+        rank = own.map({name: k for k, name in enumerate(ORDER)}).groupby(table.group).transform("min")
+        table["split"] = rank.map(dict(enumerate(ORDER))).fillna(table.split)
+        drop("other_split", own.notna() & (own != table.split))
     return table
+
+
+def frozen(file: Path) -> pd.Series:
+    """id -> split. Raises ValueError or FileNotFoundError for anything but a table of the two."""
+    if not file.is_file():
+        raise FileNotFoundError(f"params.yaml: filter.splits is {file}, which is no file: name a .csv or .parquet of id and split, or null")
+    table = pd.read_csv(file, dtype=str) if file.suffix == ".csv" else read_table(file)
+    if not {"id", "split"} <= set(table) or not table.split.isin(ORDER).all() or table.id.duplicated().any():
+        raise ValueError(f"params.yaml: filter.splits {file} must hold each id once, with one of {', '.join(ORDER)} as its split")
+    return table.set_index("id").split
 
 
 def looks(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarray]:

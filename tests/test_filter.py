@@ -241,3 +241,20 @@ def test_wrong_prompts_and_copies_in_the_gallery_are_found_by_the_scores_of_the_
     found, copies = compared.dropped == "near_duplicate", compared.fault == "reencoded"
     assert copies.sum() > 10 and (found & copies).sum() >= 0.95 * copies.sum(), "recall"
     assert compared.duplicated("shows")[found].mean() >= 0.95, "precision"
+
+
+def test_a_frozen_split_is_kept_by_its_group_and_an_id_frozen_elsewhere_leaves(tmp_path):
+    like = {"complex_prompt": "one and the same"}
+    rows = [row(1, **like), row(2, **like), row(3, **like), row(4), row(5)]
+    loose, _ = run(tmp_path, rows)
+    other = {"train": "validation", "validation": "test", "test": "train"}[loose.split[3]]
+    table = pd.DataFrame({"id": loose.id[[0, 1, 3]], "split": ["train", "test", other]})
+    table.to_csv(tmp_path / "frozen.csv", index=False)
+    pairs, funnel = run(tmp_path, rows, splits=str(tmp_path / "frozen.csv"))
+    assert pairs.split.tolist() == ["test", "test", "test", other, loose.split[4]] and funnel["dropped"] == {"other_split": 1}
+    assert pairs.dropped.notna().tolist() == [True, False, False, False, False]
+    table.assign(split="dev").to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(ValueError, match="must hold each id once, with one of test, validation, train as its split"):
+        run(tmp_path, rows, splits=str(tmp_path / "odd.csv"))
+    with pytest.raises(FileNotFoundError, match="filter.splits is nowhere.csv, which is no file"):
+        run(tmp_path, rows, splits="nowhere.csv")
