@@ -31,7 +31,8 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
     steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
     pd.Series(steps, name="rows").rename_axis("step").to_csv(funnel.with_suffix(".csv"), lineterminator="\n")
     levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
-    about = card(table, counts, [levels] if isinstance(levels, str) else list(levels))
+    told = table[["source", "licence", "nsfw", "simple_prompt", "complex_prompt", "dropped"]]  # without the hashes: half of all memory
+    about = card(told, counts, [levels] if isinstance(levels, str) else list(levels))
     (funnel.parent / "data.md").write_text(about, encoding="utf-8", newline="\n")
     if counts["kept"] == 0:
         most, n = max(counts["dropped"].items(), key=lambda item: item[1])
