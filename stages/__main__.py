@@ -2,6 +2,11 @@
 
 A verb is a function of its own name in stages/VERB.py. Its positional arguments are its files, from the command line;
 its keyword-only arguments are sections of params.yaml. The signature is the schema.
+
+Beside the verbs, two commands of one's own, which no stage of dvc.yaml runs:
+
+    python -m stages export FOLDER               # the kept pairs as SURD lays them out
+    python -m stages forget ID|URL|USER          # out of the raw shards, and never kept again; says what to run next
 """
 
 import os
@@ -14,12 +19,16 @@ from ruamel.yaml import YAML
 
 from sur_adapter.schema import nearest
 
+COMMANDS = ("export", "forget")
 VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "evaluate")
 
 
 def main(argv: list[str]) -> None:
+    if argv and argv[0] in COMMANDS:
+        globals()[f"_{argv[0]}"](*argv[1:])
+        return
     if not argv or argv[0] not in VERBS:
-        hint = nearest(argv[0], VERBS) if argv else ""
+        hint = nearest(argv[0], VERBS + COMMANDS) if argv else ""
         raise ValueError(f"usage: python -m stages VERB PATH…, with VERB one of {', '.join(VERBS)}{hint}")
     verb, *paths = argv
     run = getattr(import_module(f"stages.{verb}"), verb)
@@ -30,6 +39,32 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"{verb} takes {', '.join(a.name for a in files)}: {len(paths)} paths were given")
     sections = [a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY]
     run(*map(Path, paths), **_sections(Path(os.environ.get("SUR_PARAMS", "params.yaml")), sections))
+
+
+def _export(*folder: str) -> None:
+    from sur_adapter.export import export
+    from sur_adapter.records import read_table
+
+    if len(folder) != 1:
+        raise ValueError(f"export takes a folder: {len(folder)} were given")
+    raw, _, _, pairs, _ = _paths("filter")
+    print(f"{export(read_table(pairs), raw, Path(folder[0]))} pairs are in {folder[0]}")
+
+
+def _forget(*what: str) -> None:
+    from sur_adapter.forget import forget
+
+    if len(what) != 1:
+        raise ValueError(f"forget takes an id, a url or a user: {len(what)} were given")
+    raw, memory = _paths("crawl")
+    print(f"{forget(what[0], raw.parent, memory)} rows are forgotten. Now make everything derived anew, and empty the caches of DVC:")
+    print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")
+
+
+def _paths(stage: str) -> list[Path]:
+    """The paths of a stage, which stand in dvc.yaml alone."""
+    body = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]
+    return [Path(word) for word in body.get("do", body)["cmd"].split()[4:]]
 
 
 def _sections(file: Path, names: list[str]) -> dict:

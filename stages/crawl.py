@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from sur_adapter.forget import emptied, mark, remembered
 from sur_adapter.gather import row_key
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
@@ -20,14 +21,15 @@ from sur_adapter.wording import clean
 from sur_adapter.work import Work, code, whole
 
 
-def crawl(out: Path, *, sources: dict) -> None:
+def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
     name = out.name
     source = plugin("sur_adapter.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
     total = wanted.get("limit", wanted.get("count"))
+    marks = remembered(forgotten) if forgotten else set()
     inputs = source.inputs(**wanted) if hasattr(source, "inputs") else None
-    about = {"settings": wanted, "inputs": inputs, "shard": SHARD, "code": code("sur_adapter", "miniature", "stages.crawl")}
-    with Work(f"crawl-{name}", **about) as work:
+    about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
+    with Work(f"crawl-{name}", **about, code=code("sur_adapter", "miniature", "stages.crawl")) as work:
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)
         else:
@@ -36,7 +38,7 @@ def crawl(out: Path, *, sources: dict) -> None:
         count = sum(map(len, done))
         with closing(source.rows(work, count, **wanted) if resumes else source.rows(**wanted)) as rows:
             bar = tqdm(rows, f"crawl {name}", total, initial=count, unit="row", disable=None)
-            for first, end in _shards(work.folder, bar, done):
+            for first, end in _shards(work.folder, _unless(bar, marks), done):
                 work.drop(map(row_key, range(first, end)))
                 count = end
         if count == 0:
@@ -44,6 +46,14 @@ def crawl(out: Path, *, sources: dict) -> None:
         for old in (*out.glob("images-*.tar"), *out.glob("prompts-*.parquet")):  # a shorter crawl leaves no shard of a longer one
             old.unlink()
         work.deliver(out, "images-*.tar", "prompts-*.parquet")
+
+
+def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
+    """The rows, emptied where they were asked to be forgotten: by address, or by the bytes that came."""
+    for row in rows:
+        data = row["data"]
+        gone = mark(str(row["url"])) in marks or (data is not None and mark(record_id(data)) in marks)
+        yield emptied(row) | {"data": None} if gone else row
 
 
 def write_shards(out: Path, rows: Iterable[dict]) -> int:
@@ -80,7 +90,7 @@ def _members(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Iterato
         row["clean_prompt"] = clean(row.get("complex_prompt"))
         ext = None if row["dropped"] else _judge(row, data, seen)
         key = record_id(data if data is not None else str(row["url"]).encode())
-        table.append({"id": key} | row)
+        table.append({"id": key} | row)  # a forgotten row has its id already
         if ext:
             yield key, ext, data
 

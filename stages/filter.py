@@ -3,30 +3,52 @@
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from sur_adapter.near import close, groups
+from sur_adapter.data_card import card
+from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
+ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
+
 
 def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *, filter: dict, sources: dict, scores: dict) -> None:
-    rules = rules_of(filter, scores)
-    least = {name: filter[name] for name in scores if name in filter}
-    table = decide(join(raw, captions, scored, list(sources), list(scores)), least, **rules)
-    columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *scores, "dropped", "group", "split"]
-    write_table(pairs, table.sort_values("id", kind="stable")[columns])
-    counts = count(table)
+    """Beside `funnel` lie funnel.csv, to plot, and data.md, the data card."""
+    tables = tables_of(scored, scores)
+    rules = rules_of(filter, tables)
+    least = {name: filter[name] for name in tables if name in filter}
+    table = decide(join(raw, captions, tables, list(sources)), least, **rules)
+    columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *tables, "dropped", "group", "split"]
+    write_table(pairs, table[columns].sort_values("id", kind="stable"))
+    counts = count(table[["source", "dropped", "split"]])
     funnel.parent.mkdir(parents=True, exist_ok=True)
     funnel.write_text(json.dumps(counts, indent=2) + "\n")
+    steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
+    pd.Series(steps, name="rows").rename_axis("step").to_csv(funnel.with_suffix(".csv"), lineterminator="\n")
+    levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
+    told = table[["source", "licence", "nsfw", "simple_prompt", "complex_prompt", "dropped"]]  # without the hashes: half of all memory
+    about = card(told, counts, [levels] if isinstance(levels, str) else list(levels))
+    (funnel.parent / "data.md").write_text(about, encoding="utf-8", newline="\n")
     if counts["kept"] == 0:
         most, n = max(counts["dropped"].items(), key=lambda item: item[1])
         raise ValueError(f"none of {counts['in']} rows is kept, {most} took most ({n}): loosen it in params.yaml, section filter")
 
 
-def rules_of(filter: dict, scores: dict) -> dict:
+def tables_of(scored: Path, scores: dict) -> dict[str, Path]:
+    """score -> the folder of its tables: phash lies in phash/; clip, which takes `measures`, has clip_simple in clip/simple/."""
+    tables = {}
+    for lane, rules in scores.items():
+        measures = (rules or {}).get("measures")
+        tables |= {f"{lane}_{m}": scored / lane / m for m in measures} if measures else {lane: scored / lane}
+    return tables
+
+
+def rules_of(filter: dict, scores: Iterable[str]) -> dict:
     """The settings that are no score's least value, checked; a wrong key may have meant either kind."""
     known = [*decide.__kwdefaults__, *scores]
     for key in filter:
@@ -35,13 +57,13 @@ def rules_of(filter: dict, scores: dict) -> dict:
     return settings(decide, {name: value for name, value in filter.items() if name not in scores}, "filter")
 
 
-def join(raw: Path, captions: Path, scored: Path, sources: list[str], scores: list[str]) -> pd.DataFrame:
+def join(raw: Path, captions: Path, scores: dict[str, Path], sources: list[str]) -> pd.DataFrame:
     """Every row of every source as crawled; sentence and scores beside those the crawl kept, null beside the others."""
     table = _all(raw, sources)
     kept = table.dropped.isna()
     table.loc[kept & table.id.where(kept).duplicated(), "dropped"] = "duplicate"  # two sources may hold one picture
     sides = [_all(captions, sources)]
-    sides += [_all(scored / name, [f"{s}.parquet" for s in sources]).rename(columns={"value": name}) for name in scores]
+    sides += [_all(folder, [f"{s}.parquet" for s in sources]).rename(columns={"value": name}) for name, folder in scores.items()]
     measured = table[["id"]].where(table.dropped.isna())  # a duplicate has its original's id, and no share in its scores
     for side in sides:
         table[side.columns[1]] = measured.merge(side.drop_duplicates("id"), "left", "id")[side.columns[1]]
@@ -61,66 +83,95 @@ def decide(
     duplicate_bits: int = 0,
     validation: float = 0.05,
     test: float = 0.05,
+    splits: str | None = None,
 ) -> pd.DataFrame:
     """The table with `dropped`, `group` and `split`. The first reason counts, in the order of these lines.
 
     least: the least value of a score. nsfw: levels let through; a source that has no levels (null) is let through too.
+    splits: a frozen table of id and split (.csv or .parquet): a group takes the split of its frozen ids, test before validation before
+    train; an id frozen to another leaves as `other_split`. DVC does not watch that file: freeze anew under a new name.
     """
     table = table.copy()
 
     def drop(reason: str, where: pd.Series) -> None:
         table.loc[table.dropped.isna() & where, "dropped"] = reason
 
-    links = close_pictures(table, duplicate_bits)
+    look, links = looks(table, duplicate_bits)
     drop("no_prompt", table.complex_prompt.isna())
     drop("nsfw", table.nsfw.notna() & ~table.nsfw.isin([nsfw] if isinstance(nsfw, str) else nsfw))
     drop("too_small", table[["width", "height"]].min(axis=1) < min_side)
     drop("no_caption", table.simple_prompt.fillna("").str.strip() == "")
-    drop("near_duplicate", repeats(table, links))
+    drop("near_duplicate", repeats(table.dropped.isna().to_numpy(), look, links))
     for score, value in least.items():
         drop(score, ~(pd.to_numeric(table[score]) >= value))  # null is no agreement
-    table["group"] = group(table, links)
-    table["split"] = table.group.dropna().map(lambda g: group_split(g, test, validation))
+    table["group"] = group(table, look, links)
+    split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
+    table["split"] = table.group.map(split)
+    if splits:
+        own = table.id.map(frozen(Path(splits)))
+        rank = own.map({name: k for k, name in enumerate(ORDER)}).groupby(table.group).transform("min")
+        table["split"] = rank.map(dict(enumerate(ORDER))).fillna(table.split)
+        drop("other_split", own.notna() & (own != table.split))
     if "prompt_by" in table:
         drop("made_up_prompt", table.prompt_by.notna() & (table.split == "test"))  # a test asks what people wrote
     return table
 
 
-def close_pictures(table: pd.DataFrame, bits: int) -> list[tuple[int, int]]:
-    """Rows (i, j), i < j, whose pictures look alike; none without the score phash."""
+def frozen(file: Path) -> pd.Series:
+    """id -> split. Raises ValueError or FileNotFoundError for anything but a table of the two."""
+    if not file.is_file():
+        raise FileNotFoundError(f"params.yaml: filter.splits is {file}, which is no file: name a .csv or .parquet of id and split, or null")
+    table = pd.read_csv(file, dtype=str) if file.suffix == ".csv" else read_table(file)
+    if not {"id", "split"} <= set(table) or not table.split.isin(ORDER).all() or table.id.duplicated().any():
+        raise ValueError(f"params.yaml: filter.splits {file} must hold each id once, with one of {', '.join(ORDER)} as its split")
+    return table.set_index("id").split
+
+
+def looks(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """(a number for each row, equal where perceptual hashes are, -1 without one; pairs of such numbers that are close, [P, 2])."""
     if "phash" not in table:
-        return []
-    rows = table.index[table.phash.notna()]
-    return [(rows[i], rows[j]) for i, j in close(list(table.phash[rows]), bits)]
+        return np.full(len(table), -1), np.empty((0, 2), int)
+    look, hashes = pd.factorize(table.phash)
+    return look, close(unpacked(list(hashes)), bits)
 
 
-def repeats(table: pd.DataFrame, links: list[tuple[int, int]]) -> pd.Series:
-    """Rows that look like an earlier row that stays: of those that look alike, the first is kept."""
-    repeat = table.dropped.notna()
-    for i, j in sorted(links, key=lambda link: link[::-1]):
-        if not repeat[i]:
-            repeat[j] = True
+def repeats(sound: np.ndarray, look: np.ndarray, links: np.ndarray) -> np.ndarray:
+    """Rows that look like an earlier row that stays: of those that look alike, the first sound one is kept."""
+    near: dict[int, list[int]] = {}
+    for a, b in links.tolist():
+        near.setdefault(a, []).append(b)
+        near.setdefault(b, []).append(a)
+    shared = np.isin(look, links) | pd.Series(look).duplicated(keep=False).to_numpy()  # all others are like no other
+    repeat, kept = np.zeros(len(look), bool), set()
+    for row in np.flatnonzero(shared & sound & (look >= 0)):
+        mine = int(look[row])
+        repeat[row] = mine in kept or any(other in kept for other in near.get(mine, ()))
+        if not repeat[row]:
+            kept.add(mine)
     return repeat
 
 
-def group(table: pd.DataFrame, links: list[tuple[int, int]]) -> pd.Series:
+def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray) -> pd.Series:
     """The smallest id of all rows tied by like pictures or equal prompts; null for a row the crawl dropped.
 
     Tied are all rows the crawl kept, whatever the filter thinks of them: a threshold moves no row to another split.
     """
-    rows = table.index[table.simple_prompt.notna()]  # the captioner saw what the crawl kept, and nothing else
-    links = [*links, *_equal_prompts(table.complex_prompt[rows])]
-    number = pd.Series(groups(len(table), links), table.index)[rows]
-    return table.id[rows].groupby(number).transform("min")
+    seen = np.flatnonzero(table.simple_prompt.notna())  # the captioner saw what the crawl kept, and nothing else
+    words, _ = pd.factorize(table.complex_prompt.map(_words, na_action="ignore").to_numpy(object)[seen])
+    first = pd.Series(np.arange(len(look)))[look >= 0].groupby(look[look >= 0]).first().to_numpy(int)  # the first row of each look
+    same = np.flatnonzero(look >= 0)
+    told = pd.Series(seen[words >= 0]).groupby(words[words >= 0]).transform("first").to_numpy(int)
+    ties = [first[links], np.stack([first[look[same]], same], 1), np.stack([told, seen[words >= 0]], 1)]
+    number = groups(len(table), np.concatenate(ties))[seen]
+    ids = table.id.to_numpy(object)[seen]
+    _, least = np.unique(number[order := np.argsort(ids, kind="stable")], return_index=True)  # the smallest id of each number
+    return pd.Series(ids[order][least][np.unique(number, return_inverse=True)[1]], table.index[seen], dtype=table.id.dtype).reindex(
+        table.index
+    )
 
 
-def _equal_prompts(prompts: pd.Series) -> list[tuple[int, int]]:
-    first, links = {}, []
-    for row, prompt in prompts.dropna().items():
-        words = " ".join(re.findall(r"\w+", prompt.lower()))
-        if words:
-            links.append((first.setdefault(words, row), row))
-    return links
+def _words(prompt: str) -> str | None:
+    return " ".join(re.findall(r"\w+", prompt.lower())) or None
 
 
 def count(table: pd.DataFrame) -> dict:

@@ -3,9 +3,6 @@
 Where it judges, take another CLIP than the base model's text encoder and than the one that filtered the pairs.
 """
 
-from collections.abc import Iterable
-from itertools import islice
-
 import numpy as np
 import torch
 from PIL import Image
@@ -36,15 +33,11 @@ class Clip:
         inputs = self.processor(text=texts, return_tensors="pt", padding="max_length", truncation=True, max_length=length)
         return _unit(self.model.get_text_features(**inputs.to(self.device)))
 
-    def score(self, images: Iterable[Image.Image], texts: list[str | None], batch: int) -> list[float | None]:
-        """max(cos, 0) of each picture and its text; None where there is no text. Pictures are taken `batch` at a time."""
-        images, scores = iter(images), []
-        for start in range(0, len(texts), batch):
-            words = texts[start : start + batch]
-            pictures = list(islice(images, len(words)))
-            agreement = score(self.images(pictures), self.texts([w or "" for w in words]))  # (B,)
-            scores += [value if word else None for value, word in zip(agreement.tolist(), words, strict=True)]
-        return scores
+
+def agreement(clip: Clip, images: np.ndarray, texts: list[str | None]) -> list[float | None]:
+    """max(cos, 0) of each picture (N, d) and its text; None where there is no text."""
+    values = score(images, clip.texts([text or "" for text in texts])).tolist()  # (N,)
+    return [value if text else None for value, text in zip(values, texts, strict=True)]
 
 
 def _unit(features) -> np.ndarray:

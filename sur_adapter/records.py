@@ -13,7 +13,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
-from webdataset import TarWriter
 
 SHARD = 2048  # rows a shard
 
@@ -104,6 +103,8 @@ def read_vectors(folder: Path) -> tuple[list[str], dict[str, "np.ndarray"], dict
 
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
     """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
+    from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with TarWriter(str(path), mtime=0, user="", group="") as tar:
         for key, ext, data in members:
@@ -111,10 +112,10 @@ def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
 
 
 def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, extension, bytes) of each member of all shards of a folder, in order."""
+    """(key, extension, bytes) of each member of all shards of a folder, or of one file, in order."""
     import tarfile
 
-    files = sorted(folder.glob("*.tar"))
+    files = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
     if not files:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
     for file in files:

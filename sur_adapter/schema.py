@@ -32,7 +32,7 @@ def settings(function: Callable, values: dict | None, section: str) -> dict:
 
 
 def plugin(package: str, name: str) -> ModuleType:
-    """The module `name` of `package`, e.g. plugin("sur_adapter.scores", "clip_simple"); else a sentence that lists what exists."""
+    """The module `name` of `package`, e.g. plugin("sur_adapter.scores", "clip"); else a sentence that lists what exists."""
     known = [m.name for m in iter_modules(import_module(package).__path__)]
     if name not in known:
         raise ValueError(f"params.yaml: {package.rpartition('.')[2]} has no {name!r}{nearest(name, known)}; there are {', '.join(known)}")

@@ -13,7 +13,7 @@ from sur_adapter.teacher import Teacher
 LOADERS = {
     "caption.model": Captioner,
     "models.llm": lambda model: Teacher(model, [1]),
-    "scores.clip_simple.model": lambda model: Clip(model, "scores.clip_simple.model"),
+    "scores.clip.model": lambda model: Clip(model, "scores.clip.model"),
     "evaluate.clip": lambda model: Clip(model, "evaluate.clip"),
     "models.diffusion": diffusion.pipeline,
 }

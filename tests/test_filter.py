@@ -1,20 +1,24 @@
 """The filter gives each row that leaves one reason, and no group to two splits."""
 
 import json
+import sys
 from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from repository import ROOT
 
 from miniature.gallery import FIRST_SEED, Gallery
 from stages.crawl import crawl
 from stages.filter import decide, filter
-from sur_adapter.near import close, groups
+from stages.score import score
+from sur_adapter.near import close, groups, unpacked
 from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
 
-SCORES = {"clip_simple": {}, "clip_complex": {}, "phash": {}}
+SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
+TABLES = {"clip_simple": "clip/simple", "clip_complex": "clip/complex", "phash": "phash"}
 RULES = {"min_side": 32, "nsfw": ["None"], "clip_simple": 0.5, "clip_complex": 0.5, "duplicate_bits": 2, "validation": 0.2, "test": 0.2}
 
 
@@ -36,8 +40,8 @@ def write(folder: Path, rows: list[dict]) -> list[Path]:
         kept = [r for r in mine if r["dropped"] is None]
         write_table(folder / "raw" / source / "prompts-000000.parquet", mine, RAW)
         write_table(folder / "captions" / source / "captions-000000.parquet", kept, CAPTIONS)
-        for name in SCORES:
-            write_table(folder / "scores" / name / f"{source}.parquet", [{"id": r["id"], "value": r[name]} for r in kept])
+        for name, table in TABLES.items():
+            write_table(folder / "scores" / table / f"{source}.parquet", [{"id": r["id"], "value": r[name]} for r in kept])
     return [folder / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
 
 
@@ -65,7 +69,7 @@ def test_each_row_that_leaves_has_the_first_reason_that_holds_and_rows_in_are_ke
     rows = [row(0)] + [row(i, **fault) for i, (fault, _) in enumerate(FAULTS, 1)]
     pairs, funnel = run(tmp_path, rows)
     assert pairs.dropped.astype(object).where(pairs.dropped.notna(), None).tolist() == [None] + [reason for _, reason in FAULTS]
-    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *SCORES, "dropped", "group", "split"]
+    assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *TABLES, "dropped", "group", "split"]
     assert funnel["in"] == 11 and funnel["kept"] == 2 == sum(funnel["by_split"].values())
     assert funnel["dropped"]["nsfw"] == 2 and sum(funnel["dropped"].values()) == 9
     assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(11)], "what the crawl dropped has no split"
@@ -80,6 +84,13 @@ def test_of_pictures_that_look_alike_the_first_that_is_otherwise_sound_is_kept(t
         "1": "near_duplicate",
         "3": "kept",
     }
+
+
+def test_a_picture_is_a_repeat_of_one_that_stays_not_of_one_that_left(tmp_path):
+    """1 and 2 are close, 2 and 3 are close, 1 and 3 are not."""
+    chain = [row(i, phash=f"{bits << 90:048x}") for i, bits in ((1, 0b0000), (2, 0b0011), (3, 0b1111))]
+    pairs, _ = run(tmp_path, chain)
+    assert pairs.dropped.fillna("kept").tolist() == ["kept", "near_duplicate", "kept"] and pairs.group.nunique() == 1
 
 
 def test_no_like_picture_and_no_equal_prompt_is_in_two_splits_and_thresholds_move_no_row():
@@ -110,7 +121,7 @@ def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
 
 def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
     paths = write(tmp_path, [row(1), row(2, source="gone")])
-    filter(*paths, filter={"clip_simple": 0.5, "nsfw": ["None"]}, sources={"s": {}}, scores={"clip_simple": {}})
+    filter(*paths, filter={"clip_simple": 0.5, "nsfw": ["None"]}, sources={"s": {}}, scores={"clip": {"measures": ["simple"]}})
     pairs = read_table(paths[3])
     assert set(pairs.source) == {"s"} and not {"phash", "clip_complex"} & set(pairs)
 
@@ -135,13 +146,43 @@ def test_a_filter_that_keeps_nothing_and_a_misspelt_rule_are_refused_in_a_senten
         run(tmp_path, [row(1)], sources=("s", "missing"))
 
 
-def test_close_hashes_are_found_across_blocks_and_at_any_length():
-    rng = np.random.default_rng(1)
-    hashes = [rng.bytes(9).hex() for _ in range(1200)]
-    hashes[1100] = f"{int(hashes[3], 16) ^ 0b10001:018x}"
-    assert close(hashes, 2).tolist() == [[3, 1100]] and len(close(hashes, 1)) == 0
-    assert close([], 3).shape == (0, 2) and close(["00"], 3).shape == (0, 2)
-    assert groups(5, [(0, 3), (3, 4)]).tolist() == [0, 1, 2, 0, 0] and len(groups(3, [])) == 3
+def compared_with_all(hashes: np.ndarray, bits: int) -> list[list[int]]:
+    far = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(-1)
+    return [[i, j] for j in range(len(hashes)) for i in range(j) if far[i, j] <= bits]
+
+
+@pytest.mark.parametrize("bits", [0, 1, 3, 8])
+@pytest.mark.parametrize("kind", ["any bits", "mostly empty", "variants of few", "short"])
+def test_close_hashes_are_those_that_comparing_all_with_all_finds(bits, kind):
+    rng = np.random.default_rng(bits)
+    hashes = rng.integers(0, 256, (700, 1 if kind == "short" else 26), np.uint8)
+    if kind == "mostly empty":  # pictures on a flat ground: nearly all share nearly all of their parts
+        hashes &= rng.integers(0, 40, hashes.shape, np.uint8) // 39 * 255
+    if kind == "variants of few":
+        hashes = hashes[rng.integers(0, 40, 700)]
+        for _ in range(4):
+            hashes[np.arange(700), rng.integers(0, 26, 700)] ^= (1 << rng.integers(0, 12, 700)).astype(np.uint8)  # or none
+    hashes = np.unique(hashes, axis=0)
+    found, wanted = close(hashes, bits).tolist(), compared_with_all(hashes, bits)
+    assert found == wanted and (bits == 0 or kind == "any bits" or len(wanted) > 20)
+
+
+def test_many_like_hashes_are_parted_again_and_few_pairs_are_compared(monkeypatch):
+    """10,000 on a flat ground have 50 million pairs; parted once, 18 million would be compared."""
+    rng = np.random.default_rng(0)
+    hashes = np.unique(rng.integers(0, 256, (10_000, 216), np.uint8) & (rng.random((10_000, 216)) < 0.03) * np.uint8(255), axis=0)
+    module, compared = sys.modules["sur_adapter.near"], []
+    pairs = module._each_with_each
+    monkeypatch.setattr(module, "_each_with_each", lambda runs: (compared.append(len(p[0])) or p for p in pairs(runs)))
+    assert len(close(hashes, 4)) > 100 and sum(compared) < 12_000_000
+
+
+def test_hashes_of_two_lengths_are_refused_and_links_tie_groups():
+    assert unpacked(["00ff", "0a0b"]).tolist() == [[0, 255], [10, 11]]
+    with pytest.raises(ValueError, match="hashes of 2 and of 4 digits cannot be compared: run the score that makes them again"):
+        unpacked(["00ff", "0a"])
+    assert close(unpacked([]), 3).shape == (0, 2) and close(unpacked(["00"]), 3).shape == (0, 2)
+    assert groups(5, np.array([(0, 3), (3, 4)])).tolist() == [0, 1, 2, 0, 0] and len(groups(3, np.empty((0, 2)))) == 3
 
 
 def test_faults_planted_in_the_gallery_end_in_the_right_reasons(tmp_path):
@@ -180,3 +221,48 @@ def test_no_test_split_holds_a_prompt_that_was_made_up_and_its_rows_say_why_they
     gone = made_up & (pairs.split == "test")
     assert set(pairs.dropped[gone]) == {"made_up_prompt"} and pairs.dropped[~gone].isna().all()
     assert 0 < gone.sum() < made_up.sum() and funnel["dropped"] == {"made_up_prompt": int(gone.sum())}
+
+
+def test_wrong_prompts_and_copies_in_the_gallery_are_found_by_the_scores_of_the_miniature(tmp_path):
+    """As measured, not by an oracle. A copy is a picture that shows what an earlier one shows; which are planted, the gallery knows."""
+    count, seed = 2000, 2
+    crawl(tmp_path / "raw" / "miniature", sources={"miniature": {"count": count, "seed": seed}})
+    table, gallery = read_table(tmp_path / "raw" / "miniature"), Gallery(count, seed)
+    table = table.assign(
+        fault=[gallery.faults.get(gallery.id(i), "sound") for i in range(count)],
+        shows=[json.dumps(gallery.scene(i).include) for i in range(count)],
+        simple_prompt="words",
+    )
+    captions = table[["id", "simple_prompt"]][table.dropped.isna()]
+    write_table(tmp_path / "captions" / "miniature" / "captions-000000.parquet", captions, CAPTIONS)
+    scores = {"clip": {"model": str(ROOT / "models/miniature/clip"), "measures": ["complex"]}, "phash": {}}
+    for name in scores:
+        score(tmp_path / "raw", tmp_path / "captions", tmp_path / "scores" / name, scores=scores, sources={"miniature": {}})
+    for column, path in (("clip_complex", "clip/complex"), ("phash", "phash")):
+        found = read_table(tmp_path / "scores" / path).set_index("id").value
+        table[column] = table.id.map(found).where(table.dropped.isna())
+    done = decide(table, {"clip_complex": 0.5}, min_side=32, duplicate_bits=6)
+    judged = done[done.dropped.isna() | (done.dropped == "clip_complex")]
+    wrong, found = judged.fault == "wrong_prompt", judged.dropped == "clip_complex"
+    assert wrong.sum() > 20 and (wrong & found).sum() >= 0.9 * max(wrong.sum(), found.sum()), "precision and recall"
+    compared = done[done.dropped.isna() | done.dropped.isin(["clip_complex", "near_duplicate"])]
+    found, copies = compared.dropped == "near_duplicate", compared.fault == "reencoded"
+    assert copies.sum() > 10 and (found & copies).sum() >= 0.95 * copies.sum(), "recall"
+    assert compared.duplicated("shows")[found].mean() >= 0.95, "precision"
+
+
+def test_a_frozen_split_is_kept_by_its_group_and_an_id_frozen_elsewhere_leaves(tmp_path):
+    like = {"complex_prompt": "one and the same"}
+    rows = [row(1, **like), row(2, **like), row(3, **like), row(4), row(5)]
+    loose, _ = run(tmp_path, rows)
+    other = {"train": "validation", "validation": "test", "test": "train"}[loose.split[3]]
+    table = pd.DataFrame({"id": loose.id[[0, 1, 3]], "split": ["train", "test", other]})
+    table.to_csv(tmp_path / "frozen.csv", index=False)
+    pairs, funnel = run(tmp_path, rows, splits=str(tmp_path / "frozen.csv"))
+    assert pairs.split.tolist() == ["test", "test", "test", other, loose.split[4]] and funnel["dropped"] == {"other_split": 1}
+    assert pairs.dropped.notna().tolist() == [True, False, False, False, False]
+    table.assign(split="dev").to_csv(tmp_path / "odd.csv", index=False)
+    with pytest.raises(ValueError, match="must hold each id once, with one of test, validation, train as its split"):
+        run(tmp_path, rows, splits=str(tmp_path / "odd.csv"))
+    with pytest.raises(FileNotFoundError, match="filter.splits is nowhere.csv, which is no file"):
+        run(tmp_path, rows, splits="nowhere.csv")

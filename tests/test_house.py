@@ -73,6 +73,13 @@ def test_deps_list_every_project_file_a_verb_reaches(verb):
     assert {str(f.relative_to(ROOT)) for f in missing if "miniature" not in f.parts} == set()
 
 
+@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sur_adapter/scores").glob("*.py") if p.stem != "__init__"))
+def test_deps_list_every_project_file_a_score_reaches(name):
+    listed = {ROOT / d.replace("${key}", name) for d in BODIES["score"]["deps"]} | {ROOT / "sur_adapter/__init__.py"}
+    listed |= {ROOT / "sur_adapter/schema.py", ROOT / "sur_adapter/scores/__init__.py"}
+    assert reached(ROOT / f"sur_adapter/scores/{name}.py") - listed == set()
+
+
 def test_every_stage_says_in_words_what_it_does():
     assert all(len(body["desc"]) > 20 for body in BODIES.values())
 
@@ -160,5 +167,5 @@ def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
         return done.stderr.strip().splitlines()[-1]
 
     assert "did you mean 'crawl'?" in said("crwal")
-    assert "crawl takes out: 0 paths were given" in said("crawl")
+    assert "crawl takes out, forgotten: 0 paths were given" in said("crawl")
     assert "has no section 'sources' (did you mean 'sourcs'?)" in said("crawl", "data/raw/x", params="sourcs: {}")

@@ -16,7 +16,7 @@ from miniature.words import complex_prompt, simple_prompt
 from stages.crawl import write_shards
 from sur_adapter.features import clip
 from sur_adapter.records import read_table
-from sur_adapter.scores import clip_complex
+from sur_adapter.scores import clip as looks
 from sur_adapter.scores import too_long as scored
 from sur_adapter.wording import clean, too_long, words
 
@@ -153,7 +153,8 @@ def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where
     plain = [{"complex_prompt": complex_prompt(make(i), i)} for i in range(3)]
     weighed = [{"complex_prompt": f"<lora:x:1>({t['complex_prompt']}:1.2)", "clean_prompt": t["complex_prompt"]} for t in plain]
     model = str(ROOT / "models/miniature/clip")
-    assert clip_complex.score(images, weighed, model=model) == clip_complex.score(images, plain, model=model)
+    how = {"model": model, "measures": ["complex"]}
+    assert looks.score(images, weighed, **how) == looks.score(images, plain, **how)
     models, written = {"diffusion": str(ROOT / "models/miniature/stable-diffusion")}, []
     for i, rows in enumerate((plain, weighed)):
         pairs = pd.DataFrame(rows).assign(id=["a", "b", "c"], split="train", simple_prompt="a cat")

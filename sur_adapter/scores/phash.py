@@ -14,8 +14,8 @@ CELLS = 12  # the thumbnail's steps each way
 STEPS = (24, 72)  # of 255: what JPEG adds to a flat ground stays below the first; the second tells orange from yellow
 
 
-def score(images: Iterable[Image.Image], texts: list[dict]) -> list[str]:
-    """1728 bits as 432 hex digits for each picture. texts are not looked at."""
+def score(images: Iterable[Image.Image], rows: list[dict]) -> list[str]:
+    """1728 bits as 432 hex digits for each picture. What is said of it is not looked at."""
     return [phash(image) for image in images]
 
 

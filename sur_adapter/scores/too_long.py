@@ -9,10 +9,10 @@ from sur_adapter.schema import named
 from sur_adapter.wording import too_long, words
 
 
-def score(images: Iterable[Image.Image], texts: list[dict], *, model: str) -> list[float | None]:
+def score(images: Iterable[Image.Image], rows: list[dict], *, model: str) -> list[float | None]:
     """model: whose tokenizer counts, a CLIP. None where there is no prompt. Pictures are not looked at."""
     with named("scores.too_long.model", model, "tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(model)
-    prompts = [words(t) for t in texts]
+    prompts = [words(row) for row in rows]
     beyond = iter(too_long([p for p in prompts if p is not None], tokenizer))
     return [None if p is None else float(next(beyond)) for p in prompts]

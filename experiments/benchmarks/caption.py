@@ -1,0 +1,64 @@
+"""Captions a second: pictures batched, against one at a time.
+
+    python -m experiments.benchmarks.caption                 # the miniature's BLIP on a CPU; writes caption-cpu.json beside this file
+    python -m experiments.benchmarks.caption large 64 256    # BLIP-large's sizes with random weights, on a GPU: caption-cuda.json
+
+Words after `large` are the batch and the number of pictures. What random weights say makes no sense; what it costs is the same.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipForConditionalGeneration
+
+from miniature.scenes import make
+from sur_adapter.captioner import Captioner
+
+MINIATURE = "models/miniature/blip"
+LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 384}
+
+
+def main(large: bool, batch: int, count: int) -> None:
+    with TemporaryDirectory() as folder:
+        model = _large(folder) if large else MINIATURE
+        captioner = Captioner(model, top_p=0.9)
+        pictures = [make(i).draw() for i in range(count)]
+        if large:
+            pictures = [p.resize((512, 512)) for p in pictures]
+        ids = [str(i) for i in range(count)]
+        list(captioner.captions(pictures[:batch], ids[:batch], batch))  # what is done but once
+        figures = {"model": "BLIP-large sizes, random weights" if large else MINIATURE, "device": _device(captioner), "pictures": count}
+        for size in (1, batch):
+            started = time.monotonic()
+            said = [s for some in captioner.captions(pictures, ids, size) for s in some]
+            figures[f"captions_per_second_batch_{size}"] = round(len(said) / (time.monotonic() - started), 2)
+    figures["times_faster"] = round(figures[f"captions_per_second_batch_{batch}"] / figures["captions_per_second_batch_1"], 2)
+    text = json.dumps(figures, indent=2) + "\n"
+    Path(__file__).with_name(f"caption-{captioner.model.device.type}.json").write_text(text)
+    print(text)
+
+
+def _device(captioner: Captioner) -> str:
+    cuda = captioner.model.device.type == "cuda"
+    return f"{torch.cuda.get_device_name()}, bf16" if cuda else f"CPU, {torch.get_num_threads()} threads, fp32"
+
+
+def _large(folder: str) -> str:
+    """Vision of Salesforce/blip-image-captioning-large; text of its base; the miniature's words."""
+    torch.manual_seed(0)
+    text = {"hidden_size": 768, "encoder_hidden_size": 1024, "vocab_size": len(AutoTokenizer.from_pretrained(MINIATURE))}
+    ids = {
+        name: getattr(BlipConfig.from_pretrained(MINIATURE).text_config, name) for name in ("bos_token_id", "sep_token_id", "pad_token_id")
+    }
+    BlipForConditionalGeneration(BlipConfig(vision_config=LARGE, text_config=text | ids)).save_pretrained(folder)
+    AutoTokenizer.from_pretrained(MINIATURE).save_pretrained(folder)
+    AutoImageProcessor.from_pretrained(MINIATURE, size={"height": 384, "width": 384}).save_pretrained(folder)
+    return folder
+
+
+if __name__ == "__main__":
+    main("large" in sys.argv, *map(int, [word for word in sys.argv[1:] if word.isdigit()] or (100, 400)))

@@ -1,0 +1,78 @@
+"""filter on many rows: seconds of the clock and of the processor, and the most memory held.
+
+    python -m experiments.benchmarks.filter 1000000      # writes filter.json beside this file
+
+Rows, sentences and scores are made up; 1 in 20 pictures is a copy of one of 5,000, and 1 prompt in 3 was seen before, as on the web.
+"""
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import pandas as pd
+
+from stages.filter import filter
+from sur_adapter.records import CAPTIONS, RAW, write_table
+
+SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
+RULES = {"min_side": 256, "clip_simple": 0.2, "clip_complex": 0.2, "duplicate_bits": 6, "validation": 0.01, "test": 0.01}
+PART = 50_000  # rows made at a time
+COPIED = 5_000  # pictures that are copied again and again
+
+
+def main(count: int) -> None:
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        make(home, count)
+        started, busy, before = time.monotonic(), time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        paths = [home / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
+        filter(*paths, filter=RULES, sources={"web": {}}, scores=SCORES)
+        seconds, busy, most = time.monotonic() - started, time.process_time() - busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        funnel = json.loads(paths[4].read_text())
+    figures = {
+        "rows": count,
+        "kept": funnel["kept"],
+        "dropped": funnel["dropped"],
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(busy, 1),
+        "most_memory_GB": round(most / 2**20, 2),
+        "memory_before_GB": round(before / 2**20, 2),
+    }
+    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def make(home: Path, count: int) -> None:
+    """The files of the stages before, in parts, so that making them holds little memory."""
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{i}" for i in range(20_000)])
+    looks = rng.integers(0, 256, (COPIED, 216), np.uint8)
+    tables: dict[str, list] = {"clip/simple": [], "clip/complex": [], "phash": []}
+    for number, start in enumerate(range(0, count, PART)):
+        size = min(PART, count - start)
+        ids = pd.Series([f"{i * 0x9E3779B97F4A7C15 % 2**64:016x}" for i in range(start, start + size)])
+        prompts = [", ".join(line) for line in words[rng.integers(0, len(words), (size, 34))]]
+        again = rng.random(size) < 1 / 3
+        prompts = [prompts[i % 1000] if a else p for i, (p, a) in enumerate(zip(prompts, again, strict=True))]
+        hashes = rng.integers(0, 256, (size, 216), np.uint8)
+        copies = rng.random(size) < 1 / 20
+        hashes[copies] = looks[rng.integers(0, COPIED, copies.sum())]
+        hashes[copies, rng.integers(0, 216, copies.sum())] ^= 5  # an encoding of its own: two bits
+        raw = {"id": ids, "source": "web", "url": "https://host/" + ids, "complex_prompt": prompts, "width": 512, "height": 768}
+        empty = dict.fromkeys(("negative_prompt", "licence", "dropped"))
+        write_table(home / "raw/web" / f"prompts-{number:06d}.parquet", pd.DataFrame(raw | {"nsfw": "None"} | empty), RAW)
+        captions = pd.DataFrame({"id": ids, "simple_prompt": "a picture of " + ids})
+        write_table(home / "captions/web" / f"captions-{number:06d}.parquet", captions, CAPTIONS)
+        for name in ("clip/simple", "clip/complex"):
+            tables[name].append(pd.DataFrame({"id": ids, "value": rng.normal(0.27, 0.05, size)}))
+        tables["phash"].append(pd.DataFrame({"id": ids, "value": [h.tobytes().hex() for h in hashes]}))
+    for name, parts in tables.items():
+        write_table(home / "scores" / name / "web.parquet", pd.concat(parts))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 1_000_000)

@@ -1,0 +1,37 @@
+"""Small real things that several tests need: models of the real classes, and ways to look at files."""
+
+from hashlib import sha256
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from PIL import Image
+from transformers import BlipProcessor, CLIPProcessor
+
+from miniature.pretrain import blip, clip
+from miniature.pretrain.world import texts
+from miniature.scenes import make
+
+
+def digest(folder: Path) -> dict[str, str]:
+    return {f.relative_to(folder).as_posix(): sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
+
+
+def encode(image: Image.Image, kind="png", **options) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def models(folder: Path) -> Path:
+    """A BLIP and a CLIP of the real classes, small and untrained, in folder/blip and folder/clip."""
+    torch.manual_seed(0)
+    small = {"width": 32, "text_layers": 1, "vision_layers": 1}
+    scenes = [make(i) for i in range(100)]
+    words = blip.train_tokenizer(texts(scenes, "simple", 0), 24)
+    blip.build(small | {"length": 24}, words).save_pretrained(folder / "blip")
+    BlipProcessor(blip.image_processor(), words).save_pretrained(folder / "blip")
+    words = clip.train_tokenizer(texts(scenes, "both", 0), 40)
+    clip.build(small | {"length": 40}, words).save_pretrained(folder / "clip")
+    CLIPProcessor(clip.image_processor(), words).save_pretrained(folder / "clip")
+    return folder

@@ -1,0 +1,69 @@
+"""What was asked to be forgotten is gone from the raw shards, and no crawl brings it back."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from repository import copy, ran, run
+
+from stages.crawl import crawl
+from sur_adapter.forget import forget, remembered
+from sur_adapter.pictures import kept
+from sur_adapter.records import read_table, read_tar
+
+SOURCES = {"miniature": {"count": 80, "seed": 3}}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir()}
+
+
+def copied(table):
+    """A picture that came from two addresses."""
+    return table[(table.id == table.id[table.dropped == "duplicate"].iloc[0])]
+
+
+def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_bring_it_back(tmp_path):
+    crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
+    before, memory = read_table(raw), tmp_path / "forgotten.txt"
+    twice, bytes_before = copied(before), {key: data for key, _, data in read_tar(raw)}
+    assert forget(twice.url.iloc[-1], raw.parent, memory) == len(twice) >= 2, "by the address of its copy"
+    after = read_table(raw)
+    gone = after[after.dropped == "forgotten"]
+    assert list(gone.index) == list(twice.index) and len(after) == len(before)
+    assert gone[["url", "complex_prompt", "negative_prompt"]].isna().all(axis=None) and not set(gone.id) & set(twice.id)
+    assert {key: data for key, _, data in read_tar(raw)} == {k: d for k, d in bytes_before.items() if k not in set(twice.id)}
+    pd.testing.assert_frame_equal(after.drop(index=gone.index), before.drop(index=gone.index), check_dtype=False)
+    assert sum(len(list(images)) for _, _, images in kept(raw)) > 50
+    words = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
+    assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
+    crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)
+    assert files(tmp_path / "again" / "miniature") == files(raw)
+
+
+def test_what_is_not_there_is_said_and_a_second_call_changes_nothing_else(tmp_path):
+    crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
+    memory, key = tmp_path / "forgotten.txt", read_table(raw).query("dropped.isna()").id.iloc[0]
+    before = files(raw)
+    with pytest.raises(ValueError, match="no row under .* has the id, url or user 'nobody': look it up"):
+        forget("nobody", raw.parent, memory)
+    assert files(raw) == before and remembered(memory) == set()
+    assert forget(key, raw.parent, memory) == 1
+    with pytest.raises(ValueError, match="no row under"):
+        forget(key, raw.parent, memory)
+    assert len(remembered(memory)) == 2 and list(read_table(raw).dropped).count("forgotten") == 1
+
+
+def test_dvc_takes_the_shards_as_they_are_and_makes_all_that_follows_anew(tmp_path):
+    home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}})
+    run(home, "dvc", "init", "-q", "-f")
+    run(home, "dvc", "repro", "score@phash")
+    key = read_table(home / "data/scores/phash").id[0]
+    said = run(home, "python", "-m", "stages", "forget", key)
+    assert "1 rows are forgotten" in said and "dvc commit -f crawl && dvc repro" in said
+    run(home, "dvc", "commit", "-f", "crawl")
+    raw = files(home / "data/raw/miniature")
+    assert ran(run(home, "dvc", "repro", "score@phash")) == {"caption@miniature", "score@phash"}
+    assert key not in set(read_table(home / "data/scores/phash").id) | set(read_table(home / "data/captions/miniature").id)
+    run(home, "dvc", "repro", "--force", "--no-run-cache", "--single-item", "crawl@miniature")
+    assert files(home / "data/raw/miniature") == raw, "the crawl itself would have made them so"
