@@ -2,6 +2,7 @@
 
 import ast
 import json
+import platform
 import re
 import subprocess
 import sys
@@ -151,6 +152,26 @@ def test_functions_fit_in_the_eye_and_files_in_a_sitting():
 def test_training_on_words_alone_loads_no_library_of_frozen_models():
     code = "import sys, stages.train; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own ways with memory")
+def test_a_stage_does_not_fetch_its_memory_anew_in_every_step():
+    code = """
+import resource, torch
+from stages.__main__ import keep_memory
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        torch.ones(4, 2**20).add(1)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+before = faults()
+keep_memory()
+faults()
+print(before, faults())"""
+    before, after = map(
+        int, subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert after < before / 10
 
 
 def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
