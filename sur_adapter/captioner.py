@@ -19,6 +19,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sur_adapter import compute
 from sur_adapter.ahead import ahead
 from sur_adapter.clip_score import Clip, score
 from sur_adapter.schema import named
@@ -36,7 +37,7 @@ class Captioner:
     def __init__(
         self,
         model: str,
-        device: str | None = None,
+        device: str = "auto",
         top_p: float | None = None,
         seed: int = 0,
         candidates: int = 1,
@@ -47,7 +48,7 @@ class Captioner:
                 f"params.yaml: caption.candidates is {candidates}, top_p {top_p}, judge {judge!r}: several candidates need a top_p "
                 "to draw them with and a CLIP as judge; a single one needs no judge"
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = compute.device(device)
         with named("caption.model", model):
             self.look, self.words = AutoImageProcessor.from_pretrained(model), AutoTokenizer.from_pretrained(model)
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32

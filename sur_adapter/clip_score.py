@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
+from sur_adapter.compute import device
 from sur_adapter.schema import named
 
 
@@ -15,7 +16,7 @@ class Clip:
     """Unit vectors of pictures and of texts, on the GPU if there is one. FileNotFoundError, naming `param`, where no model lies."""
 
     def __init__(self, model: str, param: str = "scores.….model"):
-        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = device()
         with named(param, model):
             self.processor = AutoProcessor.from_pretrained(model)
             self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(self.device).eval()

@@ -25,6 +25,8 @@ def _seen(images: Iterable[Image.Image], count: int, model: str, batch: int) -> 
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
+    from sur_adapter.compute import device
+
     with named("scores.nsfw.model", model):
         look = AutoImageProcessor.from_pretrained(model)
         judge = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32).eval()
@@ -34,7 +36,7 @@ def _seen(images: Iterable[Image.Image], count: int, model: str, batch: int) -> 
         raise ValueError(
             f"params.yaml: scores.nsfw.model has the labels {', '.join(labels.values())}, none of {', '.join(SAFE)}: name another"
         )
-    judge.to("cuda" if torch.cuda.is_available() else "cpu")
+    judge.to(device())
     images, values = iter(images), []
     batches = ahead(look(images=list(islice(images, min(batch, count - k))), return_tensors="pt") for k in range(0, count, batch))
     with torch.inference_mode():
