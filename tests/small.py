@@ -12,6 +12,8 @@ from miniature.pretrain import blip, clip
 from miniature.pretrain.world import texts
 from miniature.scenes import make
 
+SOURCES = {"miniature": {"count": 150, "seed": 3}}  # of the fixture `raw`
+
 
 def digest(folder: Path) -> dict[str, str]:
     return {f.relative_to(folder).as_posix(): sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}

@@ -12,7 +12,8 @@ from threading import Lock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hostile import Site, claimed, item, page, png
+from hostile import Site, claimed, item, page
+from made import png
 from PIL import Image
 from repository import ROOT
 from ruamel.yaml import YAML
