@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["SUR_WORK"] = tempfile.mkdtemp(prefix="sur-work-")
+WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything is imported that reads it; goes with the process
+os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 

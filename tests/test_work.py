@@ -122,3 +122,11 @@ def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeyp
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"cannot be kept in .*file \(.*\): set SUR_WORK to a folder"), Work("x"):
         pass
+
+
+def test_the_tests_leave_no_folder_of_work_behind(tmp_path):
+    command = [sys.executable, "-c", "import conftest, os; print(os.listdir(os.environ['TMPDIR']))"]
+    seen = subprocess.run(
+        command, cwd=ROOT / "tests", env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "sur-work-" in seen.stdout and list(tmp_path.iterdir()) == []
