@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from small import SOURCES, digest, encode
+from small import SOURCES, digest, encode, write_shards
 
 from miniature.gallery import Gallery
 from miniature.scenes import make
-from stages.crawl import crawl, write_shards
+from stages.crawl import crawl
 from sur_adapter.pictures import NotAPicture, decode, kept
 from sur_adapter.records import read_table, read_tar, record_id
 

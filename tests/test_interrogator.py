@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from made import png
+from small import write_shards
 
 from miniature.scenes import COLORS, make
-from stages.crawl import write_shards
 from sur_adapter import interrogator
 from sur_adapter.interrogator import Interrogator, lists
 from sur_adapter.records import read_table

@@ -10,12 +10,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from small import SOURCES, digest, encode
+from small import SOURCES, digest, encode, write_shards
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from miniature.scenes import COLORS, make
 from stages.caption import caption
-from stages.crawl import write_shards
 from stages.score import score
 from sur_adapter.ahead import ahead
 from sur_adapter.clip_score import Clip, agreement
