@@ -56,18 +56,16 @@ def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
         yield emptied(row) | {"data": None} if gone else row
 
 
-def write_shards(out: Path, rows: Iterable[dict]) -> int:
-    """How many rows there were; each is in a table, its picture in the tar of the same number if it was kept."""
-    return max((end for _, end in _shards(out, rows, [])), default=0)
-
-
 def _done(folder: Path) -> list["pd.DataFrame"]:  # noqa: F821
     """The tables of finished shards; a table is written last, so its tar is there."""
     return [read_table(file) for file in sorted(folder.glob("prompts-*.parquet"))]
 
 
 def _shards(out: Path, rows: Iterable[dict], done: list) -> Iterator[tuple[int, int]]:
-    """Writes the shards that come after those that are done; the numbers of the first row of each and of the row after its last."""
+    """Writes the shards that come after those that are done: each row in a table, its picture in the tar of the same number if it is kept.
+
+    Gives the numbers of the first row of each shard and of the row after its last.
+    """
     rows, number, count = iter(rows), len(done), sum(map(len, done))
     seen = {key for table in done for key in table.id[table.dropped.isna()]}
     out.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 FORGOTTEN_AFTER = 30 * 24 * 3600  # seconds: work of settings that nobody came back to
-OURS = re.compile(r"[a-z]+-[0-9a-f]{16}(\.lock)?")  # $SUR_WORK may hold other people's files
+OURS = re.compile(r"[a-z]+(-\w+)?-[0-9a-f]{16}(\.lock)?")  # stage, source; $SUR_WORK may hold other people's files
 
 
 def root() -> Path:

@@ -1,8 +1,32 @@
-"""No test asks a model hub for anything, or takes up unfinished work of another."""
+"""No test asks a model hub for anything, or takes up unfinished work of another. What several tests read is made once."""
 
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["SUR_WORK"] = tempfile.mkdtemp(prefix="sur-work-")
+WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything is imported that reads it; goes with the process
+os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A BLIP and a CLIP, small and untrained: to be read, never written into."""
+    import small
+
+    return small.models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def raw(tmp_path_factory) -> Path:
+    """The crawl of 150 pictures, in raw/miniature: to be read, never written into."""
+    from small import SOURCES
+
+    from stages.crawl import crawl
+
+    folder = tmp_path_factory.mktemp("raw")
+    crawl(folder / "miniature", sources=SOURCES)
+    return folder

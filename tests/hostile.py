@@ -8,10 +8,7 @@ import time
 import zlib
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from io import BytesIO
 from threading import Thread
-
-from PIL import Image, PngImagePlugin
 
 
 class Site:
@@ -83,14 +80,6 @@ def page(items, **metadata) -> tuple:
 
 def item(url, **more) -> dict:
     return {"url": url, "width": 8, "height": 8, "type": "image", "nsfwLevel": "None", "meta": {"prompt": " a cat "}} | more
-
-
-def png(color="red", text: dict | None = None, size=(8, 8)) -> bytes:
-    info, buffer = PngImagePlugin.PngInfo(), BytesIO()
-    for key, value in (text or {}).items():
-        info.add_text(key, value)
-    Image.new("RGB", size, color).save(buffer, "png", pnginfo=info)
-    return buffer.getvalue()
 
 
 def claimed(width: int, height: int) -> bytes:

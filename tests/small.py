@@ -1,5 +1,6 @@
 """Small real things that several tests need: models of the real classes, and ways to look at files."""
 
+from collections.abc import Iterable
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -11,6 +12,9 @@ from transformers import BlipProcessor, CLIPProcessor
 from miniature.pretrain import blip, clip
 from miniature.pretrain.world import texts
 from miniature.scenes import make
+from stages.crawl import _shards
+
+SOURCES = {"miniature": {"count": 150, "seed": 3}}  # of the fixture `raw`
 
 
 def digest(folder: Path) -> dict[str, str]:
@@ -21,6 +25,11 @@ def encode(image: Image.Image, kind="png", **options) -> bytes:
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def write_shards(out: Path, rows: Iterable[dict]) -> int:
+    """The shards that a crawl of these rows would leave; how many rows there were."""
+    return max((end for _, end in _shards(out, rows, [])), default=0)
 
 
 def models(folder: Path) -> Path:

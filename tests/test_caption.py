@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import small
 from small import digest
 from transformers import (
     AutoTokenizer,
@@ -17,24 +16,9 @@ from transformers import (
 
 from miniature.scenes import make
 from stages.caption import caption
-from stages.crawl import crawl
 from sur_adapter.captioner import Captioner
 from sur_adapter.clip_score import Clip, score
 from sur_adapter.records import read_table
-
-SOURCES = {"miniature": {"count": 150, "seed": 3}}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return small.models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("raw")
-    crawl(folder / "miniature", sources=SOURCES)
-    return folder
 
 
 def test_every_kept_picture_has_a_caption_in_the_order_of_raw_and_the_same_one_each_time(raw, models, tmp_path):

@@ -2,38 +2,19 @@
 
 import sys
 from collections import Counter
-from hashlib import sha256
-from io import BytesIO
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from small import SOURCES, digest, encode, write_shards
 
 from miniature.gallery import Gallery
 from miniature.scenes import make
-from stages.crawl import crawl, write_shards
+from stages.crawl import crawl
 from sur_adapter.pictures import NotAPicture, decode, kept
 from sur_adapter.records import read_table, read_tar, record_id
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
-SOURCES = {"miniature": {"count": 150, "seed": 3}}
-
-
-def digest(folder: Path) -> dict:
-    return {f.relative_to(folder).as_posix(): sha256(f.read_bytes()).hexdigest() for f in sorted(folder.rglob("*")) if f.is_file()}
-
-
-def encode(image: Image.Image, kind="png", **options) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("raw")
-    crawl(folder / "miniature", sources=SOURCES)
-    return folder
 
 
 def test_rows_in_are_rows_kept_and_dropped_and_each_planted_fault_has_its_reason(raw):

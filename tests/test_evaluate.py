@@ -1,13 +1,13 @@
 """Figures are known exactly when the pictures are drawn right and wrong on purpose."""
 
 import json
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, ImageFilter
+from small import encode
 
 from miniature.prompts import prompts as made_up
 from miniature.scenes import CATEGORIES, make
@@ -25,20 +25,14 @@ SETTINGS = {"judge": "pictograms", "clip": CLIP, "resamples": 2000, "seed": 0}
 PROMPTS = [p for category in CATEGORIES for p in made_up(category, EACH)]
 
 
-def png(image) -> bytes:
-    buffer = BytesIO()
-    image.save(buffer, "png")
-    return buffer.getvalue()
-
-
 def right(prompt: dict) -> bytes:
     seed = next(s for s in range(3_000_000, 3_100_000) if make(s, prompt["category"]).include == prompt["include"])
-    return png(make(seed, prompt["category"]).draw())
+    return encode(make(seed, prompt["category"]).draw())
 
 
 def wrong(prompt: dict, k: int) -> bytes:
     seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, prompt["category"]).include != prompt["include"])
-    return png(make(seed, prompt["category"]).draw())
+    return encode(make(seed, prompt["category"]).draw())
 
 
 def draw_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int = SEEDS) -> None:
@@ -243,7 +237,7 @@ def test_a_picture_larger_than_a_thumbnail_is_shown_small(tmp_path):
     world = World(tmp_path, rows=PROMPTS[:1])
     for arm in RIGHT:
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8))
-        write_tar(world.images / arm / "images-000000.tar", [(f"{PROMPTS[0]['id']}-{k}", "png", png(noise)) for k in range(SEEDS)])
+        write_tar(world.images / arm / "images-000000.tar", [(f"{PROMPTS[0]['id']}-{k}", "png", encode(noise)) for k in range(SEEDS)])
     metrics = world.run(clip=None)
     assert metrics["semantic"]["overall"]["adapter"]["value"] == 0
     page = (world.reports / "index.html").read_text()
@@ -266,7 +260,7 @@ def test_blur_takes_sharpness_and_grey_takes_colour():
 
 def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
     world = World(tmp_path)
-    members = [(f"{p['id']}-{k}", "png", png(make(k).draw().filter(ImageFilter.GaussianBlur(3)))) for p in PROMPTS for k in range(SEEDS)]
+    members = [(f"{p['id']}-{k}", "png", encode(make(k).draw().filter(ImageFilter.GaussianBlur(3)))) for p in PROMPTS for k in range(SEEDS)]
     write_tar(world.images / "adapter" / "images-000000.tar", members)
     quality = world.run(clip=None)["quality"]
     assert quality["regressed"] == quality["sharpness"]["regressed"] == 1
@@ -287,7 +281,7 @@ def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp
 
 def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_the_one_with_it():
     colors = {"baseline": "red", "adapter": "blue"}
-    pictures = {(arm, "a", 0): png(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
+    pictures = {(arm, "a", 0): encode(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
     drawn = beside([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
     x, y = drawn.width - GAP - SIDE // 2, drawn.height - GAP - SIDE // 2
     assert drawn.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and drawn.getpixel((x, y)) == (0, 0, 255)

@@ -5,10 +5,10 @@ import json
 import pandas as pd
 import pytest
 from repository import ROOT
-from small import encode
+from small import encode, write_shards
 
 from miniature.scenes import make
-from stages.crawl import crawl, write_shards
+from stages.crawl import crawl
 from stages.filter import count
 from sur_adapter.data_card import card
 from sur_adapter.export import export

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from made import png
+from small import write_shards
 
-from stages.crawl import write_shards
 from sur_adapter.records import read_table
 from sur_adapter.sources import folder, surd
 

@@ -1,16 +1,15 @@
 """A picture without a prompt gets one that CLIP agrees with; nothing else about the rows changes."""
 
 import sys
-from importlib.metadata import PackageNotFoundError, distribution
-from io import BytesIO
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import numpy as np
 import pytest
 from made import png
+from small import encode, write_shards
 
 from miniature.scenes import COLORS, make
-from stages.crawl import write_shards
 from sur_adapter import interrogator
 from sur_adapter.interrogator import Interrogator, lists
 from sur_adapter.records import read_table
@@ -22,22 +21,13 @@ THINGS = ["circle", "square", "star", "triangle", "heart", "moon"]
 LABELS = {"mediums": ["flat color", "8k"], "flavors": [f"{i} {c} {t}s" for i in (2, 3, 4) for c in COLORS for t in THINGS]}
 
 
-def installed() -> bool:
-    try:
-        return bool(distribution("clip-interrogator"))
-    except PackageNotFoundError:
-        return False
-
-
 @pytest.fixture(scope="module")
 def asked():
     return Interrogator(clip=CLIP, flavors=3, batch=4, labels=LABELS)
 
 
 def picture(seed: int) -> bytes:
-    buffer = BytesIO()
-    make(seed, "counting").draw().save(buffer, "png")
-    return buffer.getvalue()
+    return encode(make(seed, "counting").draw())
 
 
 def rows(*prompts: str | None) -> list[dict]:
@@ -103,7 +93,6 @@ def test_a_folder_is_interrogated_if_its_settings_say_so_and_its_rows_tell(tmp_p
         list(folder.rows(path=str(tmp_path), interrogate={"clip": "nowhere"}))
 
 
-@pytest.mark.skipif(not installed(), reason="clip-interrogator is not installed")
 def test_the_lists_of_clip_interrogator_are_found_without_loading_it():
     found = lists()
     assert {name: len(labels) for name, labels in found.items()} == {"mediums": 95, "artists": 5265, "movements": 200, "flavors": 100969}

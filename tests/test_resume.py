@@ -5,17 +5,18 @@ import subprocess
 import sys
 import threading
 import time
-from io import BytesIO
 from pathlib import Path
 from random import Random
 from threading import Lock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from hostile import Site, claimed, item, page, png
+from hostile import Site, claimed, item, page
+from made import png
 from PIL import Image
 from repository import ROOT
 from ruamel.yaml import YAML
+from small import encode
 
 from stages.crawl import crawl
 from sur_adapter.records import read_table, read_tar
@@ -181,12 +182,10 @@ def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path
 
 
 def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):
-    buffer = BytesIO()
-    Image.effect_noise((64, 64), 80).save(buffer, "jpeg")
     served = {
         "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
         "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),
-        "cut.jpg": ((200, {}, buffer.getvalue()[:-900]), "truncated"),
+        "cut.jpg": ((200, {}, encode(Image.effect_noise((64, 64), 80), "jpeg")[:-900]), "truncated"),
         "bomb.png": ((200, {}, claimed(9000, 9000)), "too many pixels"),
         "nothing.png": ((200, {}, b""), "not an image"),
         "noai.png": ((200, {"X-Robots-Tag": "noai"}, png("blue")), "opted out: noai"),

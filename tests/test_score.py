@@ -7,16 +7,14 @@ from time import sleep
 
 import numpy as np
 import pytest
-import small
 import torch
 from PIL import Image
 from safetensors.numpy import save_file
-from small import digest, encode
+from small import SOURCES, digest, encode, write_shards
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from miniature.scenes import COLORS, make
 from stages.caption import caption
-from stages.crawl import crawl, write_shards
 from stages.score import score
 from sur_adapter.ahead import ahead
 from sur_adapter.clip_score import Clip, agreement
@@ -28,19 +26,6 @@ from sur_adapter.scores.keywords import keywords
 from sur_adapter.scores.phash import phash
 
 REAL = Path(__file__).parents[2] / "shared" / "realdata"
-SOURCES = {"miniature": {"count": 150, "seed": 3}}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory):
-    return small.models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(scope="module")
-def raw(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("raw")
-    crawl(folder / "miniature", sources=SOURCES)
-    return folder
 
 
 @pytest.fixture(scope="module")

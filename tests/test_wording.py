@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import write_shards
 from transformers import CLIPTokenizer
 
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
-from stages.crawl import write_shards
 from sur_adapter.features import clip
 from sur_adapter.records import read_table
 from sur_adapter.scores import clip as looks

@@ -107,14 +107,20 @@ def test_a_second_process_on_the_same_work_waits_for_the_first(tmp_path):
 
 
 def test_work_that_nobody_came_back_to_is_removed_and_other_peoples_files_are_not():
-    with pytest.raises(KeyError), Work("x", n=1) as old:
-        old.keep("a", b"1")
-        raise KeyError
-    (root() / "mine").write_text("x")
-    for file in (old.folder, root() / "mine"):
+    ours = []
+    for stage in ("caption", "crawl-civitai", "crawl-diffusion_db2"):
+        with pytest.raises(KeyError), Work(stage, n=1) as old:
+            old.keep("a", b"1")
+            raise KeyError
+        ours += [old.folder, old.folder.with_suffix(".lock")]
+    theirs = [root() / name for name in ("mine", "crawl-civitai", "crawl-civitai-0123456789abcde", "my-own-old-0123456789abcdef", ".cache")]
+    for file in theirs:
+        file.write_text("x")
+    for file in (*ours, *theirs):
         os.utime(file, (1, 1))
-    with Work("x", n=2):
-        assert not old.folder.exists() and (root() / "mine").exists()
+    with Work("x", n=2) as new:
+        assert not any(file.exists() for file in ours) and all(file.exists() for file in theirs)
+        assert new.folder.exists()
 
 
 def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeypatch):
@@ -122,3 +128,11 @@ def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeyp
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"cannot be kept in .*file \(.*\): set SUR_WORK to a folder"), Work("x"):
         pass
+
+
+def test_the_tests_leave_no_folder_of_work_behind(tmp_path):
+    command = [sys.executable, "-c", "import conftest, os; print(os.listdir(os.environ['TMPDIR']))"]
+    seen = subprocess.run(
+        command, cwd=ROOT / "tests", env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "sur-work-" in seen.stdout and list(tmp_path.iterdir()) == []
