@@ -2,49 +2,54 @@
 
 The score is the last part of the path: `data/scores/phash` is filled by sur_adapter/scores/phash.py. One that takes several
 measures at one look writes a table for each: clip_simple and clip_complex lie in `data/scores/clip/simple` and `…/complex`.
+A run that was killed goes on at the shard where it was.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
-from PIL import Image
 from tqdm import tqdm
 
 from sur_adapter.pictures import kept
 from sur_adapter.records import read_table, write_table
 from sur_adapter.schema import plugin, settings
+from sur_adapter.work import Work, code, digest, stamp
 
 
 def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) -> None:
-    measure = plugin("sur_adapter.scores", out.name)
-    rules = settings(measure.score, scores.get(out.name), f"scores.{out.name}")
-    for old in out.rglob("*.parquet"):
-        old.unlink()
-    for source in sources:
-        rows = _rows(raw / source, captions / source)
-        images = tqdm(_images(raw / source), f"{out.name} {source}", len(rows), unit="picture", disable=None)
-        values = measure.score(images, rows.to_dict("records"), **rules)
-        for name, column in (values if isinstance(values, dict) else {"": values}).items():
-            _write(out / name / f"{source}.parquet", rows.id, column)
+    lane = out.name
+    measure = plugin("sur_adapter.scores", lane)
+    rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
+    about = {"settings": rules, "files": stamp(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
+    with Work(f"score-{lane}", **about, code=code("sur_adapter", "stages.score")) as work:
+        for source in sources:
+            for number, rows, look in kept(raw / source):
+                if work.done(name := f"{source}-{number}.parquet") is None:
+                    rows = _rows(rows, captions / source / f"captions-{number}.parquet")
+                    pictures = tqdm(look(), f"{lane} {source} {number}", len(rows), unit="picture", disable=None)
+                    write_table(work.folder / name, _table(rows.id, measure.score(pictures, rows.to_dict("records"), **rules)))
+        for old in out.rglob("*.parquet"):
+            old.unlink()
+        for source in sources:
+            values = pd.concat([read_table(file) for file in sorted(work.folder.glob(f"{source}-[0-9]*.parquet"))])
+            for column in values.columns[1:]:
+                write_table(
+                    out / column / f"{source}.parquet", values[["id", column]].rename(columns={column: "value"}), _schema(values[column])
+                )
 
 
-def _write(file: Path, ids: pd.Series, values: list) -> None:
-    kind = pa.string() if any(isinstance(v, str) for v in values) else pa.float64()
-    table = [{"id": i, "value": v} for i, v in zip(ids, values, strict=True)]
-    write_table(file, table, pa.schema([("id", pa.string()), ("value", kind)]))
+def _table(ids: pd.Series, values: dict[str, list] | list) -> pd.DataFrame:
+    """A column for each measure; one that has no name lies in the score's own folder."""
+    return pd.DataFrame({"id": ids} | (values if isinstance(values, dict) else {"": values}))
 
 
-def _rows(raw: Path, captions: Path) -> pd.DataFrame:
+def _schema(values: pd.Series) -> pa.Schema:
+    text = values.map(lambda value: isinstance(value, str)).any()
+    return pa.schema([("id", pa.string()), ("value", pa.string() if text else pa.float64())])
+
+
+def _rows(rows: pd.DataFrame, captions: Path) -> pd.DataFrame:
     """What is known of the rows crawl kept, in their order: as crawled, and simple_prompt; null where there is none."""
-    rows = read_table(raw)
-    rows = (
-        rows[rows.dropped.isna()].drop(columns="simple_prompt", errors="ignore").merge(read_table(captions), "left", "id", validate="1:1")
-    )
+    rows = rows.drop(columns="simple_prompt").merge(read_table(captions), "left", "id", validate="1:1")
     return rows.astype(object).where(rows.notna(), None)
-
-
-def _images(raw: Path) -> Iterator[Image.Image]:
-    for _, _, images in kept(raw):
-        yield from images

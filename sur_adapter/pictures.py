@@ -1,7 +1,8 @@
 """What a picture is: bytes that decode, within bounds, to one still PNG, JPEG or WebP; and how a raw folder's are read back."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -42,24 +43,29 @@ def decode(data: bytes) -> Image.Image:
     return image
 
 
-def kept(raw: Path) -> Iterator[tuple[str, pd.DataFrame, Iterator[Image.Image]]]:
-    """For each shard of a raw folder: its number as text, the rows crawl kept, and their pictures (RGB), one at a time.
+Look = Callable[[Sequence[bool] | None], Iterator[Image.Image]]
 
-    Raises ValueError where table and tar do not hold the same ids.
+
+def kept(raw: Path) -> Iterator[tuple[str, pd.DataFrame, Look]]:
+    """For each shard of a raw folder: its number as text, the rows crawl kept, and a look at their pictures (RGB), one at a time.
+
+    A look takes which of the rows are wanted; None for all. Raises ValueError where table and tar do not hold the same ids.
     """
     tables = sorted(raw.glob("prompts-*.parquet"))
     if not tables:
         read_table(raw)  # says what is missing
-    members = read_tar(raw)
     for table in tables:
         rows = read_table(table)
         rows = rows[rows.dropped.isna()].reset_index(drop=True)
-        yield table.stem.removeprefix("prompts-"), rows, _pictures(raw, members, list(rows.id))
+        number = table.stem.removeprefix("prompts-")
+        yield number, rows, partial(_pictures, raw / f"images-{number}.tar", list(rows.id))
 
 
-def _pictures(raw: Path, members: Iterator, ids: list[str]) -> Iterator[Image.Image]:
-    for key in ids:
+def _pictures(tar: Path, ids: list[str], wanted: Sequence[bool] | None = None) -> Iterator[Image.Image]:
+    members = read_tar(tar)
+    for key, want in zip(ids, [True] * len(ids) if wanted is None else wanted, strict=True):
         found, _, data = next(members, ("no more pictures", None, None))
         if found != key:
-            raise ValueError(f"{raw}: a tar holds {found} where its table says {key}: remove the folder and run `dvc repro` again")
-        yield open_image(data)
+            raise ValueError(f"{tar} holds {found} where its table says {key}: remove its folder and run `dvc repro` again")
+        if want:
+            yield open_image(data)

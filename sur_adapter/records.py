@@ -1,10 +1,13 @@
 """The data contract, told once: what a row holds, and how rows lie in shards.
 
 Pixels in tar (WebDataset), words in Parquet, one id ties them: the first sixteen hex digits of the SHA-256 of the
-picture's bytes. Everything written here is byte-identical when its content is: no clock, no user, fixed order.
+picture's bytes. Everything written here is byte-identical when its content is: no clock, no user, fixed order;
+and it is there whole, or not at all.
 """
 
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -46,6 +49,14 @@ def group_split(group: str, test: float, validation: float) -> str:
     return "test" if share < test else "validation" if share < test + validation else "train"
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A path to write to; its content takes the place of `path` at the end of the block, at one stroke."""
+    part = path.with_name(f".{path.name}.part")
+    yield part
+    os.replace(part, path)
+
+
 def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:
     """One Parquet file, zstd, columns in the order of the schema."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +64,8 @@ def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Sche
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
     else:
         table = pa.Table.from_pylist(list(rows), schema=schema)
-    pq.write_table(table, path, compression="zstd")
+    with whole(path) as part:
+        pq.write_table(table, part, compression="zstd")
 
 
 def read_table(folder: Path) -> pd.DataFrame:
@@ -80,7 +92,8 @@ def write_vectors(path: Path, ids: list[str], vectors: dict[str, "np.ndarray"], 
         fields.append(pa.field(name, columns[-1].type))
         metadata[f"shape:{name}"] = ",".join(map(str, array.shape[1:]))
     table = pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))
-    pq.write_table(table, path, compression="none", use_dictionary=False, write_statistics=False)
+    with whole(path) as part:
+        pq.write_table(table, part, compression="none", use_dictionary=False, write_statistics=False)
 
 
 def read_vectors(folder: Path) -> tuple[list[str], dict[str, "np.ndarray"], dict[str, str]]:  # noqa: F821
@@ -106,7 +119,7 @@ def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
     from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with TarWriter(str(path), mtime=0, user="", group="") as tar:
+    with whole(path) as part, TarWriter(str(part), mtime=0, user="", group="") as tar:
         for key, ext, data in members:
             tar.write({"__key__": key, ext: data})
 

@@ -15,12 +15,14 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from sur_adapter.records import whole
 
 FORGOTTEN_AFTER = 30 * 24 * 3600  # seconds: work of settings that nobody came back to
 OURS = re.compile(r"[a-z]+(-\w+)?-[0-9a-f]{16}(\.lock)?")  # stage, source; $SUR_WORK may hold other people's files
@@ -31,23 +33,32 @@ def root() -> Path:
     return Path(os.environ.get("SUR_WORK") or "~/.cache/sur-adapter").expanduser().absolute()
 
 
-def code(*packages: str) -> str:
-    """A digest of the source of every loaded module of some packages: work of another version is not taken up."""
-    files = {
-        name: module.__file__
-        for name, module in list(sys.modules.items())
-        if getattr(module, "__file__", None) and any(name == p or name.startswith(f"{p}.") for p in packages)
-    }
-    texts = [name.encode() + b"\0" + Path(file).read_bytes() for name, file in sorted(files.items())]
-    return sha256(b"\0".join(texts)).hexdigest()[:16]
+def code(*names: str) -> str:
+    """A digest of the source of some packages and modules, loaded or not: work of another version is not taken up."""
+    files: list[tuple[str, Path]] = []
+    for name in names:
+        spec = find_spec(name)
+        if folder := next(iter(spec.submodule_search_locations or ()), None):
+            files += [(f"{name}/{f.relative_to(folder).as_posix()}", f) for f in Path(folder).rglob("*.py")]
+        else:
+            files.append((name, Path(spec.origin)))
+    return sha256(b"\0".join(name.encode() + b"\0" + file.read_bytes() for name, file in sorted(files))).hexdigest()[:16]
 
 
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; its content takes the place of `path` at the end of the block, at one stroke."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    os.replace(part, path)
+def digest(folder: Path, pattern: str) -> str:
+    """Of the names and the bytes of files: work on others is not taken up."""
+    total = sha256()
+    for file in sorted(folder.rglob(pattern)):
+        total.update(str(file.relative_to(folder)).encode() + b"\0")
+        total.update(sha256(file.read_bytes()).digest())
+    return total.hexdigest()[:16]
+
+
+def stamp(*names: object) -> list:
+    """What tells one state of the models some settings name from another without reading them: sizes and times of files that lie here."""
+    folders = [Path(name) for name in names if isinstance(name, str) and Path(name).exists()]
+    files = [f for folder in folders for f in (sorted(folder.rglob("*")) if folder.is_dir() else [folder]) if f.is_file()]
+    return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
 
 
 class Work:

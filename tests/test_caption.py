@@ -1,5 +1,7 @@
 """Every picture kept has a plain sentence, the same one each time."""
 
+import json
+
 import numpy as np
 import pytest
 from small import digest
@@ -16,6 +18,7 @@ from transformers import (
 
 from miniature.scenes import make
 from stages.caption import caption
+from stages.crawl import crawl
 from sur_adapter.captioner import Captioner
 from sur_adapter.clip_score import Clip, score
 from sur_adapter.records import read_table
@@ -29,6 +32,28 @@ def test_every_kept_picture_has_a_caption_in_the_order_of_raw_and_the_same_one_e
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     same = read_table(tmp_path / "a").simple_prompt == read_table(tmp_path / "c").simple_prompt
     assert same.mean() > 0.95, "the noise is the picture's own, not the batch's"
+
+
+def test_a_sentence_that_the_source_has_is_taken_as_it_is_unless_the_captioner_is_wanted_for_all(models, tmp_path):
+    (tmp_path / "surd").mkdir()
+    told = [" three white kittens ", None, "a red circle", " "]
+    for k in range(4):
+        make(k).draw().save(tmp_path / "surd" / f"{k}.png")
+    rows = [json.dumps({"file_name": f"{k}.png", "text": said, "prompt": "kittens, 8k"}) for k, said in enumerate(told)]
+    (tmp_path / "surd" / "metadata.jsonl").write_text("\n".join(rows))
+    crawl(raw := tmp_path / "raw" / "surd", sources={"surd": {"path": str(tmp_path / "surd")}})
+    said = {}
+    for own in (True, False):
+        caption(raw, tmp_path / str(own), caption={"model": str(models / "blip"), "own": own, "batch": 1})
+        said[own] = list(read_table(tmp_path / str(own)).simple_prompt)
+    assert said[True] == ["three white kittens", said[False][1], "a red circle", said[False][3]]
+    assert said[False][0] != said[True][0] and said[False][2] != said[True][2]
+    (tmp_path / "surd" / "metadata.jsonl").write_text("\n".join(rows[::2]))
+    for k in (1, 3):
+        (tmp_path / "surd" / f"{k}.png").unlink()
+    crawl(raw, sources={"surd": {"path": str(tmp_path / "surd")}})
+    caption(raw, tmp_path / "all", caption={"model": "nowhere"})
+    assert list(read_table(tmp_path / "all").simple_prompt) == said[True][::2], "no model is loaded that nobody asks"
 
 
 def test_a_caption_is_sampled_by_the_seed_or_the_likeliest(models):

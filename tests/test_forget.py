@@ -34,7 +34,7 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
     assert gone[["url", "complex_prompt", "negative_prompt"]].isna().all(axis=None) and not set(gone.id) & set(twice.id)
     assert {key: data for key, _, data in read_tar(raw)} == {k: d for k, d in bytes_before.items() if k not in set(twice.id)}
     pd.testing.assert_frame_equal(after.drop(index=gone.index), before.drop(index=gone.index), check_dtype=False)
-    assert sum(len(list(images)) for _, _, images in kept(raw)) > 50
+    assert sum(len(list(look())) for _, _, look in kept(raw)) > 50
     words = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
     assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
     crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)

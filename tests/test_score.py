@@ -194,7 +194,7 @@ def test_an_aesthetic_head_is_linear_in_clips_vector_and_must_fit_it(raw, captio
     rules = {"model": str(models / "clip"), "measures": ["aesthetic"], "head": str(head)}
     score(raw, captions, tmp_path / "clip", scores={"clip": rules}, sources=SOURCES)
     found = read_table(tmp_path / "clip" / "aesthetic").value
-    pictures = [image for _, _, images in kept(raw / "miniature") for image in images]
+    pictures = [image for _, _, look in kept(raw / "miniature") for image in look()]
     assert found.to_numpy() == pytest.approx(Clip(rules["model"]).images(pictures) @ weight[0] + 5, abs=1e-4) and found.std() > 0.01
     save_file({"weight": weight[:, 1:], "bias": np.float32([5])}, head)
     with pytest.raises(ValueError, match=rf"this CLIP needs weight \(1, {width}\) and bias"):

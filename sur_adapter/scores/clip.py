@@ -5,6 +5,7 @@ it would please, by a linear head on the picture's unit vector: a safetensors fi
 """
 
 from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def score(
     for name in measures:
         if name not in KNOWN:
             raise ValueError(f"params.yaml: scores.clip.measures has {name!r}{nearest(name, KNOWN)}; there are {', '.join(KNOWN)}")
-    clip, values = Clip(model, "scores.clip.model"), {name: [] for name in measures}
+    clip, values = _clip(model), {name: [] for name in measures}
     please = _head(head, clip) if "aesthetic" in measures else None
     images = iter(images)
     batches = ahead(list(islice(images, batch)) for _ in range(0, len(rows), batch))
@@ -43,6 +44,12 @@ def score(
             else:
                 values[name] += please(seen).tolist()
     return values
+
+
+@cache
+def _clip(model: str) -> Clip:
+    """Loaded once, though shards come one at a time."""
+    return Clip(model, "scores.clip.model")
 
 
 def _head(file: str | None, clip: Clip) -> Callable[[np.ndarray], np.ndarray]:

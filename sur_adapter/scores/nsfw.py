@@ -1,6 +1,7 @@
 """How unsafe a picture is: 0 harmless … 1 explicit, the worse of what its source says and what a safety model sees."""
 
 from collections.abc import Iterable
+from functools import cache
 from itertools import islice
 
 from PIL import Image
@@ -21,7 +22,25 @@ def score(images: Iterable[Image.Image], rows: list[dict], *, model: str | None 
 
 
 def _seen(images: Iterable[Image.Image], count: int, model: str, batch: int) -> list[float]:
-    """1 − p(safe) of each picture. Raises ValueError where no label of the model says safe."""
+    """1 − p(safe) of each picture."""
+    import torch
+
+    look, judge, safe = _judge(model)
+    images, values = iter(images), []
+    batches = ahead(look(images=list(islice(images, min(batch, count - k))), return_tensors="pt") for k in range(0, count, batch))
+    with torch.inference_mode():
+        for pixels in batches:
+            likely = judge(pixels.pixel_values.to(judge.device)).logits.softmax(-1)  # (B, labels)
+            values += (1 - likely[:, safe].sum(-1)).clamp(0, 1).tolist()
+    return values
+
+
+@cache
+def _judge(model: str) -> tuple:
+    """(processor, classifier, the numbers of its labels that say safe); loaded once, though shards come one at a time.
+
+    Raises ValueError where no label says safe.
+    """
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
@@ -36,11 +55,4 @@ def _seen(images: Iterable[Image.Image], count: int, model: str, batch: int) -> 
         raise ValueError(
             f"params.yaml: scores.nsfw.model has the labels {', '.join(labels.values())}, none of {', '.join(SAFE)}: name another"
         )
-    judge.to(device())
-    images, values = iter(images), []
-    batches = ahead(look(images=list(islice(images, min(batch, count - k))), return_tensors="pt") for k in range(0, count, batch))
-    with torch.inference_mode():
-        for pixels in batches:
-            likely = judge(pixels.pixel_values.to(judge.device)).logits.softmax(-1)  # (B, labels)
-            values += (1 - likely[:, safe].sum(-1)).clamp(0, 1).tolist()
-    return values
+    return look, judge.to(device()), safe

@@ -1,6 +1,7 @@
 """How many tokens of the keyword prompt lie beyond the text encoder's length: the model draws without them. 0 where all are read."""
 
 from collections.abc import Iterable
+from functools import cache
 
 from PIL import Image
 from transformers import AutoTokenizer
@@ -11,8 +12,13 @@ from sur_adapter.wording import too_long, words
 
 def score(images: Iterable[Image.Image], rows: list[dict], *, model: str) -> list[float | None]:
     """model: whose tokenizer counts, a CLIP. None where there is no prompt. Pictures are not looked at."""
-    with named("scores.too_long.model", model, "tokenizer"):
-        tokenizer = AutoTokenizer.from_pretrained(model)
     prompts = [words(row) for row in rows]
-    beyond = iter(too_long([p for p in prompts if p is not None], tokenizer))
+    beyond = iter(too_long([p for p in prompts if p is not None], _tokenizer(model)))
     return [None if p is None else float(next(beyond)) for p in prompts]
+
+
+@cache
+def _tokenizer(model: str):
+    """Loaded once, though shards come one at a time."""
+    with named("scores.too_long.model", model, "tokenizer"):
+        return AutoTokenizer.from_pretrained(model)
