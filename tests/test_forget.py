@@ -4,12 +4,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from made import png
 from repository import copy, ran, run
+from small import write_shards
 
-from stages.crawl import crawl
+from stages.crawl import _unless, crawl
 from sur_adapter.forget import forget, remembered
 from sur_adapter.pictures import kept
-from sur_adapter.records import read_table, read_tar
+from sur_adapter.records import RAW, read_table, read_tar, record_id
 
 SOURCES = {"miniature": {"count": 80, "seed": 3}}
 
@@ -39,6 +41,20 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
     assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
     crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)
     assert files(tmp_path / "again" / "miniature") == files(raw)
+
+
+def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else(tmp_path):
+    told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW if f.name != "id"} | {"source": "s", "dropped": None}
+    others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
+    write_shards(raw := tmp_path / "raw" / "s", [dict(row) for row in others])
+    assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
+    assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
+    rows = read_table(raw)
+    assert list(rows) == RAW.names and rows.iloc[1].drop("dropped").notna().all()
+    assert set(rows.columns[rows.iloc[0].notna()]) == {"id", "source", "dropped"}
+    assert list(read_tar(raw)) == [(record_id(others[1]["data"]), "png", others[1]["data"])]
+    write_shards(tmp_path / "again", _unless([dict(row) for row in others], remembered(memory)))
+    assert files(tmp_path / "again") == files(raw), "a crawl empties it just so"
 
 
 def test_what_is_not_there_is_said_and_a_second_call_changes_nothing_else(tmp_path):
