@@ -6,13 +6,14 @@ where it was: finished shards, pages and pictures lie in the work cache until al
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from inspect import signature
 from itertools import chain, islice
 from pathlib import Path
 
 from tqdm import tqdm
 
-from sur_adapter.forget import emptied, mark, remembered
+from sur_adapter.forget import asked, emptied, mark, remembered
 from sur_adapter.gather import row_key
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
@@ -36,7 +37,8 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
             work.clear()  # what lies on this disk is read again sooner than checked for changes
             done = []
         count = sum(map(len, done))
-        with closing(source.rows(work, count, **wanted) if resumes else source.rows(**wanted)) as rows:
+        unless = partial(_forgotten, marks) if marks else None
+        with closing(source.rows(work, count, unless, **wanted) if resumes else source.rows(**wanted)) as rows:
             bar = tqdm(rows, f"crawl {name}", total, initial=count, unit="row", disable=None)
             for first, end in _shards(work.folder, _unless(bar, marks), done):
                 work.drop(map(row_key, range(first, end)))
@@ -48,12 +50,17 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
         work.deliver(out, "images-*.tar", "prompts-*.parquet")
 
 
+def _forgotten(marks: set[str], row: dict) -> bool:
+    """Whether to leave a candidate of a web source unfetched."""
+    return asked(row | {"user": mark(row["user"]) if row.get("user") else None}, marks)
+
+
 def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
-    """The rows, emptied where they were asked to be forgotten: by address, or by the bytes that came."""
+    """The rows, of users no more than a mark, emptied where they were asked to be forgotten: by user, address or the bytes that came."""
     for row in rows:
-        data = row["data"]
-        gone = mark(str(row["url"])) in marks or (data is not None and mark(record_id(data)) in marks)
-        yield emptied(row) | {"data": None} if gone else row
+        row |= {"user": mark(row["user"]) if row.get("user") else None}
+        key = {} if row["data"] is None else {"id": record_id(row["data"])}
+        yield emptied(row) | {"data": None} if asked(row | key, marks) else row
 
 
 def _done(folder: Path) -> list["pd.DataFrame"]:  # noqa: F821

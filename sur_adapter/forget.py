@@ -13,7 +13,19 @@ import pyarrow.parquet as pq
 
 from sur_adapter.records import RAW, read_table, read_tar, record_id, write_table, write_tar
 
-EMPTY = ("url", "complex_prompt", "clean_prompt", "prompt_by", "negative_prompt", "simple_prompt", "width", "height", "nsfw", "licence")
+EMPTY = (
+    "url",
+    "user",
+    "complex_prompt",
+    "clean_prompt",
+    "prompt_by",
+    "negative_prompt",
+    "simple_prompt",
+    "width",
+    "height",
+    "nsfw",
+    "licence",
+)
 
 
 def remembered(memory: Path) -> set[str]:
@@ -24,6 +36,11 @@ def remembered(memory: Path) -> set[str]:
 
 def mark(word: str) -> str:
     return sha256(word.encode("utf-8", "replace")).hexdigest()
+
+
+def asked(row: dict, marks: set[str]) -> bool:
+    """Whether a row was asked to be forgotten: by its id, address or user (as `mark` has it); what of them it has."""
+    return row.get("user") in marks or any(mark(str(row[key])) in marks for key in ("id", "url") if row.get(key) is not None)
 
 
 def emptied(row: dict) -> dict:
@@ -49,8 +66,7 @@ def forget(what: str, raw: Path, memory: Path) -> int:
 
 
 def _matching(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-    columns = [c for c in ("id", "url", "user") if c in rows]
-    hit = (rows[columns] == what).any(axis=1)
+    hit = (rows.id == what) | (rows.url == what) | (rows.user == mark(what))
     return rows[hit | rows.id.isin(set(rows.id[hit]))]
 
 
@@ -65,7 +81,7 @@ def _take_out(source: Path, marks: set[str]) -> None:
     """Rewrites the shards that hold a row to forget; the others keep their bytes."""
     for table in sorted(source.glob("prompts-*.parquet")):
         rows = pq.read_table(table).to_pylist()
-        gone = {row["id"] for row in rows if mark(row["id"]) in marks or mark(str(row["url"])) in marks}
+        gone = {row["id"] for row in rows if asked(row, marks)}
         if not gone:
             continue
         tar = source / table.name.replace("prompts", "images").replace(".parquet", ".tar")

@@ -18,6 +18,7 @@ from sur_adapter.records import record_id
 from sur_adapter.web import Web
 from sur_adapter.work import Work
 
+Unless = Callable[[dict], bool] | None  # which rows are never fetched, as `forgotten`
 AHEAD = 400  # rows under way: a busy one holds up no other
 AHEAD_BYTES = 256 * 2**20  # waiting to be taken, beside those that are under way
 
@@ -94,10 +95,15 @@ class _Line:
         return row
 
 
-def gather(listing: Callable[[Desk], AsyncIterator[dict]], work: Work | None, after: int, limit: int | None, **manners) -> Iterator[dict]:
-    """Rows `after` to `limit` of a listing. manners: as of web.Web. Raises what the listing raises, after the rows before it."""
+def gather(
+    listing: Callable[[Desk], AsyncIterator[dict]], work: Work | None, after: int, limit: int | None, unless: Unless = None, **manners
+) -> Iterator[dict]:
+    """Rows `after` to `limit` of a listing; those that `unless` says yes to are not fetched.
+
+    manners: as of web.Web. Raises what the listing raises, after the rows before it.
+    """
     line = _Line()
-    thread = Thread(target=asyncio.run, args=(_run(line, listing, work, after, limit, manners),), name="gather", daemon=True)
+    thread = Thread(target=asyncio.run, args=(_run(line, listing, work, after, limit, unless, manners),), name="gather", daemon=True)
     thread.start()
     line.started.wait()
     try:
@@ -116,13 +122,13 @@ def _tell(line: _Line, what: Callable, *words) -> None:
         line.loop.call_soon_threadsafe(what, *words)
 
 
-async def _run(line: _Line, listing: Callable, work: Work | None, after: int, limit: int | None, manners: dict) -> None:
+async def _run(line: _Line, listing: Callable, work: Work | None, after: int, limit: int | None, unless: Unless, manners: dict) -> None:
     line.loop, line.task = asyncio.get_running_loop(), asyncio.current_task()
     line.started.set()
     waiting: asyncio.Queue = asyncio.Queue()
     try:
         async with Web(**manners) as web:
-            feeder = asyncio.create_task(_feed(line, waiting, listing, Desk(web, work), after, limit))
+            feeder = asyncio.create_task(_feed(line, waiting, listing, Desk(web, work), after, limit, unless))
             while (task := await waiting.get()) is not None:
                 line.ready.put(await task)
             await feeder
@@ -131,7 +137,7 @@ async def _run(line: _Line, listing: Callable, work: Work | None, after: int, li
         line.ready.put(error)
 
 
-async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: Desk, after: int, limit: int | None) -> None:
+async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: Desk, after: int, limit: int | None, unless: Unless) -> None:
     """A task for each row, in order; None at the end, however it comes."""
     try:
         number = 0
@@ -140,6 +146,8 @@ async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: De
         async with aclosing(listing(desk)) as rows:
             async for row in rows:
                 if number >= after:
+                    if unless and not row["dropped"] and unless(row):
+                        row = row | {"dropped": "forgotten"}
                     await line.enter()
                     waiting.put_nowait(asyncio.create_task(line.fetch(desk, number, row)))
                 number += 1

@@ -24,6 +24,7 @@ RAW = pa.schema(
         ("id", pa.string()),  # of the picture's bytes; of the address where none came
         ("source", pa.string()),
         ("url", pa.string()),
+        ("user", pa.string()),  # forget.mark of the name, which is kept nowhere; null where the source tells none
         ("complex_prompt", pa.string()),  # as found
         ("clean_prompt", pa.string()),  # as models read it (wording.py)
         ("prompt_by", pa.string()),  # null: as found; or what made the prompt up, which no test split may hold

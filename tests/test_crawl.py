@@ -99,6 +99,6 @@ def test_a_tar_that_was_cut_short_is_refused_in_a_sentence(raw, tmp_path):
     for file in (raw / "miniature").iterdir():
         (folder / file.name).write_bytes(file.read_bytes()[: 30_000 if file.suffix == ".tar" else None])
     with pytest.raises(ValueError, match="remove .* and run `dvc repro` again"):
-        [list(images) for _, _, images in kept(folder)]
+        [list(look()) for _, _, look in kept(folder)]
     with pytest.raises(FileNotFoundError, match="run the stage that writes it"):
         list(kept(tmp_path / "nothing"))

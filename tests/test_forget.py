@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from hostile import Site, item, page
 from made import png
 from repository import copy, ran, run
 from small import write_shards
@@ -46,7 +47,7 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
 def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else(tmp_path):
     told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW if f.name != "id"} | {"source": "s", "dropped": None}
     others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
-    write_shards(raw := tmp_path / "raw" / "s", [dict(row) for row in others])
+    write_shards(raw := tmp_path / "raw" / "s", _unless([dict(row) for row in others], set()))
     assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
     assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
     rows = read_table(raw)
@@ -55,6 +56,28 @@ def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else
     assert list(read_tar(raw)) == [(record_id(others[1]["data"]), "png", others[1]["data"])]
     write_shards(tmp_path / "again", _unless([dict(row) for row in others], remembered(memory)))
     assert files(tmp_path / "again") == files(raw), "a crawl empties it just so"
+
+
+def test_all_of_a_user_is_forgotten_is_never_asked_for_again_and_no_name_is_kept(tmp_path):
+    names = ["alice", "bob", "alice", None]
+
+    def answer(path, _):
+        if not path.startswith("/api"):
+            return 200, {}, png(text={"path": path})
+        return page([item(f"{site.url}/{i}") | {"username": name} for i, name in enumerate(names)])
+
+    with Site(answer) as site:
+        sources = {"civitai": {"url": site.url, "limit": 9, "rate": None, "private": [site.host]}}
+        crawl(raw := tmp_path / "raw" / "civitai", sources=sources)
+        assert read_table(raw).user.nunique() == 2
+        assert forget("alice", raw.parent, memory := tmp_path / "forgotten.txt") == 2
+        assert list(read_table(raw).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept"]
+        site.asked.clear()
+        names.append("alice")
+        crawl(again := tmp_path / "again" / "civitai", memory, sources=sources)
+        assert sorted(path for path, _ in site.asked if "api" not in path and "robots" not in path) == ["/1", "/3"]
+    assert list(read_table(again).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept", "forgotten"]
+    assert not any(b"alice" in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
 
 
 def test_what_is_not_there_is_said_and_a_second_call_changes_nothing_else(tmp_path):

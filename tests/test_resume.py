@@ -130,8 +130,8 @@ def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path,
 
     sources, rows = {"miniature": {"count": 120, "seed": 2}}, miniature.rows
 
-    def broken(work=None, after=0, *, count, seed=0):
-        for number, row in enumerate(rows(work, after, count=count, seed=seed)):
+    def broken(work=None, after=0, unless=None, *, count, seed=0):
+        for number, row in enumerate(rows(work, after, unless, count=count, seed=seed)):
             if number == 70:
                 raise KeyboardInterrupt
             yield row

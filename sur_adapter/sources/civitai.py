@@ -8,7 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from sur_adapter.gather import Desk, gather
+from sur_adapter.gather import Desk, Unless, gather
 from sur_adapter.work import Work
 
 LEVELS = {1: "None", 2: "Soft", 4: "Mature", 8: "X", 16: "X", 32: "X"}  # 32: blocked
@@ -19,6 +19,7 @@ EMPTY_PAGES = 20  # in a row: then the cursor leads nowhere
 def rows(
     work: Work | None = None,
     after: int = 0,
+    unless: Unless = None,
     *,
     limit: int,
     url: str = "https://civitai.com",
@@ -44,7 +45,7 @@ def rows(
             raise ValueError(f"params.yaml: sources.civitai.{name} is {value!r}: name one of {', '.join(known)}")
     pages = _pages(url, *LISTINGS[listing](limit, nsfw, sort, period))
     manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(pages(desk), url, nsfw), work, after, limit, **manners)
+    return gather(lambda desk: _rows(pages(desk), url, nsfw), work, after, limit, unless, **manners)
 
 
 def _images(limit: int, nsfw: str, sort: str | None, period: str) -> tuple:
@@ -144,6 +145,7 @@ def _row(item: dict, url: str) -> dict:
     return {
         "source": "civitai",
         "url": _text(item.get("url")),
+        "user": _text(item.get("username")),
         "complex_prompt": _text(meta.get("prompt")),
         "negative_prompt": _text(meta.get("negativePrompt")),
         "width": _size(item.get("width")),

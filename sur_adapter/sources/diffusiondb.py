@@ -15,6 +15,7 @@ import pyarrow.dataset as ds
 
 REPOSITORY = "poloclub/diffusiondb"
 COLUMNS = ("image_name", "prompt", "part_id", "width", "height", "cfg", "image_nsfw", "prompt_nsfw")
+USER = "user_name"  # a hash already; where the table has it
 LEVELS = ((0.2, "None"), (0.5, "Soft"), (0.8, "Mature"), (1.01, "X"))  # our reading of the larger of both likelihoods; theirs has no levels
 BLURRED = 2.0
 BROKEN = (OSError, EOFError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)  # of a zip: a password, an unknown method, …
@@ -108,7 +109,7 @@ def _chosen(file: Path, limit: int, condition: pc.Expression | None) -> pa.Table
         if not enough:
             raise ValueError("sources.diffusiondb: no picture meets the conditions: loosen them in params.yaml")
         these = pc.field("part_id").isin(enough)
-        table = data.to_table(list(COLUMNS), filter=these if condition is None else condition & these)
+        table = data.to_table([*COLUMNS, *({USER} & set(data.schema.names))], filter=these if condition is None else condition & these)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error}): fetch it again") from error
     return table.take(pc.sort_indices(table["part_id"])[:limit])  # stable: in the table's order within a part
@@ -147,6 +148,7 @@ def _row(told: dict, part: str, data: bytes | None, dropped: str | None) -> dict
     return {
         "source": "diffusiondb",
         "url": f"hf://datasets/{REPOSITORY}/{part}/{told['image_name']}",
+        "user": told.get(USER),
         "complex_prompt": prompt or None,
         "negative_prompt": None,
         "width": told["width"],

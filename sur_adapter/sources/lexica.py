@@ -6,13 +6,14 @@ Nothing is known of the service since 2024, when it often timed out: a query tha
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlencode, urlsplit
 
-from sur_adapter.gather import Desk, gather
+from sur_adapter.gather import Desk, Unless, gather
 from sur_adapter.work import Work
 
 
 def rows(
     work: Work | None = None,
     after: int = 0,
+    unless: Unless = None,
     *,
     queries: list[str],
     url: str = "https://lexica.art",
@@ -32,7 +33,7 @@ def rows(
     if not queries:
         raise ValueError("params.yaml: sources.lexica.queries is empty: name what to search for")
     manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(desk, url, queries), work, after, limit, **manners)
+    return gather(lambda desk: _rows(desk, url, queries), work, after, limit, unless, **manners)
 
 
 async def _rows(desk: Desk, url: str, queries: list[str]) -> AsyncIterator[dict]:

@@ -8,7 +8,7 @@ from sur_adapter.sources import civitai
 from sur_adapter.work import Work
 
 
-def rows(work: Work | None = None, after: int = 0, *, count: int, seed: int = 0) -> Iterator[dict]:
+def rows(work: Work | None = None, after: int = 0, unless=None, *, count: int, seed: int = 0) -> Iterator[dict]:
     """`count` rows by the very client that crawls Civitai; the gallery is our own, so it may be asked as fast as it answers."""
     with Gallery(count, seed, retry_after=0) as gallery:
         private = [urlsplit(gallery.url).netloc]

@@ -8,7 +8,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sur_adapter.gather import gather
+from sur_adapter.gather import Unless, gather
 from sur_adapter.work import Work
 
 BATCH = 1000  # rows of the list in memory
@@ -23,6 +23,7 @@ def inputs(*, path: str, **_) -> str:
 def rows(
     work: Work | None = None,
     after: int = 0,
+    unless: Unless = None,
     *,
     path: str,
     limit: int | None = None,
@@ -30,6 +31,7 @@ def rows(
     prompt: str = "prompt",
     negative_prompt: str = "negative_prompt",
     nsfw: str = "nsfw",
+    user: str = "user",
     licence: str | None = None,
     rate: float | None = 5.0,
     workers: int = 4,
@@ -38,7 +40,7 @@ def rows(
     max_bytes: int = 32 * 2**20,
     private: list[str] | None = None,
 ) -> Iterator[dict]:
-    """A row for each line of the list, in its order. url, prompt: the columns that hold them; negative_prompt, nsfw: if there are such.
+    """A row for each line of the list, in its order. url, prompt: the columns that hold them; the next three: if there are such.
 
     licence: of all of them, as text. rate: requests a second to one host. workers: at a time to one host. private: hosts on this machine,
     as host:port. Raises FileNotFoundError without a list, ValueError where it cannot be read or lacks a column.
@@ -48,10 +50,10 @@ def rows(
     for name in (url, prompt):
         if name not in known:
             raise ValueError(f"{path} has no column {name!r}, but {', '.join(known)}: name the right one in sources.urls.url and .prompt")
-    names = {"url": url, "complex_prompt": prompt, "negative_prompt": negative_prompt, "nsfw": nsfw}
+    names = {"url": url, "complex_prompt": prompt, "negative_prompt": negative_prompt, "nsfw": nsfw, "user": user}
     names = {key: name for key, name in names.items() if name in known}
     manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(file, names, licence), work, after, limit, **manners)
+    return gather(lambda desk: _rows(file, names, licence), work, after, limit, unless, **manners)
 
 
 def _file(path: str) -> Path:
