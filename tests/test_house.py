@@ -122,6 +122,15 @@ def test_the_tree_in_the_readme_is_the_tree_on_disk():
         assert any(p.exists() for p in where), name
 
 
+@pytest.mark.parametrize("folder", ["stages", "sur_adapter", "miniature"])
+def test_every_file_of_a_room_is_named_in_the_tree_of_the_readme(folder):
+    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("\n## ")[0]
+    lines = re.search(rf"^    {folder}/ .*\n((?:      .*\n)+)", tree, re.M).group(1).splitlines()
+    named = {word for line in lines for word in line.strip().split("  ")[0].split()}
+    there = {p.name for p in (ROOT / folder).glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert {name for name in named if name.endswith(".py")} == there
+
+
 def test_the_figures_in_the_readme_are_those_of_the_metrics():
     semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
     found = (ROOT / "README.md").read_text().split("## What we found")[1].split("\n## ")[0]

@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from small import encode
 
 from stages.crawl import crawl
+from sur_adapter.forget import mark
 from sur_adapter.records import read_table, read_tar
 from sur_adapter.sources import civitai, miniature
 from sur_adapter.work import root
@@ -179,6 +180,21 @@ def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path
         crawl(tmp_path / "raw" / "urls", sources=rules)
     table = read_table(tmp_path / "raw" / "urls")
     assert list(table.url.str[-1]) == ["3", "2"] and list(table.complex_prompt) == ["c", "b"]
+
+
+def test_what_was_asked_to_be_forgotten_after_a_kill_does_not_come_with_the_shards_that_were_finished(tmp_path):
+    with Site(lambda path, _: (200, {}, png(text={"path": path}))) as site:
+        (tmp_path / "list.csv").write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
+        rules = {"urls": {"path": str(tmp_path / "list.csv"), "rate": None, "private": [site.host]}}
+        (tmp_path / "no-folder").write_text("a file where the outs should be")
+        with pytest.raises(OSError):
+            crawl(tmp_path / "no-folder" / "urls", sources=rules)
+        assert list(root().glob("*/prompts-000000.parquet")), "both rows lie in a finished shard"
+        (memory := tmp_path / "forgotten.txt").write_text(mark(f"{site.url}/1") + "\n")
+        crawl(tmp_path / "raw" / "urls", memory, sources=rules)
+    table = read_table(tmp_path / "raw" / "urls")
+    assert list(table.dropped.fillna("kept")) == ["forgotten", "kept"] and list(table.complex_prompt.fillna("none")) == ["none", "b"]
+    assert len(list(read_tar(tmp_path / "raw" / "urls"))) == 1
 
 
 def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):

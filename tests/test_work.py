@@ -93,6 +93,23 @@ def test_outs_are_the_bytes_kept_and_stay_when_the_work_is_gone(tmp_path, monkey
         assert {f.name: f.read_bytes() for f in (tmp_path / kind).iterdir()} == {"a.tar": b"a.tar", "b.tar": b"b.tar"}
 
 
+def test_an_out_whose_delivery_broke_off_is_as_it_was(tmp_path, monkeypatch):
+    def half(source, target):
+        target.write_bytes(source.read_bytes()[:1])
+        raise OSError("the disk is full")
+
+    def elsewhere(*_):
+        raise OSError("another file system")
+
+    monkeypatch.setattr(module.os, "link", elsewhere)
+    monkeypatch.setattr(module.shutil, "copyfile", half)
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), Work("x") as work:
+        work.keep("a", b"new")
+        work.deliver(tmp_path, "a")
+    assert (tmp_path / "a").read_bytes() == b"old" and work.done("a") == b"new"
+
+
 def test_a_second_process_on_the_same_work_waits_for_the_first(tmp_path):
     with Work("x") as work:
         work.keep("a", b"1")
