@@ -113,6 +113,19 @@ def test_prompts_are_equal_whatever_their_case_and_commas(tmp_path):
     assert pairs.group.tolist() == [row(1)["id"], row(1)["id"], row(3)["id"]]
 
 
+def test_sentence_and_scores_are_found_by_id_in_whatever_order_they_lie_and_crawls_of_old_are_read(tmp_path):
+    paths = write(tmp_path, [row(i, clip_simple=0.5 + i / 100) for i in range(9)] + [row(9, dropped="truncated")])
+    for file in [*(tmp_path / "captions").rglob("*.parquet"), *(tmp_path / "scores").rglob("*.parquet")]:
+        table = read_table(file).sample(frac=1, random_state=len(file.name))
+        write_table(file, pd.concat([table, table.assign(**{table.columns[1]: None})]))  # a row that comes twice counts once
+    raw = next((tmp_path / "raw").rglob("*.parquet"))
+    write_table(raw, read_table(raw).drop(columns="prompt_by"))
+    filter(*paths, filter=RULES, sources={"s": {}}, scores=SCORES)
+    pairs = read_table(paths[3])
+    assert pairs.simple_prompt[:9].tolist() == [f"sentence {i}" for i in range(9)] and pairs.simple_prompt[9:].isna().all()
+    assert np.allclose(pairs.clip_simple[:9], 0.5 + np.arange(9) / 100) and pairs.phash[:9].tolist() == list(map(looks, range(9)))
+
+
 def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
     pairs, funnel = run(tmp_path, [row(1), row(2), row(1, source="t", url="other"), row(3, source="t")], sources=("s", "t"))
     assert funnel["by_source"]["t"] == {"in": 2, "kept": 1, "dropped": {"duplicate": 1}}
