@@ -1,7 +1,6 @@
 """filter: the pairs worth learning from. Everything was measured before; here it is only decided, one reason for each row."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.compute as pc
 
 from sur_adapter.data_card import card
 from sur_adapter.near import close, distinct, groups, unpacked
+from sur_adapter.overlap import nearly_equal
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
@@ -89,6 +89,7 @@ def decide(
     min_side: int = 0,
     nsfw: tuple[str, ...] = ("None",),
     duplicate_bits: int = 0,
+    prompt_overlap: float | None = None,
     validation: float = 0.05,
     test: float = 0.05,
     splits: str | None = None,
@@ -96,6 +97,7 @@ def decide(
     """The table with `dropped`, `group` and `split`. The first reason counts, in the order of these lines.
 
     least: the least value of a score. nsfw: levels let through; a source that has no levels (null) is let through too.
+    prompt_overlap: prompts that share this much of their words are of one group (overlap.py); null: only those of equal words.
     splits: a frozen table of id and split (.csv or .parquet): a group takes the split of its frozen ids, test before validation before
     train; an id frozen to another leaves as `other_split`. DVC does not watch that file: freeze anew under a new name.
     """
@@ -112,7 +114,7 @@ def decide(
     drop("near_duplicate", repeats(table.dropped.isna().to_numpy(), look, links))
     for score, value in least.items():
         drop(score, ~(pd.to_numeric(table[score]) >= value))  # null is no agreement
-    table["group"] = group(table, look, links)
+    table["group"] = group(table, look, links, prompt_overlap)
     split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
     if splits:
@@ -162,27 +164,25 @@ def repeats(sound: np.ndarray, look: np.ndarray, links: np.ndarray) -> np.ndarra
     return repeat
 
 
-def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray) -> pd.Series:
-    """The smallest id of all rows tied by like pictures or equal prompts; null for a row the crawl dropped.
+def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray, overlap: float | None = None) -> pd.Series:
+    """The smallest id of all rows tied by like pictures or like prompts; null for a row the crawl dropped.
 
     Tied are all rows the crawl kept, whatever the filter thinks of them: a threshold moves no row to another split.
     """
     seen = np.flatnonzero(table.simple_prompt.notna())  # the captioner saw what the crawl kept, and nothing else
-    words, _ = pd.factorize(table.complex_prompt.map(_words, na_action="ignore").to_numpy(object)[seen])
-    first = pd.Series(np.arange(len(look)))[look >= 0].groupby(look[look >= 0]).first().to_numpy(int)  # the first row of each look
-    same = np.flatnonzero(look >= 0)
-    told = pd.Series(seen[words >= 0]).groupby(words[words >= 0]).transform("first").to_numpy(int)
-    ties = [first[links], np.stack([first[look[same]], same], 1), np.stack([told, seen[words >= 0]], 1)]
+    told = seen[table.complex_prompt.notna().to_numpy()[seen]]
+    words, near = nearly_equal(table.complex_prompt.iloc[told], overlap)
+    ties = []
+    for rows, number, pairs in ((np.arange(len(look)), look, links), (told, words, near)):
+        rows, number = rows[number >= 0], number[number >= 0]
+        first = pd.Series(rows).groupby(number).first().to_numpy(int)  # numbers are 0, 1, 2, …
+        ties += [first[pairs], np.stack([first[number], rows], 1)]
     number = groups(len(table), np.concatenate(ties))[seen]
     ids = table.id.to_numpy(object)[seen]
     _, least = np.unique(number[order := np.argsort(ids, kind="stable")], return_index=True)  # the smallest id of each number
     return pd.Series(ids[order][least][np.unique(number, return_inverse=True)[1]], table.index[seen], dtype=table.id.dtype).reindex(
         table.index
     )
-
-
-def _words(prompt: str) -> str | None:
-    return " ".join(re.findall(r"\w+", prompt.lower())) or None
 
 
 def count(table: pd.DataFrame) -> dict:
