@@ -1,19 +1,22 @@
 """filter: the pairs worth learning from. Everything was measured before; here it is only decided, one reason for each row."""
 
 import json
-import re
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from sur_adapter.data_card import card
-from sur_adapter.near import close, groups, unpacked
+from sur_adapter.near import close, distinct, groups, unpacked
+from sur_adapter.overlap import nearly_equal
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
 
+CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width", "height", "nsfw", "licence", "dropped"]
 ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
 
 
@@ -23,17 +26,17 @@ def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *
     rules = rules_of(filter, tables)
     least = {name: filter[name] for name in tables if name in filter}
     table = decide(join(raw, captions, tables, list(sources)), least, **rules)
-    columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *tables, "dropped", "group", "split"]
-    write_table(pairs, table[columns].sort_values("id", kind="stable"))
     counts = count(table[["source", "dropped", "split"]])
     funnel.parent.mkdir(parents=True, exist_ok=True)
     funnel.write_text(json.dumps(counts, indent=2) + "\n")
     steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
     pd.Series(steps, name="rows").rename_axis("step").to_csv(funnel.with_suffix(".csv"), lineterminator="\n")
     levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
-    told = table[["source", "licence", "nsfw", "simple_prompt", "complex_prompt", "dropped"]]  # without the hashes: half of all memory
-    about = card(told, counts, [levels] if isinstance(levels, str) else list(levels))
+    about = card(table, counts, [levels] if isinstance(levels, str) else list(levels))
     (funnel.parent / "data.md").write_text(about, encoding="utf-8", newline="\n")
+    columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *tables, "dropped", "group", "split"]
+    order = table.id.array.argsort(kind="stable")
+    write_table(pairs, pd.DataFrame({c: table.pop(c).array.take(order) for c in columns}))  # popped: no column is held twice
     if counts["kept"] == 0:
         most, n = max(counts["dropped"].items(), key=lambda item: item[1])
         raise ValueError(f"none of {counts['in']} rows is kept, {most} took most ({n}): loosen it in params.yaml, section filter")
@@ -59,19 +62,24 @@ def rules_of(filter: dict, scores: Iterable[str]) -> dict:
 
 def join(raw: Path, captions: Path, scores: dict[str, Path], sources: list[str]) -> pd.DataFrame:
     """Every row of every source as crawled; sentence and scores beside those the crawl kept, null beside the others."""
-    table = _all(raw, sources)
+    table = _all(raw, sources, CRAWLED)
     kept = table.dropped.isna()
     table.loc[kept & table.id.where(kept).duplicated(), "dropped"] = "duplicate"  # two sources may hold one picture
-    sides = [_all(captions, sources)]
-    sides += [_all(folder, [f"{s}.parquet" for s in sources]).rename(columns={"value": name}) for name, folder in scores.items()]
-    measured = table[["id"]].where(table.dropped.isna())  # a duplicate has its original's id, and no share in its scores
-    for side in sides:
-        table[side.columns[1]] = measured.merge(side.drop_duplicates("id"), "left", "id")[side.columns[1]]
+    measured = pa.array(table.id.where(table.dropped.isna()))  # a duplicate has its original's id, and no share in its scores
+    table["simple_prompt"] = _beside(measured, _all(captions, sources, ["id", "simple_prompt"]))
+    for name, folder in scores.items():
+        table[name] = _beside(measured, _all(folder, [f"{s}.parquet" for s in sources], ["id", "value"]))
     return table
 
 
-def _all(folder: Path, names: list[str]) -> pd.DataFrame:
-    return pd.concat([read_table(folder / name) for name in names], ignore_index=True)
+def _beside(ids: pa.Array, side: pd.DataFrame) -> np.ndarray | pd.api.extensions.ExtensionArray:
+    """The second column of `side` where its first, an id, is each of `ids`; null where it is none."""
+    found = pc.index_in(ids, value_set=pa.array(side.id), skip_nulls=True).fill_null(-1)
+    return pd.api.extensions.take(side[side.columns[1]].array, found.to_numpy(), allow_fill=True)
+
+
+def _all(folder: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
+    return pd.concat([read_table(folder / name, columns) for name in names], ignore_index=True)
 
 
 def decide(
@@ -81,6 +89,7 @@ def decide(
     min_side: int = 0,
     nsfw: tuple[str, ...] = ("None",),
     duplicate_bits: int = 0,
+    prompt_overlap: float | None = None,
     validation: float = 0.05,
     test: float = 0.05,
     splits: str | None = None,
@@ -88,6 +97,7 @@ def decide(
     """The table with `dropped`, `group` and `split`. The first reason counts, in the order of these lines.
 
     least: the least value of a score. nsfw: levels let through; a source that has no levels (null) is let through too.
+    prompt_overlap: prompts that share this much of their words are of one group (overlap.py); null: only those of equal words.
     splits: a frozen table of id and split (.csv or .parquet): a group takes the split of its frozen ids, test before validation before
     train; an id frozen to another leaves as `other_split`. DVC does not watch that file: freeze anew under a new name.
     """
@@ -104,7 +114,7 @@ def decide(
     drop("near_duplicate", repeats(table.dropped.isna().to_numpy(), look, links))
     for score, value in least.items():
         drop(score, ~(pd.to_numeric(table[score]) >= value))  # null is no agreement
-    table["group"] = group(table, look, links)
+    table["group"] = group(table, look, links, prompt_overlap)
     split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
     if splits:
@@ -131,8 +141,11 @@ def looks(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarray]:
     """(a number for each row, equal where perceptual hashes are, -1 without one; pairs of such numbers that are close, [P, 2])."""
     if "phash" not in table:
         return np.full(len(table), -1), np.empty((0, 2), int)
-    look, hashes = pd.factorize(table.phash)
-    return look, close(unpacked(list(hashes)), bits)
+    known = table.phash.notna().to_numpy()
+    number, hashes = distinct(unpacked(table.phash[known]))
+    look = np.full(len(table), -1)
+    look[known] = number
+    return look, close(hashes, bits)
 
 
 def repeats(sound: np.ndarray, look: np.ndarray, links: np.ndarray) -> np.ndarray:
@@ -151,27 +164,25 @@ def repeats(sound: np.ndarray, look: np.ndarray, links: np.ndarray) -> np.ndarra
     return repeat
 
 
-def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray) -> pd.Series:
-    """The smallest id of all rows tied by like pictures or equal prompts; null for a row the crawl dropped.
+def group(table: pd.DataFrame, look: np.ndarray, links: np.ndarray, overlap: float | None = None) -> pd.Series:
+    """The smallest id of all rows tied by like pictures or like prompts; null for a row the crawl dropped.
 
     Tied are all rows the crawl kept, whatever the filter thinks of them: a threshold moves no row to another split.
     """
     seen = np.flatnonzero(table.simple_prompt.notna())  # the captioner saw what the crawl kept, and nothing else
-    words, _ = pd.factorize(table.complex_prompt.map(_words, na_action="ignore").to_numpy(object)[seen])
-    first = pd.Series(np.arange(len(look)))[look >= 0].groupby(look[look >= 0]).first().to_numpy(int)  # the first row of each look
-    same = np.flatnonzero(look >= 0)
-    told = pd.Series(seen[words >= 0]).groupby(words[words >= 0]).transform("first").to_numpy(int)
-    ties = [first[links], np.stack([first[look[same]], same], 1), np.stack([told, seen[words >= 0]], 1)]
+    told = seen[table.complex_prompt.notna().to_numpy()[seen]]
+    words, near = nearly_equal(table.complex_prompt.iloc[told], overlap)
+    ties = []
+    for rows, number, pairs in ((np.arange(len(look)), look, links), (told, words, near)):
+        rows, number = rows[number >= 0], number[number >= 0]
+        first = pd.Series(rows).groupby(number).first().to_numpy(int)  # numbers are 0, 1, 2, …
+        ties += [first[pairs], np.stack([first[number], rows], 1)]
     number = groups(len(table), np.concatenate(ties))[seen]
     ids = table.id.to_numpy(object)[seen]
     _, least = np.unique(number[order := np.argsort(ids, kind="stable")], return_index=True)  # the smallest id of each number
     return pd.Series(ids[order][least][np.unique(number, return_inverse=True)[1]], table.index[seen], dtype=table.id.dtype).reindex(
         table.index
     )
-
-
-def _words(prompt: str) -> str | None:
-    return " ".join(re.findall(r"\w+", prompt.lower())) or None
 
 
 def count(table: pd.DataFrame) -> dict:

@@ -15,7 +15,7 @@ POLICY = {
 
 def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
     """rows: source, licence, nsfw, simple_prompt, complex_prompt, dropped of every row; counts: as in funnel.json; levels: let through."""
-    kept = rows[rows.dropped.isna()]
+    kept = rows.dropped.isna()
     sections = [
         "# The data",
         f"{counts['in']:,} rows came in, {counts['kept']:,} pairs are kept: "
@@ -26,7 +26,7 @@ def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
         "## What left, and why",
         _table(["reason", "rows"], [[_said(reason), f"{n:,}"] for reason, n in counts["dropped"].items()]),
         "## Length of the kept prompts, in words",
-        _table(["prompt", "least", "median", "95 %", "most"], [_lengths(kept, c) for c in ("simple_prompt", "complex_prompt")]),
+        _table(["prompt", "least", "median", "95 %", "most"], [_lengths(rows[c][kept]) for c in ("simple_prompt", "complex_prompt")]),
         "## NSFW",
         POLICY[bool(levels)].format(levels=", ".join(map(_said, levels))),
         _table(["level", "rows", "kept"], _levels(rows)),
@@ -44,17 +44,17 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _sources(rows: pd.DataFrame) -> list[list[str]]:
-    found = rows.groupby(["source", "licence"], dropna=False).dropped.agg(["size", lambda d: d.isna().sum()])
-    return [[_said(source), _said(licence), f"{n:,}", f"{kept:,}"] for (source, licence), n, kept in found.itertuples()]
+    found = rows.groupby(["source", "licence"], dropna=False).dropped.agg(["size", "count"])
+    return [[_said(source), _said(licence), f"{n:,}", f"{n - left:,}"] for (source, licence), n, left in found.itertuples()]
 
 
 def _levels(rows: pd.DataFrame) -> list[list[str]]:
-    found = rows.groupby("nsfw", dropna=False).dropped.agg(["size", lambda d: d.isna().sum()])
-    return [[_said(level), f"{n:,}", f"{kept:,}"] for level, n, kept in found.itertuples()]
+    found = rows.groupby("nsfw", dropna=False).dropped.agg(["size", "count"])
+    return [[_said(level), f"{n:,}", f"{n - left:,}"] for level, n, left in found.itertuples()]
 
 
-def _lengths(kept: pd.DataFrame, column: str) -> list[str]:
-    words = kept[column].dropna().str.split().str.len()
+def _lengths(prompts: pd.Series) -> list[str]:
+    words = pd.Series([len(text.split()) for text in prompts.dropna()])  # not .str.split(): its lists of words fill memory
     if words.empty:
-        return [column, "–", "–", "–", "–"]
-    return [column, *(f"{words.quantile(q, interpolation='nearest'):.0f}" for q in (0, 0.5, 0.95, 1))]
+        return [prompts.name, "–", "–", "–", "–"]
+    return [prompts.name, *(f"{words.quantile(q, interpolation='nearest'):.0f}" for q in (0, 0.5, 0.95, 1))]

@@ -4,9 +4,11 @@ Two hashes that differ in at most k bits agree in at least one of any k + 1 part
 So only hashes that share a part are compared, and no pair is missed. Where too many share one, they are parted again by the rest.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
+import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -14,14 +16,27 @@ FEW = 512  # hashes that share a part: so many are simply compared, each with ea
 BLOCK = 1 << 18  # pairs compared at a time: their bytes stay in the processor's cache
 
 
-def unpacked(hashes: Sequence[str]) -> np.ndarray:
+def unpacked(hashes: Iterable[str]) -> np.ndarray:
     """Hex hashes of one length as bytes, (N, B) uint8. Raises ValueError where lengths differ."""
-    if not len(hashes):
-        return np.empty((0, 0), np.uint8)
-    lengths = set(map(len, hashes))
-    if len(lengths) > 1:
-        raise ValueError(f"hashes of {min(lengths)} and of {max(lengths)} digits cannot be compared: run the score that makes them again")
-    return np.frombuffer(bytes.fromhex("".join(hashes)), np.uint8).reshape(len(hashes), -1)
+    parts, lengths, rest = [], set(), iter(hashes)
+    while part := list(islice(rest, FEW)):
+        lengths |= set(map(len, part))
+        if len(lengths) > 1:
+            raise ValueError(
+                f"hashes of {min(lengths)} and of {max(lengths)} digits cannot be compared: run the score that makes them again"
+            )
+        parts.append(np.frombuffer(bytes.fromhex("".join(part)), np.uint8).reshape(len(part), -1))
+    return np.concatenate(parts) if parts else np.empty((0, 0), np.uint8)
+
+
+def distinct(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(a number for each hash, (N,), equal where hashes are; the distinct ones by that number, (D, B) uint8)."""
+    count, width = hashes.shape
+    if not hashes.size:
+        return np.zeros(count, int), hashes[:1]
+    found = pa.Array.from_buffers(pa.binary(width), count, [None, pa.py_buffer(hashes)]).dictionary_encode()
+    held = np.frombuffer(found.dictionary.buffers()[1], np.uint8, len(found.dictionary) * width)
+    return found.indices.to_numpy().astype(int), held.reshape(-1, width)
 
 
 def close(hashes: np.ndarray, bits: int) -> np.ndarray:
@@ -32,7 +47,7 @@ def close(hashes: np.ndarray, bits: int) -> np.ndarray:
     count, width = hashes.shape
     if count < 2:
         return np.empty((0, 2), int)
-    words = np.pad(hashes, ((0, 0), (0, -width % 8))).view(np.uint64)  # (N, W)
+    words = (np.pad(hashes, ((0, 0), (0, -width % 8))) if width % 8 else hashes).view(np.uint64)  # (N, W)
     mixed = np.random.default_rng(0).permutation(width)  # neighbouring bytes are alike: a part takes its bytes from everywhere
     found = [np.empty(0, np.int64)]
     for i, j in _candidates(np.ascontiguousarray(hashes.T), np.arange(count), mixed, bits):

@@ -69,13 +69,13 @@ def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Sche
         pq.write_table(table, part, compression="zstd")
 
 
-def read_table(folder: Path) -> pd.DataFrame:
-    """All Parquet files of a folder, or one file, in name order."""
+def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """All Parquet files of a folder, or one file, in name order; of their columns those named, as far as they have them."""
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
     try:
-        return pd.concat([pq.read_table(f).to_pandas() for f in files], ignore_index=True)
+        return pd.concat([pq.ParquetFile(f).read(columns).to_pandas() for f in files], ignore_index=True)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
 

@@ -113,6 +113,27 @@ def test_prompts_are_equal_whatever_their_case_and_commas(tmp_path):
     assert pairs.group.tolist() == [row(1)["id"], row(1)["id"], row(3)["id"]]
 
 
+def test_prompts_that_share_most_of_their_words_are_of_one_group_where_that_is_asked_for(tmp_path):
+    rows = [row(i, complex_prompt=f"a cat on a red sofa, studio light, 8k, sharp, by painter number {i}") for i in (4, 2, 3)]
+    rows += [row(1, complex_prompt="a dog in the snow, studio light, 8k"), row(5, complex_prompt=None)]
+    assert run(tmp_path, rows)[0].group.nunique() == 5
+    pairs, funnel = run(tmp_path, rows, prompt_overlap=0.8)
+    assert pairs.group.tolist() == [row(i)["id"] for i in (1, 2, 2, 2, 5)] and funnel["kept"] == 4, "none leaves for it"
+
+
+def test_sentence_and_scores_are_found_by_id_in_whatever_order_they_lie_and_crawls_of_old_are_read(tmp_path):
+    paths = write(tmp_path, [row(i, clip_simple=0.5 + i / 100) for i in range(9)] + [row(9, dropped="truncated")])
+    for file in [*(tmp_path / "captions").rglob("*.parquet"), *(tmp_path / "scores").rglob("*.parquet")]:
+        table = read_table(file).sample(frac=1, random_state=len(file.name))
+        write_table(file, pd.concat([table, table.assign(**{table.columns[1]: None})]))  # a row that comes twice counts once
+    raw = next((tmp_path / "raw").rglob("*.parquet"))
+    write_table(raw, read_table(raw).drop(columns="prompt_by"))
+    filter(*paths, filter=RULES, sources={"s": {}}, scores=SCORES)
+    pairs = read_table(paths[3])
+    assert pairs.simple_prompt[:9].tolist() == [f"sentence {i}" for i in range(9)] and pairs.simple_prompt[9:].isna().all()
+    assert np.allclose(pairs.clip_simple[:9], 0.5 + np.arange(9) / 100) and pairs.phash[:9].tolist() == list(map(looks, range(9)))
+
+
 def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
     pairs, funnel = run(tmp_path, [row(1), row(2), row(1, source="t", url="other"), row(3, source="t")], sources=("s", "t"))
     assert funnel["by_source"]["t"] == {"in": 2, "kept": 1, "dropped": {"duplicate": 1}}
