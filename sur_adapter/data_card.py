@@ -14,7 +14,10 @@ POLICY = {
 
 
 def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
-    """rows: source, licence, nsfw, simple_prompt, complex_prompt, dropped of every row; counts: as in funnel.json; levels: let through."""
+    """rows: source, licence, nsfw, simple_prompt, complex_prompt, dropped of every row, and too_long where it was measured.
+
+    counts: as in funnel.json. levels: let through.
+    """
     kept = rows.dropped.isna()
     sections = [
         "# The data",
@@ -27,11 +30,19 @@ def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
         _table(["reason", "rows"], [[_said(reason), f"{n:,}"] for reason, n in counts["dropped"].items()]),
         "## Length of the kept prompts, in words",
         _table(["prompt", "least", "median", "95 %", "most"], [_lengths(rows[c][kept]) for c in ("simple_prompt", "complex_prompt")]),
+        *([_unread(rows["too_long"][kept])] if "too_long" in rows else []),
         "## NSFW",
         POLICY[bool(levels)].format(levels=", ".join(map(_said, levels))),
         _table(["level", "rows", "kept"], _levels(rows)),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _unread(beyond: pd.Series) -> str:
+    """Of prompts that no text encoder reads to their end; beyond: the tokens that are not read of each."""
+    return (
+        f"{(beyond > 0).sum():,} of {len(beyond):,} keyword prompts are longer than the text encoder reads: column too_long says by what."
+    )
 
 
 def _said(text: str | None) -> str:
