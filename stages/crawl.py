@@ -19,7 +19,7 @@ from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
 from sur_adapter.wording import clean
-from sur_adapter.work import Work, code, whole
+from sur_adapter.work import Work, code
 
 
 def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
@@ -79,10 +79,8 @@ def _shards(out: Path, rows: Iterable[dict], done: list) -> Iterator[tuple[int, 
     while (first := next(rows, None)) is not None:
         table: list[dict] = []
         shard = chain([first], islice(rows, SHARD - 1))
-        with whole(out / f"images-{number:06d}.tar") as part:
-            write_tar(part, _members(shard, seen, table))
-        with whole(out / f"prompts-{number:06d}.parquet") as part:
-            write_table(part, table, RAW)
+        write_tar(out / f"images-{number:06d}.tar", _members(shard, seen, table))
+        write_table(out / f"prompts-{number:06d}.parquet", table, RAW)
         number, count = number + 1, count + len(table)
         yield count - len(table), count
 

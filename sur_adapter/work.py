@@ -16,6 +16,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -59,6 +60,13 @@ def stamp(*names: object) -> list:
     folders = [Path(name) for name in names if isinstance(name, str) and Path(name).exists()]
     files = [f for folder in folders for f in (sorted(folder.rglob("*")) if folder.is_dir() else [folder]) if f.is_file()]
     return [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+
+
+def discard(*stages: str) -> None:
+    """Removes unfinished work of some stages, but not what a process is at: it holds what was asked to be forgotten, perhaps."""
+    for lock in (file for stage in stages for file in root().glob(f"{stage}-*.lock") if OURS.fullmatch(file.name)):
+        with suppress(Timeout), FileLock(lock, timeout=0):
+            shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
 
 
 class Work:

@@ -131,6 +131,12 @@ def test_every_file_of_a_room_is_named_in_the_tree_of_the_readme(folder):
     assert {name for name in named if name.endswith(".py")} == there
 
 
+@pytest.mark.parametrize("folder", ["sources", "scores"])
+def test_every_source_and_score_is_named_in_the_tree_of_the_readme(folder):
+    line = re.search(rf"^      {folder}/ .*: (.*)$", (ROOT / "README.md").read_text(), re.M).group(1)
+    assert line.split(", ") == sorted(p.stem for p in (ROOT / "sur_adapter" / folder).glob("*.py") if p.stem != "__init__")
+
+
 def test_the_figures_in_the_readme_are_those_of_the_metrics():
     semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
     found = (ROOT / "README.md").read_text().split("## What we found")[1].split("\n## ")[0]

@@ -9,7 +9,7 @@ import pytest
 from repository import ROOT
 
 from sur_adapter import work as module
-from sur_adapter.work import Work, code, root, whole
+from sur_adapter.work import Work, code, discard, root, whole
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,24 @@ def test_what_was_kept_is_there_after_an_error_and_gone_after_a_good_end():
     assert not work.folder.exists()
     with Work("caption", settings={"a": 2, "b": 1}) as work:
         assert work.done("two") is None
+
+
+def test_unfinished_work_of_a_stage_is_discarded_at_a_word_unless_a_process_is_at_it():
+    for stage in ("crawl-civitai", "crawl-urls", "train"):
+        with pytest.raises(KeyError), Work(stage, a=1) as work:
+            work.keep("one", b"1")
+            raise KeyError
+    others = root() / "crawl-me"
+    others.mkdir()
+    with Work("crawl-urls", a=1) as held:
+        discard("crawl", "caption")
+        assert held.done("one") == b"1" and {f.name for f in root().iterdir() if f.is_dir()} == {
+            held.folder.name,
+            work.folder.name,
+            "crawl-me",
+        }
+    with Work("crawl-civitai", a=1) as again:
+        assert again.done("one") is None
 
 
 def test_other_settings_another_stage_and_other_code_have_a_place_of_their_own():
