@@ -50,6 +50,28 @@ def test_an_experiment_on_a_loss_runs_train_its_arm_and_the_evaluation_alone(hom
     assert before["about"]["loss"]["w_llm"] != after["about"]["loss"]["w_llm"] == 0.5
 
 
+def test_queued_experiments_run_beside_the_workspace_and_the_table_shows_each_with_its_figures(home):
+    folder, _ = home
+    before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
+    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first is what the workspace holds: nothing to run
+    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == {"train", "generate@adapter", "evaluate"}
+    _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
+    queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]
+    figures = {e["params"]["params.yaml"]["data"]["loss"]["w_llm"]: e["metrics"]["reports/metrics.json"]["data"] for e in queued}
+    assert figures.keys() == {0.5, 1.0} and figures[0.5] == json.loads(before[1]) != figures[1.0]
+    assert (run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()) == before
+
+
+def test_dvc_shows_the_metrics_and_every_plot(home):
+    folder, _ = home
+    shown = json.loads(run(folder, "dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    assert shown == json.loads((folder / "reports/metrics.json").read_text())
+    run(folder, "dvc", "plots", "show")
+    page, plots = (folder / "dvc_plots/index.html").read_text(), json.loads(run(folder, "dvc", "plots", "show", "--json"))
+    assert "errors" not in plots and set(plots["data"]) == {"funnel", "accuracy", "clip score", "training loss"}
+    assert all(word in page for word in ("clip_simple", "validation_loss", "baseline")) and "dvc_plots" not in run(folder, "git", "status")
+
+
 def test_the_outs_are_the_same_bytes_on_another_run(home):
     folder, _ = home
     run(folder, "git", "checkout", "-q", ".")
