@@ -62,6 +62,7 @@ FAULTS = [
     ({"clip_simple": 0.49, "clip_complex": 0.1}, "clip_simple"),
     ({"clip_complex": None}, "clip_complex"),
     ({"nsfw": None}, None),
+    ({"height": 32, "clip_simple": 0.5, "clip_complex": 0.5}, None),
 ]
 
 
@@ -70,9 +71,12 @@ def test_each_row_that_leaves_has_the_first_reason_that_holds_and_rows_in_are_ke
     pairs, funnel = run(tmp_path, rows)
     assert pairs.dropped.astype(object).where(pairs.dropped.notna(), None).tolist() == [None] + [reason for _, reason in FAULTS]
     assert list(pairs) == ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *TABLES, "dropped", "group", "split"]
-    assert funnel["in"] == 11 and funnel["kept"] == 2 == sum(funnel["by_split"].values())
+    assert funnel["in"] == 12 and funnel["kept"] == 3 == sum(funnel["by_split"].values())
     assert funnel["dropped"]["nsfw"] == 2 and sum(funnel["dropped"].values()) == 9
-    assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(11)], "what the crawl dropped has no split"
+    assert pairs.group.isna().tolist() == pairs.split.isna().tolist() == [i == 1 for i in range(12)], "what the crawl dropped has no split"
+    lines = (tmp_path / "funnel.csv").read_text().splitlines()
+    assert lines[:3] == ["step,rows", "in,12", "nsfw,2"] and lines[-1] == "kept,3", "the plot's table: most first"
+    assert {line.split(",")[0]: int(line.split(",")[1]) for line in lines[2:-1]} == funnel["dropped"]
 
 
 def test_of_pictures_that_look_alike_the_first_that_is_otherwise_sound_is_kept(tmp_path):
@@ -105,6 +109,7 @@ def test_no_like_picture_and_no_equal_prompt_is_in_two_splits_and_thresholds_mov
     assert (table.group == table.groupby("group").id.transform("min")).all()
     assert set(table.split) == {"train", "validation", "test"}
     strict = decide(pd.DataFrame(rows).assign(clip_simple=rng.random(300)), {"clip_simple": 0.8}, min_side=65, validation=0.2, test=0.2)
+    assert decide(pd.DataFrame([row(1), row(2, nsfw="X")]), {}).dropped.fillna("kept").tolist() == ["kept", "nsfw"], "of itself"
     assert strict.split.equals(table.split) and strict.dropped.notna().all()
 
 
@@ -138,6 +143,7 @@ def test_a_picture_that_two_sources_hold_counts_once(tmp_path):
     pairs, funnel = run(tmp_path, [row(1), row(2), row(1, source="t", url="other"), row(3, source="t")], sources=("s", "t"))
     assert funnel["by_source"]["t"] == {"in": 2, "kept": 1, "dropped": {"duplicate": 1}}
     assert len(pairs) == 4 and pairs[pairs.dropped.isna()].id.is_unique
+    assert pairs[pairs.dropped == "duplicate"][["simple_prompt", *TABLES, "group"]].isna().all(axis=None), "measured is the original alone"
 
 
 def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
