@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
         return
     if not argv or argv[0] not in VERBS:
         hint = nearest(argv[0], VERBS + COMMANDS) if argv else ""
-        raise ValueError(f"usage: python -m stages VERB PATH…, with VERB one of {', '.join(VERBS)}{hint}")
+        raise ValueError(f"usage: python -m stages VERB PATH…, with VERB one of {', '.join(VERBS)}, or {' or '.join(COMMANDS)}{hint}")
     verb, *paths = argv
     run = getattr(import_module(f"stages.{verb}"), verb)
     arguments = signature(run).parameters.values()
