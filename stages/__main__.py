@@ -49,7 +49,7 @@ def _export(*folder: str) -> None:
 
     if len(folder) != 1:
         raise ValueError(f"export takes a folder: {len(folder)} were given")
-    raw, _, _, pairs, _ = _paths("filter")
+    raw, _, _, pairs, *_ = _paths("filter")
     print(f"{export(read_table(pairs), raw, Path(folder[0]))} pairs are in {folder[0]}")
 
 

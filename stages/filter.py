@@ -20,12 +20,23 @@ CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width
 ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
 
 
-def filter(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, *, filter: dict, sources: dict, scores: dict) -> None:
-    """Beside `funnel` lie funnel.csv, to plot, and data.md, the data card."""
+def filter(
+    raw: Path,
+    captions: Path,
+    scored: Path,
+    pairs: Path,
+    funnel: Path,
+    splits: Path | None = None,
+    *,
+    filter: dict,
+    sources: dict,
+    scores: dict,
+) -> None:
+    """Beside `funnel` lie funnel.csv, to plot, and data.md, the data card. splits: a frozen table of id and split."""
     tables = tables_of(scored, scores)
     rules = rules_of(filter, tables)
     least = {name: filter[name] for name in tables if name in filter}
-    table = decide(join(raw, captions, tables, list(sources)), least, **rules)
+    table = decide(join(raw, captions, tables, list(sources)), least, frozen(splits) if splits else None, **rules)
     counts = count(table[["source", "dropped", "split"]])
     funnel.parent.mkdir(parents=True, exist_ok=True)
     funnel.write_text(json.dumps(counts, indent=2) + "\n")
@@ -85,6 +96,7 @@ def _all(folder: Path, names: list[str], columns: list[str]) -> pd.DataFrame:
 def decide(
     table: pd.DataFrame,
     least: dict[str, float],
+    fixed: pd.Series | None = None,
     *,
     min_side: int = 0,
     nsfw: tuple[str, ...] = ("None",),
@@ -92,14 +104,13 @@ def decide(
     prompt_overlap: float | None = None,
     validation: float = 0.05,
     test: float = 0.05,
-    splits: str | None = None,
 ) -> pd.DataFrame:
     """The table with `dropped`, `group` and `split`. The first reason counts, in the order of these lines.
 
     least: the least value of a score. nsfw: levels let through; a source that has no levels (null) is let through too.
     prompt_overlap: prompts that share this much of their words are of one group (overlap.py); null: only those of equal words.
-    splits: a frozen table of id and split (.csv or .parquet): a group takes the split of its frozen ids, test before validation before
-    train; an id frozen to another leaves as `other_split`. DVC does not watch that file: freeze anew under a new name.
+    fixed: id -> the split it is frozen to: a group takes the split of its frozen ids, test before validation before train; an id frozen
+    to another leaves as `other_split`.
     """
     table = table.copy()
 
@@ -117,8 +128,8 @@ def decide(
     table["group"] = group(table, look, links, prompt_overlap)
     split = {g: group_split(g, test, validation) for g in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
-    if splits:
-        own = table.id.map(frozen(Path(splits)))
+    if fixed is not None and len(fixed):
+        own = table.id.map(fixed)
         rank = own.map({name: k for k, name in enumerate(ORDER)}).groupby(table.group).transform("min")
         table["split"] = rank.map(dict(enumerate(ORDER))).fillna(table.split)
         drop("other_split", own.notna() & (own != table.split))
@@ -130,10 +141,10 @@ def decide(
 def frozen(file: Path) -> pd.Series:
     """id -> split. Raises ValueError or FileNotFoundError for anything but a table of the two."""
     if not file.is_file():
-        raise FileNotFoundError(f"params.yaml: filter.splits is {file}, which is no file: name a .csv or .parquet of id and split, or null")
-    table = pd.read_csv(file, dtype=str) if file.suffix == ".csv" else read_table(file)
+        raise FileNotFoundError(f"{file} is missing: write a table of id and split there, or its head alone (id,split) to freeze nothing")
+    table = pd.read_csv(file, dtype=str)
     if not {"id", "split"} <= set(table) or not table.split.isin(ORDER).all() or table.id.duplicated().any():
-        raise ValueError(f"params.yaml: filter.splits {file} must hold each id once, with one of {', '.join(ORDER)} as its split")
+        raise ValueError(f"{file} must hold each id once, with one of {', '.join(ORDER)} as its split")
     return table.set_index("id").split
 
 

@@ -45,9 +45,11 @@ def write(folder: Path, rows: list[dict]) -> list[Path]:
     return [folder / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
 
 
-def run(folder: Path, rows: list[dict], sources=("s",), scores=SCORES, **rules) -> tuple[pd.DataFrame, dict]:
+def run(
+    folder: Path, rows: list[dict], sources=("s",), scores=SCORES, splits: Path = ROOT / "data" / "splits.csv", **rules
+) -> tuple[pd.DataFrame, dict]:
     paths = write(folder, rows)
-    filter(*paths, filter=RULES | rules, sources=dict.fromkeys(sources), scores=scores)
+    filter(*paths, splits, filter=RULES | rules, sources=dict.fromkeys(sources), scores=scores)
     return read_table(paths[3]), json.loads(paths[4].read_text())
 
 
@@ -285,11 +287,11 @@ def test_a_frozen_split_is_kept_by_its_group_and_an_id_frozen_elsewhere_leaves(t
     other = {"train": "validation", "validation": "test", "test": "train"}[loose.split[3]]
     table = pd.DataFrame({"id": loose.id[[0, 1, 3]], "split": ["train", "test", other]})
     table.to_csv(tmp_path / "frozen.csv", index=False)
-    pairs, funnel = run(tmp_path, rows, splits=str(tmp_path / "frozen.csv"))
+    pairs, funnel = run(tmp_path, rows, splits=tmp_path / "frozen.csv")
     assert pairs.split.tolist() == ["test", "test", "test", other, loose.split[4]] and funnel["dropped"] == {"other_split": 1}
     assert pairs.dropped.notna().tolist() == [True, False, False, False, False]
     table.assign(split="dev").to_csv(tmp_path / "odd.csv", index=False)
     with pytest.raises(ValueError, match="must hold each id once, with one of test, validation, train as its split"):
-        run(tmp_path, rows, splits=str(tmp_path / "odd.csv"))
-    with pytest.raises(FileNotFoundError, match="filter.splits is nowhere.csv, which is no file"):
-        run(tmp_path, rows, splits="nowhere.csv")
+        run(tmp_path, rows, splits=tmp_path / "odd.csv")
+    with pytest.raises(FileNotFoundError, match="nowhere.csv is missing: write a table of id and split there"):
+        run(tmp_path, rows, splits=Path("nowhere.csv"))
