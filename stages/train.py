@@ -41,7 +41,7 @@ def options_of_training(
     """The keys of params.yaml: train."""
 
 
-def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float = 1.0) -> None:
+def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float | None = None) -> None:
     """The keys of params.yaml: adapter; widths are read from the features."""
 
 
