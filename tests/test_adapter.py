@@ -88,8 +88,9 @@ def test_in_evaluation_it_says_the_same_twice(kind):
     assert torch.equal(made(X), made(X))
 
 
-def test_the_query_is_what_attends():
-    made = adapter(variant="paper")
+@pytest.mark.parametrize("variant", ["paper", "official"])  # in ours it is handed on as well
+def test_the_query_is_what_attends(variant):
+    made = adapter(variant=variant)
     assert torch.equal(made.adapt(X, made.query(X)), made(X))
     assert not torch.allclose(made.adapt(X, made.query(X) + torch.randn(32)), made(X), atol=1e-4)
 
