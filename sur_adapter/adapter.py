@@ -119,6 +119,8 @@ class SURAdapter(nn.Module):
         """The adapter of a folder that `save_pretrained` wrote, in evaluation mode. FileNotFoundError where there is none,
         ValueError where it cannot be read or config and weights are not of one adapter."""
         folder = Path(folder)
+        if folder.is_file():
+            raise FileNotFoundError(f"{folder} is no folder: `python -m sur_adapter convert {folder} FOLDER` makes a checkpoint an adapter")
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} holds no {name}: train an adapter (`dvc repro`), or name a folder that holds one")
@@ -134,17 +136,17 @@ class SURAdapter(nn.Module):
 
 
 def _config(file: Path) -> AdapterConfig:
+    known = AdapterConfig.__dataclass_fields__.keys()
     try:
         values = json.loads(file.read_text())
-        unknown = sorted(values.keys() - AdapterConfig.__dataclass_fields__.keys())
-    except (ValueError, AttributeError) as error:
+        unknown = sorted(values.keys() - known)
+        if not unknown:
+            return AdapterConfig(**values)
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(f"{file} is no config of an adapter ({error}): fetch or train the adapter anew") from error
-    if unknown or "width" not in values:
-        hint = f"the unknown key {unknown[0]!r}{nearest(unknown[0], AdapterConfig.__dataclass_fields__)}" if unknown else "no width"
-        raise ValueError(
-            f"{file} has {hint}: it is not a config of this version of the adapter; train anew, or take the version it came from"
-        )
-    return AdapterConfig(**values)
+    raise ValueError(
+        f"{file} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}: take the version of this package that wrote it"
+    )
 
 
 def _residual(p: int) -> nn.Sequential:

@@ -161,6 +161,9 @@ def test_its_files_give_it_back_with_the_teachers_projection_and_where_it_comes_
 def test_a_folder_without_an_adapter_is_refused_with_the_cure(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(tmp_path)
+    (tmp_path / "adapter.pt").touch()
+    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER`"):
+        SURAdapter.from_pretrained(tmp_path / "adapter.pt")
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
@@ -187,6 +190,8 @@ def spoilt(folder, how: str) -> None:
             "list": "[1]",
             "key": json.dumps(values | {"dept": 3}),
             "no width": json.dumps({"depth": 2}),
+            "type": json.dumps(values | {"heads": "four"}),
+            "variant": json.dumps(values | {"variant": "sure"}),
             "other": json.dumps(values | {"width": 64}),
             "deeper": json.dumps(values | {"depth": 3}),
             "cut": config.read_text(),
@@ -199,8 +204,10 @@ def spoilt(folder, how: str) -> None:
     [
         ("words", "config.json is no config of an adapter .* anew"),
         ("list", "config.json is no config of an adapter .* anew"),
-        ("key", r"the unknown key 'dept' \(did you mean 'depth'\?\): .* train anew"),
-        ("no width", "has no width: .* train anew"),
+        ("key", r"the unknown key 'dept' \(did you mean 'depth'\?\): take the version"),
+        ("no width", "config.json is no config of an adapter .*'width'.* anew"),
+        ("type", "config.json is no config of an adapter .* anew"),
+        ("variant", "config.json is no config of an adapter .*choose sur, paper or official.* anew"),
         ("other", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
         ("deeper", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
         ("cut", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
