@@ -166,6 +166,12 @@ def test_a_folder_without_an_adapter_is_refused_with_the_cure(tmp_path):
         SURAdapter.from_pretrained(tmp_path / "adapter.pt")
 
 
+def test_a_checkpoint_given_as_a_folder_is_refused_with_the_command_that_makes_it_one(tmp_path):
+    (tmp_path / "adapter.pt").touch()
+    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER` makes"):
+        SURAdapter.from_pretrained(tmp_path / "adapter.pt")
+
+
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(ValueError, match="adapter.heads is 5, but must divide the text encoder's width 32"):
         adapter(heads=5)
