@@ -41,14 +41,14 @@ def convert(source: Path, target: Path, given: argparse.Namespace) -> str:
         raise FileNotFoundError(f"{source} is neither a checkpoint nor a folder: name one that is there")
     if source.is_dir():
         return _to_checkpoint(source, target, given)
-    from sur_adapter import checkpoint
+    from sur_adapter import published
 
     if target.suffix in (".pt", ".safetensors"):
         raise ValueError(f"{source} is a checkpoint, so {target} must be a folder: name one without {target.suffix}")
     if given.text_encoder_hash and not MARK.fullmatch(given.text_encoder_hash):
         raise ValueError(f"--text-encoder-hash is {given.text_encoder_hash!r}: give what `python -m sur_adapter fingerprint MODEL` prints")
     about = {"base_model": given.base_model, "text_encoder": given.text_encoder_hash}
-    adapter = checkpoint.read(
+    adapter = published.read(
         source,
         published_attention=not given.token_attention,
         strength=given.strength,
@@ -59,7 +59,7 @@ def convert(source: Path, target: Path, given: argparse.Namespace) -> str:
 
 
 def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str:
-    from sur_adapter import checkpoint
+    from sur_adapter import published
     from sur_adapter.adapter import SURAdapter
 
     if target.suffix not in (".pt", ".safetensors"):
@@ -68,7 +68,7 @@ def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str
         if getattr(given, name) not in (None, False):
             raise ValueError(f"--{name.replace('_', '-')} has no place in a checkpoint, which holds tensors alone: leave it out")
     adapter = SURAdapter.from_pretrained(source)
-    checkpoint.write(adapter, target)
+    published.write(adapter, target)
     lost = (
         " Trained with attention over tokens, it draws otherwise in the published code." if not adapter.config.published_attention else ""
     )

@@ -4,7 +4,7 @@
     r = u + MLP(u)                   c' = eta·fc(r) + (1 − eta)·x
 
 x, h, c' [B, L, d]; the encoder is post-norm, 8 heads, feed-forward 2048, ReLU, dropout 0.1 while it is trained; h is the query.
-Attributes are named as in the checkpoints (checkpoint.py). Dead there and not here: `encoder_layer`, a template, and `value_layer`.
+Attributes are named as in the checkpoints (published.py). Dead there and not here: `encoder_layer`, a template, and `value_layer`.
 
 **published_attention.** The published code left out batch_first, so its encoder attends over the first axis of [B, L, d]: over
 the prompts, not the tokens. It was trained with one prompt at a time, so what its weights know is each token attending to itself

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from small import digest
 from torch import Tensor
 
-from sur_adapter import SURAdapter, checkpoint
+from sur_adapter import SURAdapter, published
 from sur_adapter.__main__ import main
 from sur_adapter.adapter import AdapterConfig
 from sur_adapter.provenance import revision
@@ -74,15 +74,15 @@ def forward(w: dict[str, Tensor], x: Tensor, eta: float, over: str) -> Tensor:
 
 
 @pytest.fixture
-def published(tmp_path):
-    file = tmp_path / "adapter_checkpoint5000.pt"
-    torch.save(weights(), file)
-    return file
+def official_pt(tmp_path):
+    made = tmp_path / "adapter_checkpoint5000.pt"
+    torch.save(weights(), made)
+    return made
 
 
 @pytest.mark.parametrize(("d", "elements"), [(768, 20_085_504), (1024, 31_497_216)])
 def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(d, elements):
-    wanted = {name: tuple(shape) for name, shape in checkpoint.expected(d).items()}
+    wanted = {name: tuple(shape) for name, shape in published.expected(d).items()}
     assert wanted == shapes(d) and len(wanted) == 48 and sum(map(prod, wanted.values())) == elements
 
 
@@ -90,28 +90,28 @@ def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(
 def test_one_prompt_is_adapted_as_the_published_code_adapts_it(tmp_path, kind):
     file = tmp_path / f"adapter.{kind}"
     (torch.save if kind == "pt" else save_file)(weights(), file)
-    adapter = checkpoint.read(file)
+    adapter = published.read(file)
     assert torch.allclose(adapter(X), forward(weights(), X, 0.1, "prompts"), atol=1e-5)
     assert torch.allclose(adapter(X, 0.7), forward(weights(), X, 0.7, "prompts"), atol=1e-5)
     assert not adapter.training and adapter.config.strength == 0.1
 
 
-def test_in_a_batch_every_prompt_is_adapted_as_the_published_code_adapts_it_alone(published):
+def test_in_a_batch_every_prompt_is_adapted_as_the_published_code_adapts_it_alone(official_pt):
     batch = torch.cat([X, 2 * X.flip(1), -X])
     alone = torch.cat([forward(weights(), x[None], 0.1, "prompts") for x in batch])
-    assert torch.allclose(checkpoint.read(published)(batch), alone, atol=1e-5)
+    assert torch.allclose(published.read(official_pt)(batch), alone, atol=1e-5)
     assert not torch.allclose(forward(weights(), batch, 0.1, "prompts"), alone, atol=1e-3)  # what the published code does to it
 
 
-def test_with_token_attention_the_encoder_attends_over_the_tokens(published):
+def test_with_token_attention_the_encoder_attends_over_the_tokens(official_pt):
     batch = torch.cat([X, 2 * X.flip(1)])
-    adapted = checkpoint.read(published, published_attention=False)(batch)
+    adapted = published.read(official_pt, published_attention=False)(batch)
     assert torch.allclose(adapted, forward(weights(), batch, 0.1, "tokens"), atol=1e-5)
-    assert not torch.allclose(adapted, checkpoint.read(published)(batch), atol=1e-3)
+    assert not torch.allclose(adapted, published.read(official_pt)(batch), atol=1e-3)
 
 
-def test_in_training_its_dropout_is_live_and_in_evaluation_not(published):
-    adapter = checkpoint.read(published)
+def test_in_training_its_dropout_is_live_and_in_evaluation_not(official_pt):
+    adapter = published.read(official_pt)
     assert torch.equal(adapter(X), adapter(X)) and not torch.equal(adapter.train()(X), adapter(X))
 
 
@@ -124,13 +124,13 @@ def test_trained_anew_it_attends_over_tokens_and_carries_nothing_dead():
 
 def test_numbers_in_half_precision_are_taken_as_they_are(tmp_path):
     torch.save({k: v.half() for k, v in weights().items()}, tmp_path / "half.pt")
-    assert torch.equal(checkpoint.read(tmp_path / "half.pt").fc.weight, weights()["fc.weight"].half().float())
+    assert torch.equal(published.read(tmp_path / "half.pt").fc.weight, weights()["fc.weight"].half().float())
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
-def test_there_and_back_nothing_is_lost_and_what_is_dead_comes_back_as_noughts(published, tmp_path, kind):
+def test_there_and_back_nothing_is_lost_and_what_is_dead_comes_back_as_noughts(official_pt, tmp_path, kind):
     out = tmp_path / f"out.{kind}"
-    convert(published, tmp_path / "adapter", "--base-model", "a/model")
+    convert(official_pt, tmp_path / "adapter", "--base-model", "a/model")
     convert(tmp_path / "adapter", out)
     back = torch.load(out, weights_only=True) if kind == "pt" else load_file(out)
     assert {name: tuple(t.shape) for name, t in back.items()} == shapes(D) and {t.dtype for t in back.values()} == {torch.float32}
@@ -141,14 +141,14 @@ def test_there_and_back_nothing_is_lost_and_what_is_dead_comes_back_as_noughts(p
     assert digest(tmp_path / "again")["model.safetensors"] == digest(tmp_path / "adapter")["model.safetensors"]
 
 
-def test_the_folder_says_what_it_was_made_of_and_what_was_told(published, tmp_path):
+def test_the_folder_says_what_it_was_made_of_and_what_was_told(official_pt, tmp_path):
     mark = "0123456789abcdef." * 2 + "fedcba9876543210"
-    said = convert(published, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
+    said = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
     adapter = SURAdapter.from_pretrained(tmp_path / "adapter")
     assert adapter.config.published_attention and adapter.config.strength == 0.3 and "32 wide, strength 0.3" in said
     assert adapter.config.about.items() >= {"base_model": "a/model", "text_encoder": mark}.items()
     assert len(adapter.config.about["checkpoint"]) == 16
-    convert(published, tmp_path / "tokens", "--token-attention")
+    convert(official_pt, tmp_path / "tokens", "--token-attention")
     assert not SURAdapter.from_pretrained(tmp_path / "tokens").config.published_attention
     assert "draws otherwise in the published code" in convert(tmp_path / "tokens", tmp_path / "tokens.pt")
 
@@ -186,7 +186,7 @@ def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_nothing_is
     content, said = SPOILT[how]
     torch.save(content, "spoilt.pt")
     with pytest.raises(ValueError, match=said) as error:
-        checkpoint.read("spoilt.pt")
+        published.read("spoilt.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
 
 
@@ -197,7 +197,7 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
     (torch.save if kind == "pt" else save_file)(weights(), file)
     file.write_bytes(file.read_bytes()[:kept])
     with pytest.raises(ValueError, match="cut.* cannot be read as tensors alone .*: fetch it again") as error:
-        checkpoint.read(file)
+        published.read(file)
     assert "\n" not in str(error.value)
 
 
@@ -212,23 +212,23 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
 )
 def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, said):
     with pytest.raises(ValueError, match=said):
-        checkpoint.write(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
+        published.write(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_nothing(published, tmp_path):
+def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_nothing(official_pt, tmp_path):
     folder, other = tmp_path / "adapter", tmp_path / "sur"
-    convert(published, folder)
+    convert(official_pt, folder)
     SURAdapter(AdapterConfig(D)).save_pretrained(other)
     before = digest(tmp_path)
     for words, said in (
-        ((published, folder), "adapter is there already: name another place, or remove it first"),
+        ((official_pt, folder), "adapter is there already: name another place, or remove it first"),
         ((tmp_path / "no.pt", tmp_path / "new"), "no.pt is neither a checkpoint nor a folder"),
-        ((published, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
+        ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
         ((folder, tmp_path / "new"), "is a folder, so .*new must be a checkpoint: let its name end in .pt or .safetensors"),
         ((folder, tmp_path / "new.pt", "--strength", "0.5"), "--strength has no place in a checkpoint"),
-        ((published, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give what"),
-        ((published, tmp_path / "new", "--strength", "nan"), "strength is nan: give a number"),
+        ((official_pt, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give what"),
+        ((official_pt, tmp_path / "new", "--strength", "nan"), "strength is nan: give a number"),
         ((tmp_path, tmp_path / "new.pt"), "holds no config.json"),
         ((other, tmp_path / "new.pt"), "of the variant sur"),
     ):
@@ -238,11 +238,11 @@ def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_
     assert digest(tmp_path) == before
 
 
-def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call(published, tmp_path):
+def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call(official_pt, tmp_path):
     for words, code, said in (
-        ((published, tmp_path / "new"), 0, f"{tmp_path}/new: text features 32 wide, strength 0.1\n"),
-        ((published, tmp_path / "new"), 1, f"error: {tmp_path}/new is there already: name another place, or remove it first\n"),
-        ((published,), 2, "usage: python -m sur_adapter convert"),
+        ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: text features 32 wide, strength 0.1\n"),
+        ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new is there already: name another place, or remove it first\n"),
+        ((official_pt,), 2, "usage: python -m sur_adapter convert"),
     ):
         command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -255,11 +255,11 @@ def test_the_help_has_an_example_and_loads_nothing():
     assert "python -m sur_adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
 
 
-def test_to_convert_needs_neither_diffusers_nor_dvc(published, tmp_path):
+def test_to_convert_needs_neither_diffusers_nor_dvc(official_pt, tmp_path):
     code = f"""
 import sys
 from sur_adapter.__main__ import main
-main(["convert", {str(published)!r}, {str(tmp_path / "adapter")!r}])
+main(["convert", {str(official_pt)!r}, {str(tmp_path / "adapter")!r}])
 main(["convert", {str(tmp_path / "adapter")!r}, {str(tmp_path / "out.pt")!r}])
 print(sorted({{"diffusers", "transformers", "dvc"}} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -292,5 +292,5 @@ def test_training_it_is_one_line_of_the_params_and_the_same_seed_gives_the_same_
     assert (config.variant, config.strength, config.published_attention, config.teacher_width) == ("official", 0.1, False, 20)
     assert about["code"] == revision(ROOT / "stages/train.py") and about["base_model"] == "a/model"
     convert(tmp_path / "one", tmp_path / "one.pt")
-    again = checkpoint.read(tmp_path / "one.pt", published_attention=False)
+    again = published.read(tmp_path / "one.pt", published_attention=False)
     assert torch.equal(again(X), adapter(X))
