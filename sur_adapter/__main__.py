@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     convert.add_argument("--strength", metavar="ETA", type=float, help="weight of the adapter's output (0.1, as published)")
     convert.add_argument("--token-attention", action="store_true", help="attend over tokens, which the checkpoint was not trained for")
     mark = commands.add_parser("fingerprint", help="the mark of a text encoder", **kind)
-    mark.add_argument("model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub that was fetched before")
+    mark.add_argument("model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub")
     return made
 
 
