@@ -31,12 +31,16 @@ def test_an_encoder_is_known_again_in_whatever_type_it_is_loaded(loaded):
     assert not same(mark, fingerprint(encoder(1, loaded))) and not same(fingerprint(encoder(1)), other)
 
 
-def test_an_encoder_that_was_trained_on_a_little_is_another_unless_its_digits_are_lost():
+def test_an_encoder_that_was_trained_on_ever_so_little_is_another_unless_bf16_has_lost_those_digits():
     tuned = encoder()
+    places = tuned.state_dict()["embeddings.position_embedding.weight"]
+    near = places.half().nextafter(torch.tensor(1.0).half()).float()  # the next number of fp16
+    lost = (near.bfloat16() == places.bfloat16()) & (near.bfloat16() == places.half().bfloat16())
     with torch.no_grad():
-        tuned.state_dict()["embeddings.position_embedding.weight"][3] *= 1.01
+        places[lost] = near[lost]
+    assert 0.5 < lost.float().mean() < 1
     assert not same(fingerprint(encoder()), fingerprint(tuned))
-    assert not same(fingerprint(encoder()), fingerprint(tuned.bfloat16()))
+    assert same(fingerprint(encoder()), fingerprint(tuned.bfloat16()))
 
 
 def test_a_mark_taken_in_bf16_knows_whole_and_bf16_copies_but_none_that_went_through_fp16():
