@@ -65,13 +65,11 @@ def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str
     if target.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{source} is a folder, so {target} must be a checkpoint: let its name end in .pt or .safetensors")
     for name in ("base_model", "text_encoder_hash", "strength", "token_attention"):
-        if getattr(given, name) not in (None, False):
+        if getattr(given, name) is not None and getattr(given, name) is not False:
             raise ValueError(f"--{name.replace('_', '-')} has no place in a checkpoint, which holds tensors alone: leave it out")
     adapter = SURAdapter.from_pretrained(source)
     published.write(adapter, target)
-    lost = (
-        " Trained with attention over tokens, it draws otherwise in the published code." if not adapter.config.published_attention else ""
-    )
+    lost = "" if adapter.config.published_attention else " Trained with attention over tokens: it draws otherwise in the published code."
     return f"{target}: 48 tensors; strength {adapter.config.strength}, base model and the teacher's projection are not among them.{lost}"
 
 

@@ -226,7 +226,7 @@ def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_
         ((tmp_path / "no.pt", tmp_path / "new"), "no.pt is neither a checkpoint nor a folder"),
         ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
         ((folder, tmp_path / "new"), "is a folder, so .*new must be a checkpoint: let its name end in .pt or .safetensors"),
-        ((folder, tmp_path / "new.pt", "--strength", "0.5"), "--strength has no place in a checkpoint"),
+        ((folder, tmp_path / "new.pt", "--strength", "0"), "--strength has no place in a checkpoint"),
         ((official_pt, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give what"),
         ((official_pt, tmp_path / "new", "--strength", "nan"), "strength is nan: give a number"),
         ((tmp_path, tmp_path / "new.pt"), "holds no config.json"),
