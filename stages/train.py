@@ -10,6 +10,7 @@ import torch
 import sur_adapter.bank as banks
 import sur_adapter.compute as compute
 from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.provenance import revision
 from sur_adapter.records import read_tar, read_vectors
 from sur_adapter.schema import settings
 from sur_adapter.trainer import Features, Objective, fit
@@ -25,7 +26,7 @@ def train(
     torch.manual_seed(options.get("seed", 0))
     teacher_width = splits["train"].teacher.shape[-1]
     config = settings(network, adapter, "adapter") | {"width": splits["train"].simple.shape[-1], "teacher_width": teacher_width}
-    model = SURAdapter(AdapterConfig(**config, about=about | {"loss": dict(loss), "train": dict(train)}))
+    model = SURAdapter(AdapterConfig(**config, about=about | {"code": revision(__file__), "loss": dict(loss), "train": dict(train)}))
     goal = objective(models, bank, where, compute.dtype(options.get("precision", "fp32")), **weights)
     history, rate = fit(model, goal, splits["train"], splits["validation"], device=where, **options)
     model.save_pretrained(out)
@@ -40,7 +41,7 @@ def options_of_training(
     """The keys of params.yaml: train."""
 
 
-def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float = 1.0) -> None:
+def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float | None = None) -> None:
     """The keys of params.yaml: adapter; widths are read from the features."""
 
 

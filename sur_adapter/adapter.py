@@ -7,51 +7,81 @@
 x [B, L, d] are the text encoder's hidden states of the simple prompt, c' what the U-Net gets. g starts as nothing, so
 that an untrained adapter is the identity, bit for bit. Attention runs over the tokens of one prompt, never the batch.
 In the paper q does no more than steer one head of attention over x; in `sur` what it has learned is handed on as well.
+`official` is the network of the published code, in official.py.
+
+SDXL's U-Net is given a pooled vector p [B, p] beside the tokens. Where `pooled_width` is set it is adapted too, by
+
+    p' = p + eta·MLP(p)           whose last layer starts as nothing
 """
 
 import json
 from dataclasses import asdict, dataclass, field
-from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 
-import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-VARIANTS = ("sur", "paper")
+from sur_adapter.fingerprint import fingerprint  # noqa: F401  the caches ask for it here
+from sur_adapter.schema import nearest
+
+VARIANTS = ("sur", "paper", "official")
 
 
 @dataclass
 class AdapterConfig:
-    """width d of the text encoder, teacher_width of the LLM (0: none), and in `about` where the adapter comes from."""
+    """width d of the text features, teacher_width of the LLM (0: none), pooled_width of SDXL's pooled vector (0: it is left
+    alone), and in `about` where the adapter comes from. strength is 1, or the published 0.1 of `official`, unless given."""
 
     width: int
     teacher_width: int = 0
     depth: int = 2
     heads: int = 8
-    strength: float = 1.0
-    variant: str = "sur"  # or "paper"
+    strength: float | None = None
+    variant: str = "sur"
+    pooled_width: int = 0
+    published_attention: bool = False  # of `official` alone: official.py says what it is
     about: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        if self.variant not in VARIANTS:
+            raise ValueError(f"adapter.variant is {self.variant!r}: choose {', '.join(VARIANTS[:-1])} or {VARIANTS[-1]}")
+        if self.heads < 1 or self.width % self.heads:
+            raise ValueError(
+                f"adapter.heads is {self.heads}, but must divide the text encoder's width {self.width}: choose another number of heads"
+            )
+        if self.published_attention and self.variant != "official":
+            raise ValueError(f"published_attention is of the variant official alone: leave it out with {self.variant}")
+        if self.strength is None:
+            self.strength = 0.1 if self.variant == "official" else 1.0
+        if not isfinite(self.strength):
+            raise ValueError(f"adapter.strength is {self.strength}: give a number, 0 for the base model, 1 for the whole adapter")
 
 
 class SURAdapter(nn.Module):
+    """SURAdapter(config) is the network of the config's variant, whichever that is."""
+
+    def __new__(cls, config: AdapterConfig | None = None):  # none: a copy, whose content comes later
+        if config is not None and config.variant == "official":
+            from sur_adapter.official import OfficialAdapter as cls
+        return super().__new__(cls)
+
     def __init__(self, config: AdapterConfig):
         super().__init__()
-        d = config.width
-        if config.variant not in VARIANTS:
-            raise ValueError(f"adapter.variant is {config.variant!r}: choose {' or '.join(VARIANTS)}")
-        if d % config.heads:
-            raise ValueError(
-                f"adapter.heads is {config.heads}, but must divide the text encoder's width {d}: choose another number of heads"
-            )
         self.config = config
+        self._build(config)
+        self.projection = nn.Linear(config.teacher_width, config.width) if config.teacher_width else None  # FCN: teacher to d
+        self.pooled = _residual(config.pooled_width) if config.pooled_width else None
+
+    def _build(self, config: AdapterConfig) -> None:
+        d = config.width
         layer = nn.TransformerEncoderLayer(d, config.heads, 4 * d, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.norm = nn.LayerNorm(d)
         self.h3 = nn.TransformerEncoder(layer, config.depth, norm=nn.LayerNorm(d), enable_nested_tensor=False)
         self.h2 = nn.Linear(d, d)
         self.h1 = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
         self.g = nn.Linear(d, d)
-        self.projection = nn.Linear(config.teacher_width, d) if config.teacher_width else None  # FCN: teacher to d
         nn.init.zeros_(self.g.weight)
         nn.init.zeros_(self.g.bias)
 
@@ -72,6 +102,11 @@ class SURAdapter(nn.Module):
             u = u + q
         return x + eta * self.g(u + self.h1(u))
 
+    def pool(self, p: Tensor, strength: float | None = None) -> Tensor:
+        """p' [B, p] for SDXL's pooled vector p [B, p]; p itself where the config has no `pooled_width`."""
+        eta = self.config.strength if strength is None else strength
+        return p if self.pooled is None else p + eta * self.pooled(p)
+
     def save_pretrained(self, folder: str | Path) -> None:
         """config.json and model.safetensors."""
         folder = Path(folder)
@@ -81,22 +116,42 @@ class SURAdapter(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "SURAdapter":
-        """The adapter of a folder that `save_pretrained` wrote, in evaluation mode. FileNotFoundError where there is none."""
+        """The adapter of a folder that `save_pretrained` wrote, in evaluation mode. FileNotFoundError where there is none,
+        ValueError where it cannot be read or config and weights are not of one adapter."""
         folder = Path(folder)
+        if folder.is_file():
+            raise FileNotFoundError(f"{folder} is no folder: `python -m sur_adapter convert {folder} FOLDER` makes a checkpoint an adapter")
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} holds no {name}: train an adapter (`dvc repro`), or name a folder that holds one")
-        adapter = cls(AdapterConfig(**json.loads((folder / "config.json").read_text())))
-        adapter.load_state_dict(load_file(folder / "model.safetensors"))
+        adapter = SURAdapter(_config(folder / "config.json"))
+        try:
+            adapter.load_state_dict(load_file(folder / "model.safetensors"))
+        except (RuntimeError, SafetensorError) as error:
+            first = str(error).splitlines()[-1].strip()
+            raise ValueError(
+                f"{folder}/model.safetensors does not hold the weights that its config.json tells of ({first}): fetch or train it anew"
+            ) from error
         return adapter.eval().requires_grad_(False)
 
 
-@torch.no_grad()
-def fingerprint(text_encoder: nn.Module) -> str:
-    """Sixteen hex digits that tell text encoders apart: of their position embeddings and last norm, as fp16."""
-    state = text_encoder.state_dict()
-    chosen = sorted(k for k in state if k.endswith(("position_embedding.weight", "final_layer_norm.weight")))
-    digest = sha256()
-    for key in chosen:
-        digest.update(state[key].to("cpu", torch.float16).contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
+def _config(file: Path) -> AdapterConfig:
+    known = AdapterConfig.__dataclass_fields__.keys()
+    try:
+        values = json.loads(file.read_text())
+        unknown = sorted(values.keys() - known)
+        if not unknown:
+            return AdapterConfig(**values)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError(f"{file} is no config of an adapter ({error}): fetch or train the adapter anew") from error
+    raise ValueError(
+        f"{file} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}: take the version of this package that wrote it"
+    )
+
+
+def _residual(p: int) -> nn.Sequential:
+    """MLP(p), nothing at the start."""
+    layers = nn.Sequential(nn.LayerNorm(p), nn.Linear(p, p), nn.GELU(), nn.Linear(p, p))
+    nn.init.zeros_(layers[-1].weight)
+    nn.init.zeros_(layers[-1].bias)
+    return layers

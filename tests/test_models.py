@@ -13,6 +13,8 @@ from miniature import judge
 from miniature.pretrain import measure
 from miniature.pretrain.world import texts
 from miniature.scenes import CATEGORIES
+from sur_adapter.__main__ import main
+from sur_adapter.fingerprint import fingerprint, same
 
 MODELS = Path(__file__).parents[1] / "models/miniature"
 CARD = json.loads((MODELS / "figures.json").read_text())
@@ -36,6 +38,21 @@ def test_all_weights_together_stay_under_32_megabytes():
 def test_the_text_encoder_is_the_tower_clip_was_trained_with(pipe):
     tower = CLIPTextModel.from_pretrained(MODELS / "clip").state_dict()
     assert all(torch.equal(tower[k], v) for k, v in pipe.text_encoder.state_dict().items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_text_encoder_is_known_again_in_every_type_it_may_be_loaded_in(pipe, dtype):
+    loaded, stranger = (
+        CLIPTextModel.from_pretrained(MODELS / name, dtype=dtype) for name in ("stable-diffusion/text_encoder", "clip-eval")
+    )
+    mark = fingerprint(pipe.text_encoder)
+    assert loaded.dtype == dtype and same(mark, fingerprint(loaded)) and not same(mark, fingerprint(stranger))
+
+
+def test_the_mark_of_a_models_text_encoder_can_be_asked_for(pipe, tmp_path):
+    assert main(["fingerprint", str(MODELS / "stable-diffusion")]) == fingerprint(pipe.text_encoder)
+    with pytest.raises(FileNotFoundError, match=f"^{tmp_path} has no text_encoder that can be loaded: name a folder that holds one.*hub$"):
+        main(["fingerprint", str(tmp_path)])
 
 
 def test_the_two_clips_share_no_weights_and_no_width():

@@ -1,0 +1,44 @@
+"""Which code made something: the mark changes with the code behind a file, and with nothing else."""
+
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+
+from sur_adapter.provenance import revision
+
+
+@pytest.fixture
+def project(tmp_path) -> Path:
+    for name, text in {
+        "verbs/go.py": "import torch\nfrom nouns.near import thing\n",
+        "nouns/near.py": "def thing():\n    from nouns import far\n    return far\n",
+        "nouns/far.py": "import nouns.near\nX = 1\n",
+        "nouns/other.py": "X = 1\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"), [("verbs/go.py", True), ("nouns/near.py", True), ("nouns/far.py", True), ("nouns/other.py", False)]
+)
+def test_it_changes_with_every_file_behind_and_with_no_other(project, name, changes):
+    before = revision(project / "verbs/go.py")
+    assert revision(project / "verbs/go.py") == before and len(before) == 16
+    (project / name).write_text((project / name).read_text() + "Y = 2\n")
+    assert (revision(project / "verbs/go.py") != before) == changes
+
+
+def test_where_the_project_lies_does_not_matter(project):
+    before = revision(project / "verbs/go.py")
+    project.rename(project.with_name("elsewhere"))
+    assert revision(project.with_name("elsewhere") / "verbs/go.py") == before
+
+
+def test_it_is_that_of_the_stage_whatever_else_is_loaded(monkeypatch):
+    import sur_adapter.web  # noqa: F401  no part of training
+
+    monkeypatch.chdir(ROOT / "stages")
+    assert revision("train.py") == revision(ROOT / "stages/train.py") != revision(ROOT / "stages/generate.py")
