@@ -14,9 +14,10 @@ from tqdm import tqdm
 
 from sur_adapter.captioner import Captioner
 from sur_adapter.pictures import Look, kept
+from sur_adapter.provenance import revision
 from sur_adapter.records import CAPTIONS, write_table
 from sur_adapter.schema import settings
-from sur_adapter.work import Work, code, digest, stamp
+from sur_adapter.work import Work, digest, stamp
 
 
 def caption(raw: Path, out: Path, *, caption: dict) -> None:
@@ -41,7 +42,7 @@ def write(
     """
     how = {"model": model, "top_p": top_p, "seed": seed, "candidates": candidates, "judge": judge}
     about = how | {"batch": batch, "own": own, "files": stamp(model, judge), "raw": digest(raw, "prompts-*.parquet")}
-    with Work("caption", **about, code=code("sur_adapter", "stages.caption")) as work:
+    with Work("caption", **about, code=revision(__file__)) as work:
         captioner = cache(lambda: Captioner(**how))
         for number, rows, look in kept(raw):
             if work.done(name := f"captions-{number}.parquet") is None:

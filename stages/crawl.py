@@ -16,10 +16,11 @@ from tqdm import tqdm
 from sur_adapter.forget import asked, emptied, mark, remembered
 from sur_adapter.gather import row_key
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
+from sur_adapter.provenance import revision
 from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
 from sur_adapter.wording import clean
-from sur_adapter.work import Work, code
+from sur_adapter.work import Work
 
 
 def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
@@ -30,7 +31,7 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
     marks = remembered(forgotten) if forgotten else set()
     inputs = source.inputs(**wanted) if hasattr(source, "inputs") else None
     about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
-    with Work(f"crawl-{name}", **about, code=code("sur_adapter", "miniature", "stages.crawl")) as work:
+    with Work(f"crawl-{name}", **about, code=revision(__file__, source.__file__)) as work:
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)
         else:

@@ -12,9 +12,10 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from sur_adapter.pictures import kept
+from sur_adapter.provenance import revision
 from sur_adapter.records import read_table, write_table
 from sur_adapter.schema import plugin, settings
-from sur_adapter.work import Work, code, digest, stamp
+from sur_adapter.work import Work, digest, stamp
 
 
 def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) -> None:
@@ -22,7 +23,7 @@ def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) 
     measure = plugin("sur_adapter.scores", lane)
     rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
     about = {"settings": rules, "files": stamp(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
-    with Work(f"score-{lane}", **about, code=code("sur_adapter", "stages.score")) as work:
+    with Work(f"score-{lane}", **about, code=revision(__file__, measure.__file__)) as work:
         for source in sources:
             for number, rows, look in kept(raw / source):
                 if work.done(name := f"{source}-{number}.parquet") is None:

@@ -9,11 +9,11 @@ from hashlib import sha256
 from pathlib import Path
 
 
-def revision(file: str | Path) -> str:
-    """Sixteen hex digits of a source file and every file that it imports, at any depth, out of the packages beside its own."""
-    file = Path(file).resolve()
-    root = file.parents[1]
-    seen, waiting = set(), [file]
+def revision(*files: str | Path) -> str:
+    """Sixteen hex digits of source files of one project and every file that they import, at any depth, out of its packages."""
+    waiting = [Path(file).resolve() for file in files]
+    root = next(folder for folder in waiting[0].parents[1:] if not (folder / "__init__.py").exists())
+    seen = set()
     while waiting:
         source = waiting.pop()
         if source not in seen and source.is_file():

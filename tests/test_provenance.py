@@ -31,6 +31,18 @@ def test_it_changes_with_every_file_behind_and_with_no_other(project, name, chan
     assert (revision(project / "verbs/go.py") != before) == changes
 
 
+def test_it_changes_with_the_files_behind_any_of_several(project):
+    (project / "nouns/deep").mkdir()
+    (project / "nouns/deep/other.py").write_text("import nouns.other\n")
+    for folder in ("nouns", "nouns/deep", "verbs"):
+        (project / folder / "__init__.py").touch()
+    files = project / "verbs/go.py", project / "nouns/deep/other.py"
+    before = revision(*files)
+    assert before == revision(*reversed(files)) != revision(files[0])
+    (project / "nouns/other.py").write_text("X = 2\n")
+    assert revision(*files) != before
+
+
 def test_where_the_project_lies_does_not_matter(project):
     before = revision(project / "verbs/go.py")
     project.rename(project.with_name("elsewhere"))
