@@ -79,13 +79,13 @@ class Teacher:
     def _states(self, ids: list[list[int]]) -> dict[str, Tensor | list[Tensor]]:
         """One pass. Padded on the right, so that the tokens of a causal model see none of the padding and their positions count from 0."""
         lengths = torch.tensor([len(i) for i in ids])
-        padded = nn.utils.rnn.pad_sequence([torch.tensor(i) for i in ids], batch_first=True)  # (B, T)
-        mask = torch.arange(padded.shape[1]) < lengths[:, None]
+        where = self.model.get_input_embeddings().weight.device
+        padded = nn.utils.rnn.pad_sequence([torch.tensor(i) for i in ids], batch_first=True).to(where)  # (B, T)
+        mask = torch.arange(padded.shape[1], device=where) < lengths[:, None].to(where)
         caught: dict[str, Tensor] = {}
         hooks = [self.blocks[k - 1].register_forward_hook(self._keep(k, mask, caught)) for k in self.layers]
-        where = self.model.get_input_embeddings().weight.device
         try:
-            self.model(input_ids=padded.to(where), attention_mask=mask.long().to(where), use_cache=False)
+            self.model(input_ids=padded, attention_mask=mask.long(), use_cache=False)
         finally:
             for hook in hooks:
                 hook.remove()
@@ -96,10 +96,12 @@ class Teacher:
         return caught
 
     def _keep(self, k: int, mask: Tensor, caught: dict[str, Tensor]):
+        rows, last = torch.arange(len(mask), device=mask.device), mask.sum(1) - 1
+
         def keep(_module, _inputs, output) -> None:
             state = output[0] if isinstance(output, tuple) else output  # (B, T, d_llm)
             if self.pooling == "last":
-                caught[f"layer_{k}"] = state[torch.arange(len(state)), mask.sum(1) - 1].float()
+                caught[f"layer_{k}"] = state[rows.to(state.device), last.to(state.device)].float()
             elif self.pooling == "mean":
                 caught[f"layer_{k}"] = _mean(state.float(), mask)
             elif self.pooling == "tokens":

@@ -1,6 +1,9 @@
 """Cached features on disk: read by row without the rest, refused when stale, cut or touched."""
 
+import tracemalloc
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -68,6 +71,18 @@ def test_a_split_numbers_its_own_rows_of_all_stores_together(folder, tmp_path):
     assert len(split) == 2 and split.rows([1])["other"].tolist() == [[8]] and found["other"].tolist() == [[6], [1]]
     assert np.array_equal(found["simple"][0], folder[1][ids[6]]["simple"])
     assert len(Split(stores, "test")) == 0 and Split(stores, "test").rows([])["simple"].shape == (0, 3, 8)
+
+
+def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
+    for number in range(2):
+        ids = [f"{number}-{i}" for i in range(50)]
+        write_vectors(tmp_path / f"train-{number:06d}.arrow", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    found = Store(tmp_path).rows([70, 3])["simple"]
+    most = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert found[:, 0, 0].tolist() == [1, 0] and found.nbytes == 400_000 < most < 1_000_000  # of 20 MB
 
 
 def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
