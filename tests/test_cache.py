@@ -1,5 +1,6 @@
 """The lanes of the cache: what they hold, that a kill costs no more than a shard, and that training cannot tell."""
 
+import json
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from ruamel.yaml import YAML
 from small import digest
 
 from stages.cache import cache
+from stages.train import train
 from sur_adapter import records
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.album import Album
@@ -167,6 +169,28 @@ def home(folder: Path, models: dict, count: int = 40) -> Path:
     settings = {"clip": {"batch": 4}, "llm": {"layers": [1, 3], "tokens": 40}, "vae": {"batch": 2, "flips": True}}
     YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
     return folder
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_width(tmp_path, models, family):
+    folder = home(tmp_path, models | {"diffusion": tiny.diffusion(tmp_path / "model", family)})
+    params = YAML(typ="safe").load(folder / "params.yaml")
+    lanes = [folder / "features" / lane for lane in ("clip", "llm", "vae", "queries")]
+    for lane in lanes:
+        cache(folder / "pairs.parquet", folder / "raw", lane, **params)
+    rules = {
+        "adapter": {"heads": 4},
+        "loss": {"prompt": "attention", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.01},
+        "train": {"steps": 4, "batch": 8, "lr": 0.01, "every": 1},
+    }
+    train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"], **rules)
+    adapter, losses = SURAdapter.from_pretrained(tmp_path / "adapter"), json.loads((tmp_path / "log/history.json").read_text())
+    assert adapter.config.width == {"sd1": 32, "sd2": 48, "sdxl": 80}[family] and adapter.config.teacher_width == 2 * 32
+    assert losses[-1]["loss"] < losses[0]["loss"]
+    with pytest.raises(
+        ValueError, match="features/clip was made with base_model .*, but 'another' is asked for: it is stale; run `dvc repro`"
+    ):
+        train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"] | {"diffusion": "another"}, **rules)
 
 
 CODE = """import os, shutil, signal, sys
