@@ -1,13 +1,8 @@
-"""The lanes of the cache: what they hold, that a kill costs no more than a shard, and that training cannot tell."""
+"""The lanes of the cache: what they hold, and that training cannot tell them from the models themselves."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from random import Random
 
 import numpy as np
 import pytest
@@ -15,9 +10,7 @@ import tiny
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image, ImageOps
-from repository import ROOT
 from ruamel.yaml import YAML
-from small import digest
 
 from stages.cache import cache
 from stages.train import train
@@ -26,11 +19,9 @@ from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.album import Album
 from sur_adapter.diffusion import TextEncoders
 from sur_adapter.features import clip, llm, queries, vae
-from sur_adapter.records import write_table, write_tar
 from sur_adapter.store import Split, Store
 from sur_adapter.teacher import Teacher
 from sur_adapter.trainer import Features, Objective, fit
-from sur_adapter.work import root
 
 
 @pytest.fixture(autouse=True)
@@ -40,8 +31,7 @@ def place(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict:
-    folder = tmp_path_factory.mktemp("models")
-    return {"diffusion": tiny.diffusion(folder / "sd1", "sd1"), "llm": tiny.llm(folder / "llm", "Llama"), "resolution": 64}
+    return tiny.models(tmp_path_factory.mktemp("models"))
 
 
 def close(found, wanted) -> None:
@@ -161,19 +151,9 @@ def test_every_family_has_its_queries_recorded_as_its_unet_asks_them(tmp_path, f
             assert torch.allclose(layer.to_v @ words[0].T, module.to_v(words[0]).T, atol=0.005)
 
 
-def home(folder: Path, models: dict, count: int = 40) -> Path:
-    """Pairs, pictures and params on disk, as the stage finds them."""
-    rows, pictures = tiny.pairs(count)
-    write_table(folder / "pairs.parquet", rows)
-    write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in pictures.items()))
-    settings = {"clip": {"batch": 4}, "llm": {"layers": [1, 3], "tokens": 40}, "vae": {"batch": 2, "flips": True}}
-    YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
-    return folder
-
-
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_width(tmp_path, models, family):
-    folder = home(tmp_path, models | {"diffusion": tiny.diffusion(tmp_path / "model", family)})
+    folder = tiny.home(tmp_path, models | {"diffusion": tiny.diffusion(tmp_path / "model", family)})
     params = YAML(typ="safe").load(folder / "params.yaml")
     lanes = [folder / "features" / lane for lane in ("clip", "llm", "vae", "queries")]
     for lane in lanes:
@@ -193,99 +173,8 @@ def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_wid
         train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"] | {"diffusion": "another"}, **rules)
 
 
-CODE = """import os, shutil, signal, sys
-from pathlib import Path
-import sur_adapter.records
-from stages.__main__ import main
-from sur_adapter.features import clip, llm, vae
-
-sur_adapter.records.SHARD, replace = 3, os.replace
-
-def lanes(out, moment):
-    def counted(*paths):  # a file takes its place: a shard's, an out's
-        nonlocal moment
-        moment -= 1
-        if moment == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(*paths)
-
-    os.replace = counted
-    for lane in ("clip", "llm", "vae"):
-        here, done = Path(out, lane), Path(out + "-done", lane)
-        if not done.exists():
-            shutil.rmtree(here, ignore_errors=True)  # as DVC does with a stage that did not end
-            main(["cache", "pairs.parquet", "raw", str(here)])
-            done.mkdir(parents=True)
-
-for line in sys.stdin:
-    if not (child := os.fork()):
-        lanes(line.split()[0], int(line.split()[1]))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)"""
-
-
-@pytest.fixture
-def end(tmp_path, models):
-    """How the three lanes end, each time in a process of its own, killed just before a file takes its place for the nth time; 0: never."""
-    env = os.environ | {"SUR_PARAMS": "params.yaml", "TQDM_DISABLE": "1", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    pipes, folder = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}, home(tmp_path / "home", models)
-    with subprocess.Popen([sys.executable, "-c", CODE], cwd=folder, env=env, **pipes) as process:
-
-        def ask(out: str, moment: int) -> int:
-            process.stdin.write(f"{out} {moment}\n")
-            process.stdin.flush()
-            return int(process.stdout.readline())
-
-        yield ask
-        process.stdin.close()
-
-
-@pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
-def test_lanes_killed_at_any_moment_end_in_the_bytes_of_those_left_in_peace_and_make_nothing_twice(tmp_path, end, seed):
-    folder = tmp_path / "home"
-    assert end("peace", 0) == 0
-    peace, random, kept = digest(folder / "peace"), Random(seed), set()
-    assert len(peace) == 3 * 14
-    for _ in range(3):
-        assert end("killed", random.randrange(1, 28)) == -9
-        now = {f.stat().st_ino for f in root().glob("cache-*/*.arrow")} | {f.stat().st_ino for f in (folder / "killed").rglob("*.arrow")}
-        assert kept <= now, "what was finished is not made again"
-        kept = now
-    assert kept and end("killed", 0) == 0
-    assert digest(folder / "killed") == peace
-    assert kept <= {f.stat().st_ino for f in (folder / "killed").rglob("*.arrow")}
-    assert not [f for f in root().iterdir() if f.is_dir()]
-
-
-def test_work_of_other_pairs_settings_or_weights_is_not_taken_up(tmp_path, models, monkeypatch):
-    rows, _ = tiny.pairs()
-    monkeypatch.setattr("sur_adapter.work.Work.deliver", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    other = models | {"llm": tiny.llm(tmp_path / "other", "Llama")}
-    weights = Path(other["llm"]) / "model.safetensors"
-    changed = bytearray(weights.read_bytes())
-    changed[-100:] = bytes(100)
-    worded = rows.assign(simple_prompt="one sentence for all")
-    tries = [(rows, models, {}), (rows, models, {"tokens": 64}), (worded, models, {}), (rows, other, {})]
-    for count, (pairs, llms, options) in enumerate(tries, 1):
-        with pytest.raises(KeyboardInterrupt):
-            llm.write(pairs, {}, tmp_path / "llm", llms, layers=[4], **options)
-        assert len(list(root().glob("cache-*/"))) == count
-    weights.write_bytes(changed)
-    with pytest.raises(KeyboardInterrupt):
-        llm.write(rows, {}, tmp_path / "llm", other, layers=[4])
-    assert len(list(root().glob("cache-*/"))) == 5
-
-
-def test_fewer_pairs_leave_no_shard_of_more(tmp_path, models, monkeypatch):
-    monkeypatch.setattr(records, "SHARD", 3)
-    for count in (24, 8):
-        rows, _ = tiny.pairs(count)
-        clip.write(rows, {}, tmp_path / "clip", models)
-    assert len(Store(tmp_path / "clip")) == 8
-
-
 def test_pictures_stay_on_disk_until_asked_for_and_a_missing_one_is_named(tmp_path, models):
-    folder = home(tmp_path, models, 8)
+    folder = tiny.home(tmp_path, models, 8)
     rows, pictures = tiny.pairs(8)
     album = Album(folder / "raw", set(pictures))
     assert dict(album) == pictures

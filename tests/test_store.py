@@ -79,7 +79,8 @@ def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
         write_vectors(tmp_path / f"train-{number:06d}.arrow", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
     before = pa.total_allocated_bytes()
     tracemalloc.start()
-    found = Store(tmp_path).rows([70, 3])["simple"]
+    store = Store(tmp_path)
+    found = store.rows([70, 3])["simple"]
     most = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
     assert found[:, 0, 0].tolist() == [1, 0] and found.nbytes == 400_000 < most < 1_000_000  # of 20 MB

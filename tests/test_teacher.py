@@ -27,7 +27,7 @@ def plainly(folder: str, prompt: str) -> dict[int, torch.Tensor]:
     tokenizer, whole, states = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval(), {}
     for k, block in enumerate(blocks(whole), 1):
         block.register_forward_hook(lambda _m, _i, out, k=k: states.update({k: out[0] if isinstance(out, tuple) else out}))
-    whole(**tokenizer([prompt], return_tensors="pt"))
+    whole(torch.tensor([tokenizer(prompt).input_ids or [tokenizer.bos_token_id]]))
     return {k: v[0] for k, v in states.items()}
 
 

@@ -1,5 +1,6 @@
 """Stable Diffusion 1, 2 and XL, and language models, of the real classes: tiny, untrained, in the layout of the hub."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -14,9 +15,10 @@ from diffusers import (
 )
 from made import png
 from repository import ROOT
+from ruamel.yaml import YAML
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from sur_adapter.records import record_id
+from sur_adapter.records import record_id, write_table, write_tar
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 LLMS = ("Llama", "Mistral", "Qwen3", "Gemma3", "GPT2")
@@ -91,6 +93,10 @@ def llm(folder: Path, kind: str, layers: int = 4) -> str:
     model.save_pretrained(folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
+    if kind in ("Qwen3", "GPT2"):  # these mark no beginning
+        changed = {"tokenizer.json": {"post_processor": None}, "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}
+        for name, values in changed.items():
+            (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | values))
     return str(folder)
 
 
@@ -108,3 +114,18 @@ def pairs(count: int = 8) -> tuple[pd.DataFrame, dict[str, bytes]]:
         for i, bytes_ in enumerate(data)
     ]
     return pd.DataFrame(rows), dict(zip((r["id"] for r in rows), data, strict=True))
+
+
+def models(folder: Path) -> dict:
+    """What params.yaml says of them."""
+    return {"diffusion": diffusion(folder / "sd1", "sd1"), "llm": llm(folder / "llm", "Llama"), "resolution": 64}
+
+
+def home(folder: Path, models: dict, count: int = 40) -> Path:
+    """Pairs, pictures and params on disk, as the stage finds them."""
+    rows, pictures = pairs(count)
+    write_table(folder / "pairs.parquet", rows)
+    write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in pictures.items()))
+    settings = {"clip": {"batch": 4}, "llm": {"layers": [1, 3], "tokens": 40}, "vae": {"batch": 2, "flips": True}}
+    YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
+    return folder
