@@ -72,7 +72,8 @@ class Teacher:
 
     def encode(self, prompts: list[str]) -> list[list[int]]:
         """The tokens of each prompt; of an empty one, a token that says so, as some tokenizers make none of it."""
-        nothing = [self.tokenizer.bos_token_id or self.tokenizer.eos_token_id or 0]
+        marks = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
+        nothing = [next(mark for mark in marks if mark is not None)]
         ids = self.tokenizer(prompts, truncation=True, max_length=self.limit).input_ids if prompts else []
         return [i or nothing for i in ids]
 
@@ -166,7 +167,10 @@ def quantisation(bits: int | None, dtype: torch.dtype) -> BitsAndBytesConfig | N
 def _blocks(model: nn.Module, count: int) -> nn.ModuleList:
     """The decoder's layers, by whatever name a model calls them."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
-    return next(m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count)
+    found = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
+    if found is None:
+        raise ValueError(f"params.yaml: models.llm is a {type(model).__name__}, which has no list of {count} layers: name a causal LM")
+    return found
 
 
 def _mean(state: Tensor, mask: Tensor) -> Tensor:

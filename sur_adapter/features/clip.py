@@ -20,7 +20,7 @@ CURE = "name another model in params.yaml: models.diffusion"
 
 def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int = 64) -> None:
     encoders = TextEncoders(models["diffusion"], device())
-    about = {"base_model": models["diffusion"], "weights": identity(*encoders.modules.values())}
+    about = {"base_model": models["diffusion"], "text_encoder_weights": identity(*encoders.modules.values())}
     about |= {name: fingerprint(module) for name, module in encoders.modules.items()}
 
     def make(_name: str, rows: pd.DataFrame, _done: Path) -> dict:

@@ -1,7 +1,7 @@
 """Where the U-Net looks: for each cross-attention layer a bank of its queries, and its frozen to_k, to_v, to_out (bank.py).
 
 Recorded from U-Net passes on noised latents of training pictures under their complex prompts, at random times.
-4,000 queries a layer and the weights take 0.16 GB of SD 1.x (16 layers), 0.19 GB of SD 2.x (16), 1.6 GB of SDXL (70), fp16.
+4,000 queries a layer and the weights take 0.16 GB of SD 1.x (16 layers), 0.18 GB of SD 2.x (16), 1.6 GB of SDXL (70), fp16.
 """
 
 from pathlib import Path

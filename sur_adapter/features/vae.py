@@ -5,6 +5,7 @@ picture was cut, in pixels: height and width as it came, top and left of the cut
 """
 
 from collections.abc import Iterator
+from io import BytesIO
 from math import log
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def write(
     picture goes to the nearest in aspect."""
     vae = load(models["diffusion"], precision).to(device())
     sizes = checked(buckets or [[models["resolution"]] * 2], vae)
-    about = {"base_model": models["diffusion"], "weights": identity(vae), "buckets": sizes, "precision": str(vae.dtype)[6:]}
+    about = {"base_model": models["diffusion"], "vae_weights": identity(vae), "buckets": sizes, "precision": str(vae.dtype)[6:]}
 
     def make(_name: str, rows: pd.DataFrame, _done: Path) -> dict:
         ids = rows["id"].tolist()
@@ -106,7 +107,7 @@ def _batches(pictures, ids: list[str], sizes: list[list[int]], batch: int) -> It
     """(row numbers, their pixels, their frames): rows of one bucket at a time, in their order."""
     inside: dict[int, list[int]] = {}
     for i, key in enumerate(ids):
-        bucket = nearest(*open_image(pictures[key]).size, sizes) if len(sizes) > 1 else 0
+        bucket = nearest(*Image.open(BytesIO(pictures[key])).size, sizes) if len(sizes) > 1 else 0
         inside.setdefault(bucket, []).append(i)
     for bucket in sorted(inside):
         for some in chunks(inside[bucket], batch):
