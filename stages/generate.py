@@ -70,7 +70,14 @@ def draw(
     for some in tqdm(chunks(jobs, batch), desc="generate", disable=None):
         latents = torch.cat([diffusion.noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
         with autocast(pipe.device.type, precision):
-            images = pipe([words for _, words, _ in some], latents=latents, num_inference_steps=steps, guidance_scale=guidance).images
+            images = pipe(
+                [words for _, words, _ in some],
+                latents=latents,
+                height=resolution,
+                width=resolution,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            ).images
         for (name, _, k), image in zip(some, images, strict=True):
             buffer = BytesIO()
             image.save(buffer, "png")

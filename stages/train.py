@@ -4,22 +4,21 @@ import json
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import sur_adapter.bank as banks
 import sur_adapter.compute as compute
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.provenance import revision
-from sur_adapter.records import read_tar, read_vectors
 from sur_adapter.schema import settings
+from sur_adapter.store import Split, Store
 from sur_adapter.trainer import Features, Objective, fit
 
 
 def train(
     clip: Path, llm: Path, vae: Path, bank: Path, out: Path, log: Path, *, models: dict, adapter: dict, loss: dict, train: dict
 ) -> None:
-    splits, about = load(clip, llm, vae if loss.get("w_diffusion") else None)
+    splits, about = load(clip, llm, vae if loss.get("w_diffusion") else None, models)
     options = settings(options_of_training, train, "train")
     weights = settings(objective, loss, "loss")
     where = compute.device(options.pop("device", "auto"))
@@ -73,38 +72,21 @@ def objective(
     return result
 
 
-def load(clip: Path, llm: Path, vae: Path | None) -> tuple[dict[str, Features], dict]:
-    """split -> features, and where they come from. Refused if the caches do not hold the same rows."""
-    ids, words, about = read_vectors(clip)
-    teacher_ids, states, teacher_about = read_vectors(llm)
-    if ids != teacher_ids:
-        raise ValueError(f"{clip} and {llm} hold different pairs: one of them is stale; remove both and run `dvc repro`")
-    names = [name for file in sorted(clip.glob("*.parquet")) for name in [file.stem.split("-")[0]] * rows_of(file)]
-    latents = load_latents(vae, ids) if vae else None
-    teacher = np.concatenate([states[name] for name in sorted(states)], -1)  # (N, d_llm · layers)
-    about |= teacher_about | {"layers": sorted(states), "data": sha256("".join(ids).encode()).hexdigest()[:16]}
-    return {
-        split: Features(*(take(a, names, split) for a in (words["simple"], words["complex"], teacher, latents))) for split in SPLITS
-    }, about
+def load(clip: Path, llm: Path, vae: Path | None, models: dict | None = None) -> tuple[dict[str, Features], dict]:
+    """split -> features, and where they come from. Refused if the caches do not hold the same rows, or other models made them."""
+    stores = [Store(folder) for folder in (clip, llm, vae) if folder]
+    for store in stores:
+        store.expect(base_model=(models or {}).get("diffusion"), llm=(models or {}).get("llm"))
+    about = stores[0].about | stores[1].about | {"layers": sorted(stores[1].names)}
+    about["data"] = sha256("".join(stores[0].ids).encode()).hexdigest()[:16]
+    return {split: features(Split(stores, split), sorted(stores[1].names)) for split in SPLITS}, about
 
 
 SPLITS = ("train", "validation", "test")
 
 
-def take(array: np.ndarray | None, names: list[str], split: str) -> torch.Tensor | None:
-    return None if array is None else torch.from_numpy(array[np.array(names) == split])
-
-
-def rows_of(file: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return pq.read_metadata(file).num_rows
-
-
-def load_latents(vae: Path, ids: list[str]) -> np.ndarray:
-    from io import BytesIO
-
-    held = {key: np.load(BytesIO(data)) for key, _, data in read_tar(vae)}
-    if list(held) != ids:
-        raise ValueError(f"{vae} and the other features hold different pairs: one of them is stale; remove them and run `dvc repro`")
-    return np.stack(list(held.values()))  # (N, 2, 4, h, w)
+def features(rows: Split, layers: list[str]) -> Features:
+    """All rows of a split, in memory."""
+    held = rows.rows(range(len(rows)))
+    teacher = torch.cat([held[name] for name in layers], -1)  # (N, d_llm · layers)
+    return Features(held["simple"], held["complex"], teacher, held.get("latents"))

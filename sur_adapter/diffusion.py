@@ -3,30 +3,64 @@
 from hashlib import sha256
 
 import torch
-from diffusers import StableDiffusionPipeline
+import transformers
+from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from sur_adapter.schema import named
 
 
-def part(model: str, cls, subfolder: str):
+def part(model: str, cls, subfolder: str, **options):
     """One frozen part of a diffusion model, from a folder or the hub. FileNotFoundError with the cure where there is none."""
     with named("models.diffusion", model, subfolder):
-        return cls.from_pretrained(model, subfolder=subfolder)
+        return cls.from_pretrained(model, subfolder=subfolder, **options)
 
 
-def pipeline(model: str) -> StableDiffusionPipeline:
+def pipeline(model: str) -> DiffusionPipeline:
+    """The pipeline of the class that the model's own index names, without a safety checker where it would have one."""
     with named("models.diffusion", model, "pipeline"):
-        pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None, requires_safety_checker=False)
+        checked = "safety_checker" in DiffusionPipeline.load_config(model)
+        pipe = DiffusionPipeline.from_pretrained(model, **({"safety_checker": None, "requires_safety_checker": False} if checked else {}))
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-@torch.no_grad()
-def encode(tokenizer, text_encoder, prompts: list[str]) -> Tensor:
-    """E(p): the last hidden states, padded as Stable Diffusion pads, [B, L, d]."""
-    ids = tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
-    return text_encoder(ids.to(text_encoder.device))[0]
+class TextEncoders:
+    """The frozen text encoder of Stable Diffusion 1.x and 2.x, or the two of SDXL, with their tokenizers.
+
+    Raises ValueError for a model with encoders of another kind.
+    """
+
+    def __init__(self, model: str, device: str = "cpu"):
+        with named("models.diffusion", model, "pipeline"):
+            index = DiffusionPipeline.load_config(model)
+        classes = {name: kind for name, (_, kind) in _parts(index) if name.startswith("text_encoder") and kind}
+        if list(classes) not in (["text_encoder"], ["text_encoder", "text_encoder_2"]) or not all("CLIP" in k for k in classes.values()):
+            found = ", ".join(f"{name} {kind}" for name, kind in classes.items()) or "none"
+            raise ValueError(
+                f"params.yaml: models.diffusion is {model!r}, whose text encoders are {found}: name a Stable Diffusion 1, 2 or XL"
+            )
+        self.modules = {n: part(model, getattr(transformers, kind), n).to(device).eval() for n, kind in classes.items()}
+        self.tokenizers = [part(model, transformers.CLIPTokenizer, n.replace("text_encoder", "tokenizer")) for n in classes]
+
+    @torch.no_grad()
+    def __call__(self, prompts: list[str]) -> tuple[Tensor, Tensor | None]:
+        """(E(p) [B, L, d], None), or of SDXL (both penultimate layers side by side [B, L, d₁ + d₂], the second's pooled vector [B, p])."""
+        each = [(_ids(tokenizer, prompts), encoder) for tokenizer, encoder in zip(self.tokenizers, self.modules.values(), strict=True)]
+        if len(each) == 1:
+            ((ids, encoder),) = each
+            return encoder(ids.to(encoder.device))[0], None
+        answers = [encoder(ids.to(encoder.device), output_hidden_states=True) for ids, encoder in each]
+        return torch.cat([a.hidden_states[-2] for a in answers], -1), answers[-1].text_embeds
+
+
+def _parts(index: dict):
+    return sorted((name, value) for name, value in index.items() if isinstance(value, (list, tuple)) and len(value) == 2)
+
+
+def _ids(tokenizer, prompts: list[str]) -> Tensor:
+    """[B, L], padded as Stable Diffusion pads."""
+    return tokenizer(prompts, padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt").input_ids
 
 
 def noise(shape: tuple[int, ...], *names: object) -> Tensor:

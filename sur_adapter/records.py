@@ -80,41 +80,6 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
         raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
 
 
-def write_vectors(path: Path, ids: list[str], vectors: dict[str, "np.ndarray"], about: dict[str, str] | None = None) -> None:  # noqa: F821
-    """Ids and fp16 arrays [N, …], each flattened to a fixed-size list; uncompressed, so that it is read without a copy.
-
-    The shape of a row and `about` go into the metadata of the file.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns, fields, metadata = [pa.array(ids)], [pa.field("id", pa.string())], dict(about or {})
-    for name, array in vectors.items():
-        flat = pa.array(array.reshape(-1))
-        columns.append(pa.FixedSizeListArray.from_arrays(flat, int(array[0].size)))
-        fields.append(pa.field(name, columns[-1].type))
-        metadata[f"shape:{name}"] = ",".join(map(str, array.shape[1:]))
-    table = pa.Table.from_arrays(columns, schema=pa.schema(fields, metadata=metadata))
-    with whole(path) as part:
-        pq.write_table(table, part, compression="none", use_dictionary=False, write_statistics=False)
-
-
-def read_vectors(folder: Path) -> tuple[list[str], dict[str, "np.ndarray"], dict[str, str]]:  # noqa: F821
-    """(ids, name -> fp16 array [N, …], about) of all shards of a folder."""
-    files = sorted(folder.glob("*.parquet"))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no feature shard: run `dvc repro` to cache the features")
-    try:
-        tables = [pq.read_table(f, memory_map=True) for f in files]
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"a shard under {folder} is cut short or broken ({error}): remove the folder and run `dvc repro` again") from error
-    metadata = {k.decode(): v.decode() for k, v in (tables[0].schema.metadata or {}).items()}
-    table = pa.concat_tables(tables).combine_chunks()
-    vectors = {}
-    for name in table.column_names[1:]:
-        shape = [int(n) for n in metadata.pop(f"shape:{name}").split(",") if n]
-        vectors[name] = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(len(table), *shape)
-    return table["id"].to_pylist(), vectors, {k: v for k, v in metadata.items() if not k.startswith("ARROW")}
-
-
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
     """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
     from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait

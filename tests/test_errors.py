@@ -7,7 +7,8 @@ from repository import ROOT
 from sur_adapter import diffusion
 from sur_adapter.captioner import Captioner
 from sur_adapter.clip_score import Clip
-from sur_adapter.records import read_table, read_vectors, write_table, write_vectors
+from sur_adapter.records import read_table, write_table
+from sur_adapter.store import Store, write_vectors
 from sur_adapter.teacher import Teacher
 
 LOADERS = {
@@ -41,7 +42,7 @@ def test_a_shard_that_was_cut_short_is_named_with_what_to_do(tmp_path, kept):
     rng = np.random.default_rng(0)
     write_vectors(tmp_path / "features" / "train-000000.parquet", ["a", "b"], {"simple": rng.normal(size=(2, 4, 8)).astype(np.float16)})
     write_table(tmp_path / "table" / "rows.parquet", [{"id": str(i), "value": float(i)} for i in range(100)])
-    for folder, read in (("features", read_vectors), ("table", read_table)):
+    for folder, read in (("features", Store), ("table", read_table)):
         (file,) = (tmp_path / folder).iterdir()
         read(tmp_path / folder)
         file.write_bytes(file.read_bytes()[: int(file.stat().st_size * kept)])

@@ -16,7 +16,7 @@ from sur_adapter import SURAdapter, published
 from sur_adapter.__main__ import main
 from sur_adapter.adapter import AdapterConfig
 from sur_adapter.provenance import revision
-from sur_adapter.records import write_vectors
+from sur_adapter.store import write_vectors
 
 D = 32  # a small width; heads, depth and feed-forward are the published ones
 X = torch.randn(1, 11, D, generator=torch.Generator().manual_seed(1))
@@ -279,7 +279,7 @@ def test_training_it_is_one_line_of_the_params_and_the_same_seed_gives_the_same_
     def trained(name: str, seed: int) -> dict[str, str]:
         train(
             *(tmp_path / part for part in ("clip", "llm", "vae", "queries", name, f"{name}-log")),
-            models={},
+            models={"diffusion": "a/model"},
             adapter={"variant": "official"},
             loss={"prompt": "kl", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 1.0},
             train={"steps": 4, "batch": 8, "lr": 1e-3, "seed": seed, "device": "cpu"},

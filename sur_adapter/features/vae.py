@@ -1,6 +1,12 @@
-"""What the VAE makes of the picture: `{split}-000000.tar`, {id}.npy, mean and log-variance [2, 4, h, w], fp16."""
+"""What the VAE makes of the picture: `{split}-000000.parquet`, id, latents [2, 4, h, w] fp16 (mean and log-variance), frame [6] int32.
 
+With flips, latents_flipped is of the mirrored picture. With aspect buckets each row has the shape of its bucket. `frame` tells how the
+picture was cut, in pixels: height and width as it came, top and left of the cut once scaled, height and width of the cut (SDXL's time ids).
+"""
+
+from collections.abc import Iterator
 from io import BytesIO
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -9,34 +15,101 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image, ImageOps
 from torch import Tensor
-from tqdm import tqdm
 
+from sur_adapter.ahead import ahead
 from sur_adapter.compute import device
 from sur_adapter.diffusion import part
-from sur_adapter.records import chunks, open_image, shards, write_tar
+from sur_adapter.lane import fill, identity, numbers
+from sur_adapter.records import chunks, open_image
+
+CURE = "set cache.vae.precision to fp32"
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int = 8) -> None:
-    vae = part(models["diffusion"], AutoencoderKL, "vae").to(device()).eval()
-    for name, rows in tqdm(list(shards(pairs)), desc="cache vae", disable=None):
+def write(
+    pairs: pd.DataFrame,
+    pictures,
+    out: Path,
+    models: dict,
+    *,
+    batch: int = 8,
+    flips: bool = False,
+    buckets: list[list[int]] | None = None,
+    precision: str = "fp32",
+) -> None:
+    """flips: the mirrored picture's latents too; off, since words tell left from right. buckets: [[width, height], …] in pixels; each
+    picture goes to the nearest in aspect."""
+    vae = load(models["diffusion"], precision).to(device())
+    sizes = checked(buckets or [[models["resolution"]] * 2], vae)
+    about = {"base_model": models["diffusion"], "vae_weights": identity(vae), "buckets": sizes, "precision": str(vae.dtype)[6:]}
+
+    def make(_name: str, rows: pd.DataFrame, _done: Path) -> dict:
         ids = rows["id"].tolist()
-        parts = [_encode(vae, [fit(pictures[i], models["resolution"]) for i in some]) for some in chunks(ids, batch)]
-        write_tar(out / f"{name}.tar", zip(ids, ["npy"] * len(ids), map(_npy, torch.cat(parts)), strict=True))
+        each: list[tuple] = [None] * len(ids)
+        for some, x, frames in ahead(_batches(pictures, ids, sizes, batch)):
+            both = [encode(vae, x), encode(vae, x.flip(-1))] if flips else [encode(vae, x)]
+            for i, *row in zip(some, frames, *both, strict=True):
+                each[i] = row
+        frames, *latents = zip(*each, strict=True)
+        names = ("latents", "latents_flipped")[: len(latents)]
+        whole = (lambda rows: list(rows)) if len(sizes) > 1 else np.stack
+        return {"frame": np.array(frames, np.int32)} | {name: whole(rows) for name, rows in zip(names, latents, strict=True)}
+
+    fill(out, pairs, about, {"batch": batch, "flips": flips}, make)
 
 
-def fit(data: bytes, resolution: int) -> Image.Image:
-    """Scaled and cut in the middle to resolution × resolution."""
-    return ImageOps.fit(open_image(data), (resolution, resolution), Image.Resampling.LANCZOS)
+def load(model: str, precision: str) -> AutoencoderKL:
+    """A VAE that overflows in fp16, as SDXL's does (`force_upcast` in its config), is run in fp32 where fp16 is asked for."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"params.yaml: cache.vae.precision is {precision!r}: choose {', '.join(PRECISIONS)}")
+    kind = "fp32" if precision == "fp16" and AutoencoderKL.load_config(model, subfolder="vae").get("force_upcast", True) else precision
+    return part(model, AutoencoderKL, "vae", torch_dtype=PRECISIONS[kind]).eval()
+
+
+def checked(buckets: list[list[int]], vae: AutoencoderKL) -> list[list[int]]:
+    """[[width, height], …], each a multiple of what the VAE makes one latent of."""
+    factor = 2 ** (len(vae.config.block_out_channels) - 1)
+    for size in buckets:
+        if not isinstance(size, list) or len(size) != 2 or any(not isinstance(n, int) or n < factor or n % factor for n in size):
+            raise ValueError(
+                f"params.yaml: cache.vae.buckets or models.resolution has {size}: name [width, height] in pixels, multiples of {factor}"
+            )
+    return buckets
+
+
+def fit(data: bytes, size: list[int]) -> tuple[Image.Image, list[int]]:
+    """The picture scaled and cut in the middle to [width, height]; its frame [6]."""
+    image = open_image(data)
+    width, height = size
+    scale = max(width / image.width, height / image.height)
+    top, left = (round((side * scale - cut) / 2) for side, cut in ((image.height, height), (image.width, width)))
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), [image.height, image.width, top, left, height, width]
+
+
+def nearest(width: int, height: int, buckets: list[list[int]]) -> int:
+    """The number of the bucket whose aspect is nearest; of equal ones the first."""
+    return min(range(len(buckets)), key=lambda b: abs(log(width / height) - log(buckets[b][0] / buckets[b][1])))
+
+
+def pixels(images: list[Image.Image]) -> Tensor:
+    """[B, 3, H, W], -1 to 1."""
+    return torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
-def _encode(vae: AutoencoderKL, images: list[Image.Image]) -> Tensor:
-    x = torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2) / 127.5 - 1  # (B, 3, H, W)
-    posterior = vae.encode(x.to(vae.device)).latent_dist
-    return torch.stack([posterior.mean, posterior.logvar], 1).half().cpu()  # (B, 2, 4, h, w)
+def encode(vae: AutoencoderKL, x: Tensor) -> np.ndarray:
+    """Mean and log-variance, [B, 2, 4, h, w] fp16."""
+    posterior = vae.encode(x.to(vae.device, vae.dtype)).latent_dist
+    return numbers(torch.stack([posterior.mean, posterior.logvar], 1), "fp16", CURE)
 
 
-def _npy(array: Tensor) -> bytes:
-    buffer = BytesIO()
-    np.save(buffer, array.numpy())
-    return buffer.getvalue()
+def _batches(pictures, ids: list[str], sizes: list[list[int]], batch: int) -> Iterator[tuple[list[int], Tensor, list[list[int]]]]:
+    """(row numbers, their pixels, their frames): rows of one bucket at a time, in their order."""
+    inside: dict[int, list[int]] = {}
+    for i, key in enumerate(ids):
+        bucket = nearest(*Image.open(BytesIO(pictures[key])).size, sizes) if len(sizes) > 1 else 0
+        inside.setdefault(bucket, []).append(i)
+    for bucket in sorted(inside):
+        for some in chunks(inside[bucket], batch):
+            images, frames = zip(*(fit(pictures[ids[i]], sizes[bucket]) for i in some), strict=True)
+            yield some, pixels(list(images)), list(frames)

@@ -1,0 +1,89 @@
+"""Cached features read back at random: samples a second of one process from a warm cache, and the memory it takes.
+
+    python -m experiments.benchmarks.reading 1000 10000 100000     # writes reading.json beside this file
+
+Widths are those of SD 1.x and LLaMA-7B (77 × 768 twice, 4096; 245 KB a sample) as long as all samples fit into half the memory, that they
+can be warm; beyond, text features are 64 wide, and the figure says so. Numbers are made up; the time of reading does not know.
+"""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from sur_adapter.records import SHARD
+from sur_adapter.store import Split, Store, write_vectors
+
+TOKENS, WIDTH, NARROW, TEACHER, BATCH = 77, 768, 64, 4096, 64
+READ = 20_000  # samples, or the whole split where that is more often than once
+
+
+def main(counts: list[int]) -> None:
+    figures = {"batch": BATCH, "processes": 1, "runs": [measure(count) for count in counts]}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def measure(count: int) -> dict:
+    width = WIDTH if count * size(WIDTH) < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2 else NARROW
+    with TemporaryDirectory() as folder:
+        make(Path(folder), count, width)
+        before, started = private_memory(), time.perf_counter()
+        stores = [Store(Path(folder, lane)) for lane in ("clip", "llm")]
+        split = Split(stores, "train")
+        opened = time.perf_counter() - started
+        for store in stores:
+            store.check()  # reads every byte: from here on the cache is warm
+        checked = time.perf_counter() - started - opened
+        rate = samples_a_second(split)
+        return {
+            "samples": count,
+            "kilobytes_a_sample": round(size(width) / 1000, 1),
+            "text_width": width,
+            "samples_per_second": round(rate),
+            "gigabytes_per_second": round(rate * size(width) / 1e9, 2),
+            "seconds_to_open": round(opened, 3),
+            "seconds_to_check_every_byte": round(checked, 2),
+            "private_megabytes_added": round((private_memory() - before) / 1e6, 1),
+        }
+
+
+def samples_a_second(split: Split) -> float:
+    """Of random rows, the middle of three passes."""
+    rng, rates = np.random.default_rng(0), []
+    for _ in range(3):
+        batches = rng.integers(0, len(split), (READ // BATCH, BATCH))
+        started = time.perf_counter()
+        for index in batches:
+            split.rows(index)
+        rates.append(batches.size / (time.perf_counter() - started))
+    return sorted(rates)[1]
+
+
+def make(folder: Path, count: int, width: int) -> None:
+    rng = np.random.default_rng(0)
+    words, states = ((rng.random((SHARD, *shape), np.float32) - 0.5).astype(np.float16) for shape in ((TOKENS, width), (TEACHER,)))
+    for number, first in enumerate(range(0, count, SHARD)):
+        some = min(SHARD, count - first)
+        ids = [f"{i:016x}" for i in range(first, first + some)]
+        write_vectors(folder / "clip" / f"train-{number:06d}.parquet", ids, {"simple": words[:some], "complex": words[:some]})
+        write_vectors(folder / "llm" / f"train-{number:06d}.parquet", ids, {"layer_31": states[:some]})
+
+
+def size(width: int) -> int:
+    """Bytes of a sample."""
+    return 2 * (2 * TOKENS * width + TEACHER)
+
+
+def private_memory() -> int:
+    """Bytes that are this process's own; mapped files, which the system may take back at any time, are not."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssAnon"].split()[0]) * 1024
+
+
+if __name__ == "__main__":
+    main([int(word) for word in sys.argv[1:]] or [1000, 10_000])

@@ -1,0 +1,42 @@
+"""The crawled pictures by id: where each lies is kept in mind, its bytes stay on disk until asked for."""
+
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+
+class Album(Mapping):
+    """id -> bytes, of the ids asked for, out of the tars of all folders of `raw`.
+
+    Raises ValueError where a tar is broken or an id has no picture.
+    """
+
+    def __init__(self, raw: Path, ids: set[str]):
+        self._places = {
+            key: place for folder in sorted(p for p in raw.iterdir() if p.is_dir()) for key, place in _members(folder) if key in ids
+        }
+        if missing := sorted(ids - self._places.keys()):
+            raise ValueError(f"{raw} holds no picture for {len(missing)} of {len(ids)} kept pairs ({missing[0]}, …): run `dvc repro` again")
+
+    def __getitem__(self, key: str) -> bytes:
+        file, start, size = self._places[key]
+        with file.open("rb") as opened:
+            opened.seek(start)
+            return opened.read(size)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
+    """(id, (tar, first byte, bytes)) of each picture of a folder's tars."""
+    for file in sorted(folder.glob("*.tar")):
+        try:
+            with tarfile.open(file, "r:") as tar:
+                for member in tar:
+                    yield member.name.partition(".")[0], (file, member.offset_data, member.size)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
