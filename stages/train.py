@@ -193,7 +193,7 @@ def load(clip: Path, llm: Path, vae: Path | None) -> tuple[dict[str, Features], 
     latents = load_latents(vae, ids) if vae else None
     teacher = np.concatenate([states[name] for name in sorted(states)], -1)  # (N, d_llm · layers)
     about |= teacher_about | {"layers": sorted(states), "data": sha256("".join(ids).encode()).hexdigest()[:16]}
-    held = words | {"teacher": teacher, "latents": latents}
+    held = {name: a for name, a in (words | {"teacher": teacher, "latents": latents}).items() if name in Features.__annotations__}
     return {split: Features(**{name: take(a, names, split) for name, a in held.items()}) for split in SPLITS}, about
 
 

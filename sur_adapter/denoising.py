@@ -100,7 +100,8 @@ def frozen(
 
     from sur_adapter.diffusion import part
 
-    unet = part(model, UNet2DConditionModel, "unet").to(where, dtype).eval().requires_grad_(False)
+    unet = part(model, UNet2DConditionModel, "unet").eval().requires_grad_(False)
+    nn.Module.to(unet, where, dtype)  # diffusers' own `to` warns of layers to be spared, of which a U-Net has none
     if channels_last:
         unet = unet.to(memory_format=torch.channels_last)
     if gradient_checkpointing:

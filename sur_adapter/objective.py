@@ -18,7 +18,7 @@ class Features:
 
     simple: Tensor  # (N, L, d)
     complex: Tensor  # (N, L, d)
-    teacher: Tensor  # (N, d_llm)
+    teacher: Tensor  # (N, d_llm), or (N, T, d_llm), nought where there is no token
     latents: Tensor | None = None  # (N, 2, 4, h, w): mean and log-variance
     simple_pooled: Tensor | None = None  # (N, p): SDXL's one vector a prompt
     complex_pooled: Tensor | None = None  # (N, p)
@@ -69,7 +69,7 @@ class Objective:
             terms["prompt"] = self._prompt(batch, adapted, pooled, portion)
         if self.w_llm:
             counted = None if dropped is None else ~dropped
-            terms["llm"] = loss.llm(adapter.projection(batch.teacher), query, self._kept(batch, "simple"), counted, self.kl)
+            terms["llm"] = loss.llm(adapter.projection(_one(batch.teacher)), query, self._kept(batch, "simple"), counted, self.kl)
         if self.w_diffusion:
             plain = adapted if dropped is None else torch.where(dropped[:, None, None], self.empty, adapted)
             terms["diffusion"] = self._diffusion(batch, plain, pooled, portion)
@@ -109,3 +109,11 @@ class Objective:
         dropped = portion(chosen).to(batch.simple.device)
         words = (torch.where(dropped[:, None, None], self.empty, x) for x in (batch.simple, batch.complex))
         return replace(batch, **dict(zip(("simple", "complex"), words, strict=True))), dropped
+
+
+def _one(teacher: Tensor) -> Tensor:
+    """One vector a prompt, [B, d_llm]: the mean over its tokens where each has its own."""
+    if teacher.ndim == 2:
+        return teacher
+    there = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)
+    return (teacher * there).sum(1) / there.sum(1).clamp_min(1)

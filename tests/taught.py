@@ -1,13 +1,18 @@
 """Small real things that the tests of training share: a U-Net, banks of queries, cached features, an adapter."""
 
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
-from sur_adapter import loss
+from sur_adapter import bank, loss
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.features.queries import cross_attentions
 from sur_adapter.objective import Features
+from sur_adapter.records import write_tar, write_vectors
 
 SIZES = {"block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 8}
 BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
@@ -48,3 +53,28 @@ def adapter(awake: bool = False) -> SURAdapter:
 def gradients(made: nn.Module) -> dict[str, torch.Tensor]:
     """Of all that has one beyond rounding."""
     return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.norm() > 1e-6}
+
+
+def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
+    """A small cache for the miniature's diffusion model, which holds noise, and the stage's paths: clip, llm, vae, queries, out, log."""
+    numbers = np.random.default_rng(0)
+    for split, n in (("train", train), ("validation", validation)):
+        if not n:
+            continue
+        ids = [f"{split}{k}" for k in range(n)]
+        words = {name: numbers.standard_normal((n, 9, 128)).astype("float16") for name in ("simple", "complex")}
+        write_vectors(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
+        states = {"layer_6": numbers.standard_normal((n, 20)).astype("float16")}
+        write_vectors(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})
+        write_tar(folder / f"vae/{split}-000000.tar", ((i, "npy", _npy(numbers.standard_normal((2, 4, 8, 8)))) for i in ids))
+    attention = loss.CrossAttention(
+        4, *(torch.from_numpy(numbers.standard_normal(s)) for s in ((40, 64), (64, 128), (64, 128), (64, 64), (64,)))
+    )
+    bank.write({"one": attention}, folder / "queries")
+    return [folder / name for name in ("clip", "llm", "vae", "queries", "adapter", "log")]
+
+
+def _npy(array: np.ndarray) -> bytes:
+    buffer = BytesIO()
+    np.save(buffer, array.astype("float16"))
+    return buffer.getvalue()

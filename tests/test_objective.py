@@ -140,6 +140,14 @@ def test_padding_does_not_count_where_it_is_masked():
         goal(adapter(), features())
 
 
+def test_a_teacher_of_tokens_is_the_mean_of_those_that_are_there():
+    tokens = torch.cat([torch.randn(24, 3, 20), torch.zeros(24, 2, 20)], 1)
+    one = Features(features().simple, features().complex, tokens[:, :3].mean(1))
+    many = Features(features().simple, features().complex, tokens)
+    goal = Objective(0.0, 0.0, 1.0)
+    assert torch.allclose(goal(adapter(), one)[0], goal(adapter(), many)[0])
+
+
 class Pooling(SURAdapter):
     """An adapter with a head for SDXL's pooled vector."""
 
