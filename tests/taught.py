@@ -62,7 +62,7 @@ def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
         if not n:
             continue
         ids = [f"{split}{k}" for k in range(n)]
-        words = {name: numbers.standard_normal((n, 9, 128)).astype("float16") for name in ("simple", "complex")}
+        words = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
         write_vectors(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
         states = {"layer_6": numbers.standard_normal((n, 20)).astype("float16")}
         write_vectors(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})

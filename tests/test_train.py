@@ -139,6 +139,19 @@ def test_the_projection_of_the_teacher_is_seeded_trained_and_saved_and_is_not_th
     assert not any(name.startswith("projection") for name in without), "a parameter that nothing trains would be dead"
 
 
+def test_the_choices_go_together(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    loss = {"target": "complex", "t_min": 400, "snr_gamma": 5.0, "offset_noise": 0.1, "drop_condition": 0.3}
+    more = {"prompt": "kl", "kl": "student_teacher", "temperature": 2.0, "tokens": "sum"}
+    how = {"precision": "bf16", "ema": 0.9, "keep": "best", "patience": 2, "accumulation": 2, "schedule": "linear", "warmup": 0.3}
+    unet = {"gradient_checkpointing": True, "channels_last": True}
+    plain, chosen = (trained(tmp_path / name, ALL | a, **b) for name, a, b in (("a", {}, {}), ("b", loss | more, how | unet)))
+    rows = json.loads((chosen.parent / "log/history.json").read_text())
+    assert [row["step"] for row in rows] == [3, 6] and {"diffusion", "prompt", "llm", "validation_loss"} < rows[0].keys()
+    assert json.loads((chosen / "config.json").read_text())["about"]["loss"] == ALL | loss | more
+    assert digest(plain).keys() == digest(chosen).keys() and digest(plain) != digest(chosen)
+
+
 def test_the_empty_prompt_is_the_text_encoders_own(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     from diffusers import StableDiffusionPipeline
@@ -170,6 +183,8 @@ def test_dvclive_tells_what_the_history_tells_and_the_same_bytes_each_time(tmp_p
         ({}, {"schedule": "cosin"}, r"train.schedule is 'cosin' \(did you mean 'cosine'\?\)"),
         ({}, {"keep": "first"}, "train.keep is 'first': choose last or best"),
         ({"mask": True, "prompt": "kl"}, {}, "loss.mask asks for the lengths"),
+        ({"w_diffusion": 1.0, "zero_snr": True}, {}, "loss.zero_snr asks for a U-Net that predicts the velocity"),
+        ({"w_diffusion": 1.0, "t_max": 2000}, {}, "loss.t_max 2000: choose 0 <= t_min < t_max <= 1000"),
     ],
 )
 def test_a_choice_that_is_none_is_refused_in_a_sentence(loss, how, sentence, tmp_path, monkeypatch):

@@ -158,7 +158,7 @@ def test_a_training_that_was_stopped_goes_on_where_it_was_and_ends_in_the_same_b
 
 def test_a_training_that_ended_early_is_over_when_it_is_taken_up_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SUR_WORK", str(tmp_path))
-    how = HOW | {"lr": 0.05, "schedule": "constant", "optimizer": "adamw", "keep": "best", "steps": 400, "patience": 2, "checkpoint": 10}
+    how = HOW | {"lr": 0.05, "schedule": "constant", "optimizer": "adamw", "steps": 400, "patience": 2, "checkpoint": 10}
     with pytest.raises(OSError), Work("train", a=1) as work:
         first, _ = fit(made := adapter(), words_alone(), features(64), features(16), work, **how)
         raise OSError("killed before the adapter was written")
