@@ -1,6 +1,15 @@
-"""train: the adapter, from cached features alone."""
+"""train: the adapter, from cached features alone.
+
+On several GPUs: `train.processes` in params.yaml, or the same command under `accelerate launch -m` or `torchrun -m`.
+"""
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -8,36 +17,127 @@ import torch
 
 import sur_adapter.bank as banks
 import sur_adapter.compute as compute
+import sur_adapter.loss as losses
 from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.cached import Cached
+from sur_adapter.checkpoint import digest
+from sur_adapter.denoising import Denoising, empty_prompt, frozen
+from sur_adapter.objective import Objective
+from sur_adapter.optimizers import OPTIMIZERS, SCHEDULES
+from sur_adapter.portion import team
 from sur_adapter.provenance import revision
-from sur_adapter.schema import settings
+from sur_adapter.schema import choose, settings
 from sur_adapter.store import Split, Store
-from sur_adapter.trainer import Features, Objective, fit
+from sur_adapter.trainer import fit
+from sur_adapter.work import Work
 
 
 def train(
     clip: Path, llm: Path, vae: Path, bank: Path, out: Path, log: Path, *, models: dict, adapter: dict, loss: dict, train: dict
 ) -> None:
-    splits, about = load(clip, llm, vae if loss.get("w_diffusion") else None, models)
-    options = settings(options_of_training, train, "train")
+    options = options_of_training(**settings(options_of_training, train, "train"))
     weights = settings(objective, loss, "loss")
-    where = compute.device(options.pop("device", "auto"))
-    torch.manual_seed(options.get("seed", 0))
-    teacher_width = splits["train"].teacher.shape[-1]
-    config = settings(network, adapter, "adapter") | {"width": splits["train"].simple.shape[-1], "teacher_width": teacher_width}
-    model = SURAdapter(AdapterConfig(**config, about=about | {"code": revision(__file__), "loss": dict(loss), "train": dict(train)}))
-    goal = objective(models, bank, where, compute.dtype(options.get("precision", "fp32")), **weights)
-    history, rate = fit(model, goal, splits["train"], splits["validation"], device=where, **options)
-    model.save_pretrained(out)
-    log.mkdir(parents=True, exist_ok=True)
-    (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
-    print(f"{len(splits['train'])} pairs, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+    if launched(options.pop("processes"), clip, llm, vae, bank, out, log):
+        return
+    splits, about, made = load([clip, llm, *([vae] if weights["w_diffusion"] else [])], models)
+    check(splits, options, weights)
+    where = compute.device(options.pop("device"))
+    crew, _ = team(where, options["batch"])
+    where = str(crew.device) if crew.num_processes > 1 else where
+    unet = {key: options.pop(key) for key in ("compile", "channels_last", "gradient_checkpointing")}
+    torch.manual_seed(options["seed"])
+    about |= {"code": revision(__file__), "loss": dict(loss), "train": dict(train)}
+    config = settings(network, adapter, "adapter") | widths(splits["train"], weights) | {"about": about}
+    model = SURAdapter(AdapterConfig(**config))
+    goal = objective(models, bank, where, compute.dtype(options["precision"]), unet, **weights)
+    live = options.pop("live")
+    depends = {"config": config, "params": [models, loss, train], "inputs": [made, digest(bank)], "torch": torch.__version__}
+    with Work("train", **depends, processes=crew.num_processes) if crew.is_main_process else nullcontext() as work:
+        tell = teller(log) if live and crew.is_main_process else lambda row: None
+        history, rate = fit(model, goal, splits["train"], splits["validation"], work, tell, device=where, **options)
+        if crew.is_main_process:
+            model.save_pretrained(out)
+            log.mkdir(parents=True, exist_ok=True)
+            (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            print(f"{len(splits['train'])} pairs, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+    crew.end_training()
 
 
 def options_of_training(
-    *, steps: int, batch: int, lr: float, seed: int = 0, every: int = 50, device: str = "auto", precision: str = "fp32"
-) -> None:
-    """The keys of params.yaml: train."""
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    accumulation: int = 1,
+    seed: int = 0,
+    every: int = 50,
+    device: str = "auto",
+    processes: int | str = 1,
+    precision: str = "fp32",
+    optimizer: str = "muon",
+    weight_decay: float = 0.1,
+    betas: tuple[float, float] = (0.9, 0.98),
+    schedule: str = "cosine",
+    warmup: float = 0.1,
+    clip: float | None = 1.0,
+    ema: float | None = None,
+    keep: str = "last",
+    patience: int | None = None,
+    checkpoint: int | None = 100,
+    live: bool = False,
+    compile: bool = False,
+    channels_last: bool = False,
+    gradient_checkpointing: bool = False,
+) -> dict:
+    """The keys of params.yaml: train, with what stands for those that are not there."""
+    given = dict(locals())
+    for key, known in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("keep", ("last", "best"))):
+        choose(f"train.{key}", given[key], known)
+    return given
+
+
+def check(splits: dict[str, Cached], options: dict, weights: dict) -> None:
+    """ValueError for what training would trip over."""
+    if not len(splits["train"]):
+        raise ValueError("the cache holds no pair to train on: loosen the thresholds of params.yaml: filter, or lower filter.test")
+    if (options["keep"] == "best" or options["patience"]) and not len(splits["validation"]):
+        raise ValueError("train.keep `best` and train.patience go by the validation split, which holds no pair: raise filter.validation")
+    if weights.get("drop_condition") and "simple_pooled" in splits["train"].split.names:
+        raise ValueError("params.yaml: loss.drop_condition is made for models with one text encoder: set it to 0")
+
+
+def widths(train: Cached, weights: dict) -> dict[str, int]:
+    """As the features have them; without the teacher's term there is nothing to project it for."""
+    one = train.rows(torch.tensor([0]), "cpu")
+    pooled = 0 if one.simple_pooled is None else one.simple_pooled.shape[-1]
+    return {"width": one.simple.shape[-1], "teacher_width": one.teacher.shape[-1] if weights["w_llm"] else 0, "pooled_width": pooled}
+
+
+def launched(processes: int | str, *paths: Path) -> bool:
+    """Whether the stage has been run by that many processes (auto: one for each GPU). Not where it is one of several already."""
+    count = max(1, torch.cuda.device_count()) if processes == "auto" else processes
+    if count == 1 or "WORLD_SIZE" in os.environ:
+        return False
+    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "stages", "train"]
+    if subprocess.run([*run, *map(str, paths)]).returncode:
+        raise ValueError(f"one of the {count} processes that train failed: what it said stands above")
+    return True
+
+
+def teller(log: Path) -> Callable[[dict], None]:
+    """Takes each row of the history to DVCLive, in log/live."""
+    from dvclive import Live  # a second to import
+
+    live = Live(str(log / "live"), save_dvc_exp=False, report=None, dvcyaml=None, monitor_system=False)
+
+    def tell(row: dict) -> None:
+        live.step = row["step"]
+        for name, value in row.items():
+            if name != "step":
+                live.log_metric(name, value)
+        live.make_summary()
+
+    return tell
 
 
 def network(*, variant: str = "sur", depth: int = 2, heads: int = 8, strength: float | None = None) -> None:
@@ -49,44 +149,51 @@ def objective(
     bank: Path,
     where: str,
     dtype: torch.dtype,
+    unet: dict,
     *,
-    prompt: str = "attention",
     w_diffusion: float,
     w_prompt: float,
     w_llm: float,
+    prompt: str = "attention",
+    kl: str = "teacher_student",
+    temperature: float = 1.0,
+    tokens: str = "mean",
+    mask: bool = False,
+    target: str = "noise",
+    t_min: int = 0,
+    t_max: int | None = None,
+    snr_gamma: float | None = None,
+    zero_snr: bool = False,
+    offset_noise: float = 0.0,
+    drop_condition: float = 0.0,
 ) -> Objective:
-    """The keys of params.yaml: loss, and what is frozen behind them."""
-    if prompt not in ("attention", "kl"):
-        raise ValueError(f"params.yaml: loss.prompt is {prompt!r}: choose attention or kl")
-    result = Objective(w_diffusion, w_prompt, w_llm)
+    """The keys of params.yaml: loss, and what is frozen behind them. unet: how it runs, of params.yaml: train."""
+    choose("loss.prompt", prompt, ("attention", "kl"))
+    choose("loss.kl", kl, ("teacher_student", "student_teacher"))
+    choose("loss.tokens", tokens, ("mean", "sum"))
+    choose("loss.target", target, ("noise", "complex"))
+    divergence = partial(losses.kl, direction=kl, temperature=temperature, tokens=tokens)
+    noising = Denoising(snr_gamma, offset_noise, target, t_min, t_max)
+    result = Objective(w_diffusion, w_prompt, w_llm, denoising=noising, kl=divergence, mask=mask, drop_condition=drop_condition)
     if w_prompt and prompt == "attention":
-        result.layers = banks.read(bank, where, dtype)
+        result.layers = banks.read(bank, where, dtype, models.get("diffusion"))
     if w_diffusion:
-        from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel  # seconds to import
-
-        import sur_adapter.diffusion as diffusion
-
-        result.unet = diffusion.part(models["diffusion"], UNet2DConditionModel, "unet").to(where).eval().requires_grad_(False)
-        result.scheduler = diffusion.part(models["diffusion"], DDPMScheduler, "scheduler")
-        result.scaling = AutoencoderKL.load_config(models["diffusion"], subfolder="vae")["scaling_factor"]
+        result.unet, result.scheduler, result.scaling = frozen(models["diffusion"], where, dtype, zero_snr=zero_snr, **unet)
+        noising.check(result.scheduler)
+    if drop_condition:
+        result.empty = empty_prompt(models["diffusion"]).to(where)
     return result
 
 
-def load(clip: Path, llm: Path, vae: Path | None, models: dict | None = None) -> tuple[dict[str, Features], dict]:
-    """split -> features, and where they come from. Refused if the caches do not hold the same rows, or other models made them."""
-    stores = [Store(folder) for folder in (clip, llm, vae) if folder]
+def load(folders: list[Path], models: dict) -> tuple[dict[str, Cached], dict, list]:
+    """(split -> its pairs, where they come from, the manifests of all shards). folders: of words, teacher, and latents if asked for.
+
+    Refused if they do not hold the same rows, or if other models made them.
+    """
+    stores = [Store(folder) for folder in folders]
     for store in stores:
-        store.expect(base_model=(models or {}).get("diffusion"), llm=(models or {}).get("llm"))
-    about = stores[0].about | stores[1].about | {"layers": sorted(stores[1].names)}
-    about["data"] = sha256("".join(stores[0].ids).encode()).hexdigest()[:16]
-    return {split: features(Split(stores, split), sorted(stores[1].names)) for split in SPLITS}, about
-
-
-SPLITS = ("train", "validation", "test")
-
-
-def features(rows: Split, layers: list[str]) -> Features:
-    """All rows of a split, in memory."""
-    held = rows.rows(range(len(rows)))
-    teacher = torch.cat([held[name] for name in layers], -1)  # (N, d_llm · layers)
-    return Features(held["simple"], held["complex"], teacher, held.get("latents"))
+        store.expect(base_model=models.get("diffusion"), llm=models.get("llm"))
+    layers = sorted(stores[1].names, key=lambda name: (len(name), name))  # layer_6 before layer_12
+    about = stores[0].about | stores[1].about | {"layers": layers, "data": sha256("".join(stores[0].ids).encode()).hexdigest()[:16]}
+    splits = {split: Cached(Split(stores, split), layers) for split in ("train", "validation")}
+    return splits, about, [shard.manifest for store in stores for shard in store.shards]

@@ -11,13 +11,14 @@ def device(name: str = "auto") -> str:
 
 
 def dtype(precision: str) -> torch.dtype:
-    """What products are made in. ValueError for anything but fp32 and bf16."""
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16}
+    """What products are made in. ValueError for anything but fp32, bf16 and fp16."""
+    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in kinds:
-        raise ValueError(f"params.yaml: precision is {precision!r}: choose fp32 or bf16")
+        raise ValueError(f"params.yaml: precision is {precision!r}: choose fp32 or bf16 (or fp16, for an old GPU)")
     return kinds[precision]
 
 
 def autocast(where: str, precision: str) -> AbstractContextManager:
     """Products in that precision; weights, sums and what needs range stay as they are."""
-    return torch.autocast(torch.device(where).type, torch.bfloat16, enabled=dtype(precision) is torch.bfloat16)
+    kind = dtype(precision)
+    return torch.autocast(torch.device(where).type, kind, enabled=kind is not torch.float32)

@@ -15,9 +15,10 @@ from torch import nn
 from tqdm import tqdm
 
 import sur_adapter.records as records
+from sur_adapter.provenance import revision
 from sur_adapter.store import Shard, write_vectors
 from sur_adapter.wording import words
-from sur_adapter.work import Work, code
+from sur_adapter.work import Work
 
 SAMPLE = 16  # numbers of each tensor that tell models apart
 
@@ -29,7 +30,7 @@ def fill(out: Path, pairs: pd.DataFrame, about: dict, settings: dict, make: Call
     """
     parts = list(records.shards(pairs))
     depends = {"lane": out.name, "about": about, "settings": settings, "pairs": digest(pairs), "shard": records.SHARD}
-    with Work("cache", **depends, code=code("sur_adapter", "stages.cache")) as work:
+    with Work("cache", **depends, code=revision(make.__code__.co_filename)) as work:
         for name, rows in tqdm(parts, desc=f"cache {out.name}", disable=None):
             file = work.folder / f"{name}.parquet"
             if _finished(file):

@@ -15,6 +15,12 @@ def nearest(word: str, known) -> str:
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 
+def choose(key: str, value, known) -> None:
+    """ValueError that names the key of params.yaml and what there is, if `value` is none of `known`."""
+    if value not in known:
+        raise ValueError(f"params.yaml: {key} is {value!r}{nearest(value, known)}: choose {' or '.join(known)}")
+
+
 def settings(function: Callable, values: dict | None, section: str) -> dict:
     """`values` as they are, if `function` takes each of them by keyword and gets all it needs; else one sentence.
 

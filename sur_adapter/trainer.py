@@ -1,73 +1,25 @@
-"""Trains the adapter from cached features alone: neither text encoder, VAE nor LLM is loaded, the U-Net only if its loss is asked for."""
+"""Trains the adapter from cached features alone: neither text encoder, VAE nor LLM is loaded, the U-Net only if its loss is asked for.
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from math import cos, pi
+One process or many (accelerate): `batch` is of all of them together, and every one draws for the whole batch and takes its own rows, so
+that the adapter is the same, but for rounding, however many there are.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isfinite
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 from tqdm import tqdm
 
-from sur_adapter import loss
+from sur_adapter import checkpoint as checkpoints
 from sur_adapter.adapter import SURAdapter
-from sur_adapter.compute import autocast
-
-
-@dataclass
-class Features:
-    """What is cached of one split; rows agree. Latents are there only if the diffusion loss is asked for."""
-
-    simple: Tensor  # (N, L, d)
-    complex: Tensor  # (N, L, d)
-    teacher: Tensor  # (N, d_llm)
-    latents: Tensor | None = None  # (N, 2, 4, h, w): mean and log-variance
-
-    def __len__(self) -> int:
-        return len(self.simple)
-
-    def rows(self, index: Tensor, device: str) -> "Features":
-        picked = (None if t is None else t[index].float().to(device) for t in (self.simple, self.complex, self.teacher, self.latents))
-        return Features(*picked)
-
-
-@dataclass
-class Objective:
-    """The weighted sum of the three terms, with whatever is frozen behind them."""
-
-    w_diffusion: float
-    w_prompt: float
-    w_llm: float
-    layers: list[loss.CrossAttention] | None = None  # given: D_prompt is `attention`; else `kl`
-    unet: nn.Module | None = None
-    scheduler: object = None
-    scaling: float = 1.0
-
-    def __call__(self, adapter: SURAdapter, batch: Features) -> tuple[Tensor, dict[str, float]]:
-        """(L, each unweighted term that has a weight)."""
-        query = adapter.query(batch.simple)
-        adapted = adapter.adapt(batch.simple, query)  # (B, L, d)
-        terms = {}
-        if self.w_prompt:
-            terms["prompt"] = (
-                loss.prompt_attention(self.layers, batch.complex, adapted) if self.layers else loss.prompt_kl(batch.complex, adapted)
-            )
-        if self.w_llm:
-            terms["llm"] = loss.llm(adapter.projection(batch.teacher), query)
-        if self.w_diffusion:
-            terms["diffusion"] = self._diffusion(batch, adapted)
-        if not terms:
-            raise ValueError("params.yaml: loss.w_diffusion, w_prompt and w_llm are all 0: give at least one of them a weight")
-        total = sum(getattr(self, f"w_{name}") * value for name, value in terms.items())
-        return total, {name: value.item() for name, value in terms.items()}
-
-    def _diffusion(self, batch: Features, adapted: Tensor) -> Tensor:
-        mean, logvar = batch.latents.unbind(1)
-        z = (mean + (0.5 * logvar).exp() * torch.randn_like(mean)) * self.scaling  # (B, 4, h, w)
-        noise, t = torch.randn_like(z), torch.randint(self.scheduler.config.num_train_timesteps, (len(z),), device=z.device)
-        return loss.diffusion(noise, self.unet(self.scheduler.add_noise(z, noise, t), t, adapted).sample)
+from sur_adapter.ahead import ahead
+from sur_adapter.objective import Features, Objective
+from sur_adapter.portion import Portion, team
+from sur_adapter.training import Training
+from sur_adapter.work import Work
 
 
 def fit(
@@ -75,73 +27,84 @@ def fit(
     objective: Objective,
     train: Features,
     validation: Features,
+    work: Work | None = None,
+    tell: Callable[[dict], None] = lambda row: None,
     *,
     steps: int,
     batch: int,
-    lr: float,
     seed: int = 0,
     every: int = 50,
     device: str = "cpu",
-    precision: str = "fp32",
+    patience: int | None = None,
+    checkpoint: int | None = 100,
+    accumulation: int = 1,
+    **how,
 ) -> tuple[list[dict], float]:
-    """A tenth of the steps up to the learning rate `lr`, the rest down to nothing.
+    """Returns (history, samples a second): a row every `every` steps, means since the last; `tell` gets each as it comes.
 
-    Returns (history, samples a second): a row every `every` steps, means since the last.
-
-    precision: fp32, or bf16 for the products alone (autocast); weights and their optimizer stay fp32.
+    batch: of one pass; a step is `accumulation` passes. patience: looks at the validation without a better one, after which training
+    ends. Every `checkpoint` steps all that the next one depends on is kept in `work`, so that a training that was killed ends as it would
+    have. how: what `Training` takes. Of several processes each calls this with the same arguments; `work` is the first one's.
+    Raises ValueError where memory is short, and where the loss is no number any more.
     """
-    adapter.to(device).train()
-    optimizers = optimizers_of(adapter, lr)
-    schedules = [LambdaLR(o, lambda done: share(done, steps)) for o in optimizers]
-    history, seen, start = [], [], perf_counter()
-    for step in (bar := tqdm(range(1, steps + 1), desc="train", disable=None)):
-        torch.manual_seed(seed * 1_000_003 + step)
-        rows = train.rows(torch.randint(len(train), (batch,)), device)
-        with attention(device), autocast(device, precision):
-            total, terms = objective(adapter, rows)
-            total.backward()
-        norm = nn.utils.clip_grad_norm_(adapter.parameters(), 1.0)
-        for part in (*optimizers, *schedules):
-            part.step()
-        adapter.zero_grad(set_to_none=True)
-        seen.append({"loss": total.item(), "gradient_norm": norm.item()} | terms)
-        if step % every == 0 or step == steps:
-            means = {key: sum(row[key] for row in seen) / len(seen) for key in seen[0]}
-            history.append({"step": step} | means | _validate(adapter, objective, validation, batch, device))
-            seen = []
-            bar.set_postfix(loss=f"{means['loss']:.4f}")
-    rate = steps * batch / (perf_counter() - start)
-    adapter.eval()
-    return history, rate
+    crew, portion = team(device, batch)
+    training = Training(adapter, objective, crew, portion, steps=steps, device=device, **how)
+    state = checkpoints.resume(work, training.parts, portion.count)
+    first, history, seen = state.get("step", 0), state.get("history", []), state.get("seen", [])
+    for row in history:
+        tell(row)
+    start = perf_counter()
+    last = first if patience and training.best.since >= patience else steps
+    batches = _batches(train, range(first + 1, last + 1), seed, batch, accumulation, portion, device)
+    bar = tqdm(batches, "train", initial=first, total=steps, disable=None if portion.rank == 0 else True)
+    with enough_memory(device, batch):
+        for step, passes in enumerate(bar, first + 1):
+            torch.manual_seed(seed * 1_000_003 + step)
+            torch.randint(len(train), (batch * accumulation,))  # the rows' own draw, so that what follows it is the same
+            seen.append(training.step(passes))
+            if step % every == 0 or step == steps:
+                means = _means(seen, portion, step)
+                history.append({"step": step} | means | training.look(validation, batch))
+                tell(history[-1])
+                seen = []
+                bar.set_postfix(loss=f"{means['loss']:.4f}")
+            if work and checkpoint and step % checkpoint == 0:
+                checkpoints.keep(work, training.parts, step=step, history=history, seen=seen)
+            if patience and training.best.since >= patience:
+                break
+    done = (history[-1]["step"] if history else first) - first
+    training.end()
+    return history, done * batch * accumulation / (perf_counter() - start)
 
 
-def share(done: int, steps: int) -> float:
-    """Of the learning rate, after so many steps: a straight line up, half a cosine down."""
-    up = max(1, steps // 10)
-    return (done + 1) / up if done < up else 0.5 * (1 + cos(pi * (done - up) / max(1, steps - up)))
+def _batches(train: Features, steps: range, seed: int, batch: int, passes: int, portion: Portion, device: str) -> Iterator[list[Features]]:
+    """The passes of each step: rows drawn by seed and step alone. For a GPU they are got ready ahead."""
+
+    def drawn(step: int) -> list[Features]:
+        index = torch.randint(len(train), (batch * passes,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
+        return [train.rows(portion(train.together(part)), device) for part in index.split(batch)]
+
+    return ahead(map(drawn, steps)) if torch.device(device).type == "cuda" else map(drawn, steps)
 
 
-def optimizers_of(adapter: nn.Module, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon (Jordan et al. 2024) for matrices, its step scaled to the size of AdamW's (arXiv 2502.16982); AdamW for norms and biases."""
-    matrices = [p for p in adapter.parameters() if p.ndim == 2]
-    others = [p for p in adapter.parameters() if p.ndim != 2]
-    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, lr=lr, betas=(0.9, 0.98), weight_decay=0.0)]
+def _means(seen: list[dict[str, Tensor]], portion: Portion, step: int) -> dict[str, float]:
+    """Of each number over some steps. ValueError if the loss is none."""
+    columns = {key: portion.mean(torch.stack([row[key].float() for row in seen])).tolist() for key in seen[0]}
+    means = {key: sum(column) / len(column) for key, column in columns.items()}
+    if not isfinite(means["loss"]):
+        raise ValueError(f"the loss is {means['loss']} before step {step}: lower train.lr, or set train.precision to fp32")
+    return means
 
 
-def attention(device: str) -> AbstractContextManager:
-    """On a CPU attention is spelt out: the fused kernel's way back takes twice the step's time."""
-    return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
-
-
-@torch.no_grad()
-def _validate(adapter: SURAdapter, objective: Objective, validation: Features, batch: int, device: str) -> dict[str, float]:
-    """The loss on up to four batches that are never trained on, with the same noise each time."""
-    if not len(validation):
-        return {}
-    adapter.eval()
-    torch.manual_seed(0)
-    parts = torch.arange(len(validation)).split(batch)[:4]
-    losses = [objective(adapter, validation.rows(rows, device))[0].item() for rows in parts]
-    adapter.train()
-    return {"validation_loss": sum(losses) / len(losses)}
+@contextmanager
+def enough_memory(device: str, batch: int) -> Iterator[None]:
+    """ValueError that says how to take less, where torch finds no memory."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        raise ValueError(
+            f"the memory of {device} does not hold a batch of {batch}: lower train.batch and raise train.accumulation by as much, "
+            "or set train.gradient_checkpointing to true"
+        ) from error

@@ -29,6 +29,14 @@ def test_the_same_bank_is_the_same_bytes(tmp_path):
     assert one == two
 
 
+def test_a_bank_of_another_model_is_stale(tmp_path):
+    torch.manual_seed(0)
+    bank.write({"down": layer(2, 4)}, tmp_path, "a/model")
+    assert bank.read(tmp_path, model="a/model") and bank.read(tmp_path)
+    with pytest.raises(ValueError, match="recorded from 'a/model', but 'b' is asked for: it is stale; run `dvc repro`"):
+        bank.read(tmp_path, model="b")
+
+
 def test_a_bank_that_was_never_recorded_is_missed_in_a_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="queries.safetensors is missing: .*run `dvc repro` to record it"):
         bank.read(tmp_path)

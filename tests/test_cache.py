@@ -17,6 +17,7 @@ from stages.train import train
 from sur_adapter import records
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.album import Album
+from sur_adapter.cached import Cached
 from sur_adapter.diffusion import TextEncoders
 from sur_adapter.features import clip, llm, queries, vae
 from sur_adapter.store import Split, Store
@@ -196,6 +197,8 @@ class Inline:
     teacher: Teacher
     vae: AutoencoderKL
 
+    together = Features.together
+
     def __len__(self) -> int:
         return len(self.rows_)
 
@@ -226,9 +229,8 @@ def test_training_from_the_cache_is_training_with_the_models_inline(tmp_path, mo
         objective = Objective(1.0, 1.0, 0.1, unet=unet, scheduler=scheduler)
         return fit(adapter, objective, of("train"), of("validation"), steps=12, batch=6, lr=1e-3, every=1)[0]
 
-    def cached(split: str) -> Features:
-        held = Split(stores, split).rows(range(len(Split(stores, split))))
-        return Features(held["simple"], held["complex"], held["layer_3"], held["latents"])
+    def cached(split: str) -> Cached:
+        return Cached(Split(stores, split), ["layer_3"])
 
     def inline(split: str) -> Inline:
         return Inline(rows[rows["split"] == split], pictures, *frozen)

@@ -1,55 +1,19 @@
 """The three terms of the objective."""
 
 import pytest
+import taught
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
-from torch import nn
+from taught import adapter, features, layers
 
 from sur_adapter import loss
-from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.features.queries import cross_attentions
-from sur_adapter.trainer import Features, Objective, fit, optimizers_of, share
+from sur_adapter.objective import Objective
 
 
 @pytest.fixture(scope="module")
-def unet() -> UNet2DConditionModel:
-    torch.manual_seed(0)
-    blocks = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
-    made = UNet2DConditionModel(
-        8, **blocks, block_out_channels=(16, 32), layers_per_block=1, cross_attention_dim=32, attention_head_dim=2, norm_num_groups=8
-    )
-    return made.eval().requires_grad_(False)
-
-
-def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
-    torch.manual_seed(1)
-    found = []
-    for m in cross_attentions(unet).values():
-        q = torch.randn(n, m.to_q.out_features)
-        found.append(loss.CrossAttention(m.heads, q, m.to_k.weight, m.to_v.weight, m.to_out[0].weight, m.to_out[0].bias))
-    return found
-
-
-def features(n: int = 24) -> Features:
-    torch.manual_seed(2)
-    return Features(torch.randn(n, 9, 32), torch.randn(n, 9, 32), torch.randn(n, 20), torch.randn(n, 2, 4, 8, 8))
-
-
-def adapter() -> SURAdapter:
-    torch.manual_seed(3)
-    return SURAdapter(AdapterConfig(32, 20, heads=4))
-
-
-class Noise:
-    """A scheduler's two things that the objective asks for."""
-
-    class config:
-        num_train_timesteps = 1000
-
-    @staticmethod
-    def add_noise(z, noise, t):
-        return 0.6 * z + 0.8 * noise
+def unet():
+    return taught.unet()
 
 
 def test_kl_is_nought_for_equals_positive_else_and_has_a_direction():
@@ -97,9 +61,8 @@ def test_the_teachers_loss_leaves_room_for_what_sets_the_tokens_apart():
 
 
 def test_the_diffusion_loss_reaches_every_part_of_the_adapter_but_the_teachers(unet):
-    made = adapter()
-    nn.init.normal_(made.g.weight, std=0.1)
-    total, terms = Objective(1.0, 0.0, 0.0, unet=unet, scheduler=Noise)(made, features())
+    made = adapter(awake=True)
+    total, terms = Objective(1.0, 0.0, 0.0, unet=unet, scheduler=taught.scheduler())(made, features())
     total.backward()
     reached = {name.split(".")[0] for name, p in made.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert terms.keys() == {"diffusion"} and reached == {"norm", "h1", "h2", "h3", "g"}
@@ -120,57 +83,54 @@ def test_a_weight_of_nought_leaves_its_term_out_and_the_unet_unasked(unet):
         Objective(0.0, 0.0, 0.0)(adapter(), features())
 
 
-def test_training_brings_the_loss_down_the_same_way_each_time(unet):
-    def trained():
-        made = adapter()
-        history, _ = fit(
-            made, Objective(0.0, 1.0, 0.01, layers=layers(unet)), features(64), features(8), steps=60, batch=16, lr=3e-3, every=20
-        )
-        return history, made(features().simple)
-
-    (first, a), (second, b) = trained(), trained()
-    assert first == second and torch.equal(a, b)
-    assert first[-1]["prompt"] < 0.8 * first[0]["prompt"]
-    assert [row["step"] for row in first] == [20, 40, 60] and "validation_loss" in first[0]
-
-
-def test_muon_turns_the_matrices_and_adamw_the_rest_and_no_parameter_is_forgotten():
-    made = adapter()
-    muon, adamw = optimizers_of(made, 1e-3)
-    held = [{id(p): p for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
-    assert {p.ndim for p in held[0].values()} == {2} and held[0].keys().isdisjoint(held[1])
-    assert len(held[0]) + len(held[1]) == len(list(made.parameters()))
-
-
-@pytest.mark.parametrize("steps", [2, 10, 1700])
-def test_the_learning_rate_goes_up_and_down_whatever_the_number_of_steps(steps):
-    assert share(0, 1) == 1
-    shares = [share(k, steps) for k in range(steps + 1)]
-    assert max(shares) == 1 and shares[0] > 0 and shares[-1] == pytest.approx(0, abs=1e-9)
-    top = shares.index(1)
-    assert sorted(shares[: top + 1]) == shares[: top + 1] and sorted(shares[top:], reverse=True) == shares[top:]
-
-
-def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
-    def trained(precision):
-        made = adapter()
-        objective = Objective(0.0, 1.0, 0.01, layers=layers(unet))
-        history, _ = fit(made, objective, features(64), features(8), steps=60, batch=16, lr=3e-3, every=20, precision=precision)
-        assert {p.dtype for p in made.parameters()} == {torch.float32}
-        return [row["loss"] for row in history]
-
-    assert trained("bf16") == pytest.approx(trained("fp32"), rel=0.05)
-    with pytest.raises(ValueError, match="precision is 'fp8': choose fp32 or bf16"):
-        trained("fp8")
-
-
-def test_the_frozen_unet_stays_frozen(unet):
-    before = {k: v.clone() for k, v in unet.state_dict().items()}
-    fit(adapter(), Objective(1.0, 0.0, 0.0, unet=unet, scheduler=Noise), features(), features(4), steps=3, batch=4, lr=1e-3)
-    assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
-
-
 def test_kl_between_softmaxes_matches_torchs_own():
     a, b = torch.randn(3, 4, 6), torch.randn(3, 4, 6)
     theirs = F.kl_div(b.log_softmax(-1).flatten(0, 1), a.softmax(-1).flatten(0, 1), reduction="batchmean")
     assert torch.isclose(loss.kl(a, b), theirs)
+
+
+def test_kl_turns_round_and_softens_as_the_equations_say():
+    a, b = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    assert torch.allclose(loss.kl(a, b, direction="student_teacher"), loss.kl(b, a))
+    assert torch.allclose(loss.kl(a, b, temperature=3.0), 9 * loss.kl(a / 3, b / 3))
+    assert torch.allclose(loss.kl(a, b, tokens="sum"), 5 * loss.kl(a, b))
+
+
+@pytest.mark.parametrize("direction", ["teacher_student", "student_teacher"])
+def test_either_way_round_teaches_the_student(direction):
+    student = torch.randn(2, 5, 8, requires_grad=True)
+    loss.kl(torch.randn(2, 5, 8), student, direction=direction).backward()
+    assert student.grad.abs().max() > 0
+
+
+def test_a_token_that_is_not_kept_changes_nothing_and_each_prompt_weighs_the_same():
+    a, b = torch.randn(2, 5, 8), torch.randn(2, 5, 8)
+    kept = torch.arange(5) < torch.tensor([2, 4])[:, None]
+    value = loss.kl(a, b, kept)
+    assert torch.allclose(value, (loss.kl(a[:1, :2], b[:1, :2]) + loss.kl(a[1:, :4], b[1:, :4])) / 2)
+    other = torch.where(kept[..., None], b, torch.randn(2, 5, 8))
+    assert torch.allclose(loss.kl(a, other, kept), value) and not torch.allclose(loss.kl(a, other), loss.kl(a, b))
+    query, target = torch.randn(2, 5, 16), torch.randn(2, 16)
+    assert torch.allclose(loss.llm(target[:1], query[:1], kept[:1]), loss.llm(target[:1], query[:1, :2]))
+
+
+@pytest.mark.parametrize("kind, over", [("epsilon", 0), ("v_prediction", 1)])
+def test_min_snr_holds_the_weight_of_a_picture_at_gamma(kind, over):
+    snr = torch.tensor([0.0, 0.5, 5.0, 500.0])
+    weight = loss.min_snr(snr, 5.0, kind)
+    assert torch.allclose(weight[1:] * (snr[1:] + over), snr[1:].clamp(max=5.0))  # min(SNR, γ), as a weight of the picture itself
+    assert weight.isfinite().all() and weight[0] == (1 if kind == "epsilon" else 0)
+
+
+def test_the_weights_of_a_batch_of_pictures_are_each_pictures_own():
+    target, prediction = torch.randn(2, 4, 3, 3), torch.randn(2, 4, 3, 3)
+    whole = loss.diffusion(target, prediction, torch.tensor([0.25, 1.0]))
+    apart = [loss.diffusion(target[k : k + 1], prediction[k : k + 1]) for k in range(2)]
+    assert torch.allclose(whole, (0.25 * apart[0] + apart[1]) / 2)
+    assert torch.equal(loss.diffusion(target, prediction), F.mse_loss(prediction, target))
+
+
+def test_the_pooled_term_is_nought_for_equals_and_about_two_for_strangers():
+    a, b = torch.randn(16, 40), torch.randn(16, 40)
+    assert loss.pooled(a, a).item() == 0 and 1.5 < loss.pooled(a, b).item() < 2.5
+    assert torch.allclose(loss.pooled(7 * a, 7 * b), loss.pooled(a, b)) and loss.pooled(a[:1], b[:1]) < 10

@@ -46,7 +46,7 @@ def write(
         look(unet, noised, t, states, pooled, frames)
     for hook in hooks:
         hook.remove()
-    bank.write({name: _frozen(m, torch.cat(asked[name])[:count]) for name, m in layers.items()}, out)
+    bank.write({name: _frozen(m, torch.cat(asked[name])[:count]) for name, m in layers.items()}, out, models["diffusion"])
 
 
 @torch.no_grad()

@@ -1,0 +1,131 @@
+"""What the adapter is trained for: the weighted sum of the terms, on what is cached of a batch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from sur_adapter import loss
+from sur_adapter.adapter import SURAdapter
+from sur_adapter.denoising import Denoising
+from sur_adapter.portion import Portion
+
+
+@dataclass
+class Features:
+    """What is cached of one split; rows agree. What no term asks for, and what the model does not have, is None."""
+
+    simple: Tensor  # (N, L, d)
+    complex: Tensor  # (N, L, d)
+    teacher: Tensor  # (N, d_llm), or (N, T, d_llm), nought where there is no token
+    latents: Tensor | None = None  # (N, 2, 4, h, w): mean and log-variance
+    simple_pooled: Tensor | None = None  # (N, p): SDXL's one vector a prompt
+    complex_pooled: Tensor | None = None  # (N, p)
+    simple_length: Tensor | None = None  # (N,): tokens before the padding
+    complex_length: Tensor | None = None  # (N,)
+    frame: Tensor | None = None  # (N, 6): how the picture was cut, SDXL's time ids
+
+    def __len__(self) -> int:
+        return len(self.simple)
+
+    def rows(self, index: Tensor, device: str) -> "Features":
+        """Those rows, fp32, on the device."""
+        return Features(*(None if t is None else t[index] for t in vars(self).values())).to(device)
+
+    def to(self, device: str) -> "Features":
+        """fp32, on the device. To a GPU they travel as they are cached, from memory that it can fetch by itself."""
+        far = torch.device(device).type == "cuda"
+        held = vars(self).values()
+        return Features(*(None if t is None else (t.pin_memory() if far else t).to(device, non_blocking=far).float() for t in held))
+
+    def together(self, index: Tensor) -> Tensor:
+        """Rows that can share a batch: any."""
+        return index
+
+
+@dataclass
+class Objective:
+    """The weighted sum of the three terms, with whatever is frozen behind them.
+
+    drop_condition: the share of rows whose prompts become the empty one. The unconditional branch stays the base model's, in training
+    as when pictures are drawn: for those rows the U-Net gets the features of the empty prompt plain; the prompt loss asks of the adapter
+    to leave them as they are, for pipelines that adapt them after all; the teacher has nothing to say of them.
+    """
+
+    w_diffusion: float
+    w_prompt: float
+    w_llm: float
+    layers: list[loss.CrossAttention] | None = None  # given: D_prompt is `attention`; else `kl`
+    unet: nn.Module | None = None
+    scheduler: object = None
+    scaling: float = 1.0
+    denoising: Denoising = field(default_factory=Denoising)
+    kl: Callable = loss.kl
+    mask: bool = False  # padding does not count, in `kl` and in the query's mean
+    drop_condition: float = 0.0
+    empty: Tensor | None = None  # (L, d): features of the empty prompt
+
+    def __call__(self, adapter: SURAdapter, batch: Features, portion: Portion | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """(L, each unweighted term that has a weight). portion: the share of the whole batch that `batch` is."""
+        portion = portion or Portion()
+        batch, dropped = self._drop(batch, portion)
+        query = adapter.query(batch.simple)
+        adapted = adapter.adapt(batch.simple, query)  # (B, L, d)
+        pooled = None if batch.simple_pooled is None else adapter.pool(batch.simple_pooled)  # (B, p)
+        terms = {}
+        if self.w_prompt:
+            terms["prompt"] = self._prompt(batch, adapted, pooled, portion)
+        if self.w_llm:
+            counted = None if dropped is None else ~dropped
+            terms["llm"] = loss.llm(adapter.projection(_one(batch.teacher)), query, self._kept(batch, "simple"), counted, self.kl)
+        if self.w_diffusion:
+            plain = adapted if dropped is None else torch.where(dropped[:, None, None], self.empty, adapted)
+            terms["diffusion"] = self._diffusion(batch, plain, pooled, portion)
+        if not terms:
+            raise ValueError("params.yaml: loss.w_diffusion, w_prompt and w_llm are all 0: give at least one of them a weight")
+        total = sum(getattr(self, f"w_{name}") * value for name, value in terms.items())
+        return total, {name: value.detach() for name, value in terms.items()}
+
+    def _prompt(self, batch: Features, adapted: Tensor, pooled: Tensor | None, portion: Portion) -> Tensor:
+        """D_prompt of the words, and of the pooled vector where there is one: it counts as much as all the words."""
+        if self.layers:
+            words = loss.prompt_attention(self.layers, batch.complex, adapted, mean=portion.mean)
+        else:
+            words = loss.prompt_kl(batch.complex, adapted, self._kept(batch, "simple", "complex"), self.kl)
+        return words if pooled is None else words + loss.pooled(batch.complex_pooled, pooled, portion.mean)
+
+    def _diffusion(self, batch: Features, adapted: Tensor, pooled: Tensor | None, portion: Portion) -> Tensor:
+        mean, logvar = batch.latents.unbind(1)
+        z = (mean + (0.5 * logvar).exp() * portion.normal(mean)) * self.scaling  # (B, 4, h, w)
+        asked = (
+            {"words": adapted, "pooled": pooled, "frame": batch.frame},
+            {"words": batch.complex, "pooled": batch.complex_pooled, "frame": batch.frame},
+        )
+        return self.denoising(self.unet, self.scheduler, z, *asked, portion)
+
+    def _kept(self, batch: Features, *prompts: str) -> Tensor | None:
+        """[B, L]: whether a token of any of the prompts is no padding; None where all count."""
+        if not self.mask:
+            return None
+        lengths = [getattr(batch, f"{prompt}_length") for prompt in prompts]
+        if any(length is None for length in lengths):
+            raise ValueError("params.yaml: loss.mask asks for the lengths of the prompts, and the cache holds none: set it to false")
+        return torch.arange(batch.simple.shape[1], device=batch.simple.device) < torch.stack(lengths).amax(0)[:, None]
+
+    def _drop(self, batch: Features, portion: Portion) -> tuple[Features, Tensor | None]:
+        """The batch with some prompts emptied, and which [B]."""
+        if not self.drop_condition:
+            return batch, None
+        chosen = torch.rand(len(batch) * portion.count) < self.drop_condition
+        dropped = portion(chosen).to(batch.simple.device)
+        words = (torch.where(dropped[:, None, None], self.empty, x) for x in (batch.simple, batch.complex))
+        return replace(batch, **dict(zip(("simple", "complex"), words, strict=True))), dropped
+
+
+def _one(teacher: Tensor) -> Tensor:
+    """One vector a prompt, [B, d_llm]: the mean over its tokens where each has its own."""
+    if teacher.ndim == 2:
+        return teacher
+    there = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)
+    return (teacher * there).sum(1) / there.sum(1).clamp_min(1)

@@ -1,0 +1,43 @@
+"""What one of several processes does of a batch, so that all of them together do what one would."""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+
+@dataclass
+class Portion:
+    """Process `rank` of `count`. Every process draws for the whole batch, from one seed, and takes its own rows."""
+
+    rank: int = 0
+    count: int = 1
+
+    def __call__(self, whole: Tensor) -> Tensor:
+        """Its rows, [B · count, …] -> [B, …]."""
+        each = len(whole) // self.count
+        return whole[self.rank * each : (self.rank + 1) * each]
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Normal noise for its rows, of the shape, kind and place of `like` [B, …]."""
+        return self(torch.randn(len(like) * self.count, *like.shape[1:], dtype=like.dtype, device=like.device))
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Over all processes, the same in each."""
+        if self.count == 1:
+            return value
+        total = value.detach().clone()
+        torch.distributed.all_reduce(total)
+        return total / self.count
+
+
+def team(device: str, batch: int) -> tuple[Accelerator, Portion]:
+    """The processes that were started together (by accelerate, torchrun or alone), and this one's share of a batch.
+
+    Raises ValueError if they cannot share the batch evenly.
+    """
+    crew = Accelerator(cpu=torch.device(device).type == "cpu", mixed_precision="no")
+    if batch % crew.num_processes:
+        raise ValueError(f"train.batch is {batch}, which {crew.num_processes} processes cannot share evenly: make it a multiple of them")
+    return crew, Portion(crew.process_index, crew.num_processes)
