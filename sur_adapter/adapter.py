@@ -79,7 +79,7 @@ class SURAdapter(nn.Module):
         layer = nn.TransformerEncoderLayer(d, config.heads, 4 * d, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
         self.norm = nn.LayerNorm(d)
         self.h3 = nn.TransformerEncoder(layer, config.depth, norm=nn.LayerNorm(d), enable_nested_tensor=False)
-        self.h2 = nn.Linear(d, d)
+        self.h2 = nn.Linear(d, d, bias=False)  # softmax takes out again what would be added to every key
         self.h1 = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
         self.g = nn.Linear(d, d)
         nn.init.zeros_(self.g.weight)

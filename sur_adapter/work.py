@@ -1,6 +1,6 @@
 """Finished work of a stage that may be killed, so that the next start goes on where it was.
 
-    with Work("caption", source="civitai", settings=settings, code=code("sur_adapter", "stages.caption")) as work:
+    with Work("caption", source="civitai", settings=settings, code=revision(__file__)) as work:
         if (data := work.done(name)) is None:
             work.keep(name, data := dear())
 
@@ -18,7 +18,6 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -32,18 +31,6 @@ OURS = re.compile(r"[a-z]+(-\w+)?-[0-9a-f]{16}(\.lock)?")  # stage, source; $SUR
 def root() -> Path:
     """Where the work of all workspaces lies."""
     return Path(os.environ.get("SUR_WORK") or "~/.cache/sur-adapter").expanduser().absolute()
-
-
-def code(*names: str) -> str:
-    """A digest of the source of some packages and modules, loaded or not: work of another version is not taken up."""
-    files: list[tuple[str, Path]] = []
-    for name in names:
-        spec = find_spec(name)
-        if folder := next(iter(spec.submodule_search_locations or ()), None):
-            files += [(f"{name}/{f.relative_to(folder).as_posix()}", f) for f in Path(folder).rglob("*.py")]
-        else:
-            files.append((name, Path(spec.origin)))
-    return sha256(b"\0".join(name.encode() + b"\0" + file.read_bytes() for name, file in sorted(files))).hexdigest()[:16]
 
 
 def digest(folder: Path, pattern: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 from repository import ROOT
 
 from sur_adapter import work as module
-from sur_adapter.work import Work, code, discard, root, whole
+from sur_adapter.work import Work, discard, root, whole
 
 
 @pytest.fixture(autouse=True)
@@ -58,18 +58,6 @@ def test_other_settings_another_stage_and_other_code_have_a_place_of_their_own()
         Work(*stage, **about).folder for stage in (["caption"], ["score"]) for about in ({"s": 1}, {"s": "1"}, {"s": 1, "code": "x"})
     }
     assert len(folders) == 6
-
-
-def test_the_digest_of_code_changes_with_any_of_its_files_and_no_other(tmp_path, monkeypatch):
-    (tmp_path / "pack").mkdir()
-    for name in ("pack/__init__", "pack/inner", "packed"):
-        (tmp_path / f"{name}.py").write_text("x = 1")
-    monkeypatch.syspath_prepend(tmp_path)
-    before = code("pack")
-    (tmp_path / "packed.py").write_text("x = 2")
-    assert code("pack") == before
-    (tmp_path / "pack/inner.py").write_text("x = 2")
-    assert code("pack") != before
 
 
 def test_a_file_whose_writing_failed_is_as_it_was(tmp_path):
