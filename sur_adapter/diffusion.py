@@ -53,6 +53,11 @@ class TextEncoders:
         answers = [encoder(ids.to(encoder.device), output_hidden_states=True) for ids, encoder in each]
         return torch.cat([a.hidden_states[-2] for a in answers], -1), answers[-1].text_embeds
 
+    def lengths(self, prompts: list[str]) -> Tensor:
+        """[B] int32: tokens of each prompt with its beginning and its end, before the padding."""
+        ids = self.tokenizers[0](prompts, truncation=True, max_length=self.tokenizers[0].model_max_length).input_ids
+        return torch.tensor([len(row) for row in ids], dtype=torch.int32)
+
 
 def _parts(index: dict):
     return sorted((name, value) for name, value in index.items() if isinstance(value, (list, tuple)) and len(value) == 2)

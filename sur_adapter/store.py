@@ -218,6 +218,8 @@ def agree(stores: list[Store]) -> None:
 
 def _stack(name: str, rows: list[np.ndarray]) -> Tensor:
     """[B, …] in memory of its own; rows [T, d] are filled up to the longest."""
+    if not rows[0].shape:
+        return torch.from_numpy(np.array(rows))
     shapes = {row.shape for row in rows}
     longest = max(shapes)
     if len(shapes) > 1 and len(longest) != 2:

@@ -10,9 +10,11 @@ import tiny
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from PIL import Image, ImageOps
+from repository import ROOT
 from ruamel.yaml import YAML
 
 from stages.cache import cache
+from stages.generate import generate
 from stages.train import train
 from sur_adapter import records
 from sur_adapter.adapter import AdapterConfig, SURAdapter
@@ -20,6 +22,7 @@ from sur_adapter.album import Album
 from sur_adapter.cached import Cached
 from sur_adapter.diffusion import TextEncoders
 from sur_adapter.features import clip, llm, queries, vae
+from sur_adapter.records import read_tar
 from sur_adapter.store import Split, Store
 from sur_adapter.teacher import Teacher
 from sur_adapter.trainer import Features, Objective, fit
@@ -153,7 +156,7 @@ def test_every_family_has_its_queries_recorded_as_its_unet_asks_them(tmp_path, f
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_width(tmp_path, models, family):
+def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_width_and_its_pictures(tmp_path, models, family):
     folder = tiny.home(tmp_path, models | {"diffusion": tiny.diffusion(tmp_path / "model", family)})
     params = YAML(typ="safe").load(folder / "params.yaml")
     lanes = [folder / "features" / lane for lane in ("clip", "llm", "vae", "queries")]
@@ -161,13 +164,19 @@ def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_wid
         cache(folder / "pairs.parquet", folder / "raw", lane, **params)
     rules = {
         "adapter": {"heads": 4},
-        "loss": {"prompt": "attention", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.01},
+        "loss": {"prompt": "attention", "w_diffusion": 0.01, "w_prompt": 1.0, "w_llm": 0.01, "mask": True},
         "train": {"steps": 4, "batch": 8, "lr": 0.01, "every": 1},
     }
     train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"], **rules)
     adapter, losses = SURAdapter.from_pretrained(tmp_path / "adapter"), json.loads((tmp_path / "log/history.json").read_text())
     assert adapter.config.width == {"sd1": 32, "sd2": 48, "sdxl": 80}[family] and adapter.config.teacher_width == 2 * 32
-    assert losses[-1]["loss"] < losses[0]["loss"]
+    assert adapter.config.pooled_width == (24 if family == "sdxl" else 0)
+    assert losses[-1]["prompt"] < losses[0]["prompt"]
+    drawn = {"per_category": 1, "seeds": 1, "steps": 2, "guidance": 3.0}
+    for arm, by in (("baseline", None), ("adapter", tmp_path / "adapter")):
+        generate(ROOT / "prompts/plain", tmp_path / arm, by, models=params["models"], generate=drawn)
+    plain, adapted = ({key: data for key, _, data in read_tar(tmp_path / arm)} for arm in ("baseline", "adapter"))
+    assert plain.keys() == adapted.keys() and len(plain) == 3 and all(plain[key] != adapted[key] for key in plain)
     with pytest.raises(
         ValueError, match="features/clip was made with base_model .*, but 'another' is asked for: it is stale; run `dvc repro`"
     ):

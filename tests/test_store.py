@@ -26,6 +26,7 @@ def folder(tmp_path):
         ids = [f"{number}-{i}" for i in range(count)]
         vectors = {
             "simple": fixed(count, 3, 8),
+            "length": np.arange(count, dtype=np.int32),
             "frame": np.arange(count * 6, dtype=np.int32).reshape(count, 6) + 70_000,
             "layer_1": [fixed(1 + (i + number) % 3, 4) for i in range(count)],
             "latents": [fixed(*shapes[i % 3]) for i in range(count)],
@@ -54,6 +55,7 @@ def test_any_rows_in_any_order_are_what_was_written(folder):
         n = found["layer_1.length"][b]
         assert n == len(wanted["layer_1"]) and np.array_equal(found["layer_1"][b, :n], wanted["layer_1"])
         assert not found["layer_1"][b, n:].any()
+    assert store.rows([6, 2, 8], ["length"])["length"].tolist() == [2, 2, 1]
     assert found["simple"].dtype == torch.float16 and found["frame"].dtype == torch.int32
 
 

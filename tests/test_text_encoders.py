@@ -11,6 +11,7 @@ from PIL import Image
 
 from sur_adapter import diffusion
 from sur_adapter.features import clip
+from sur_adapter.fingerprint import fingerprint
 from sur_adapter.store import Store
 
 PROMPTS = ["three red circles", "masterpiece, a cat, 8k", "a " * 200, ""]
@@ -49,7 +50,7 @@ def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(m
             if values is not None:
                 assert found[name].dtype == torch.float16
                 np.testing.assert_allclose(found[name].float(), values, rtol=2**-10, atol=1e-6)
-    assert store.about["base_model"] == model and len(store.about["text_encoder"]) == 16
+    assert store.about["base_model"] == model and store.about["text_encoder"] == fingerprint(pipe.text_encoder)
     assert ("text_encoder_2" in store.about) == ("simple_pooled" in found)
 
 
@@ -80,3 +81,10 @@ def test_a_model_with_encoders_of_another_kind_is_refused_in_a_sentence(tmp_path
     (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder_2": ["transformers", "T5EncoderModel"]}))
     with pytest.raises(ValueError, match="whose text encoders are text_encoder CLIPTextModel, text_encoder_2 T5EncoderModel: name a"):
         diffusion.TextEncoders(str(folder))
+
+
+def test_a_prompts_length_is_what_of_it_is_no_padding(model):
+    encoders = diffusion.TextEncoders(model)
+    (tokenizer, *_), words = encoders.tokenizers, PROMPTS
+    mask = tokenizer(words, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).attention_mask
+    assert encoders.lengths(words).tolist() == [sum(row) for row in mask] and len(set(encoders.lengths(words).tolist())) == 4

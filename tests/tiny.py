@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 import transformers
@@ -13,9 +14,10 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from made import png
+from PIL import Image
 from repository import ROOT
 from ruamel.yaml import YAML
+from small import encode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sur_adapter.records import record_id, write_table, write_tar
@@ -102,7 +104,7 @@ def llm(folder: Path, kind: str, layers: int = 4) -> str:
 
 def pairs(count: int = 8) -> tuple[pd.DataFrame, dict[str, bytes]]:
     """Kept pairs of eight looks and four sentences, and their pictures."""
-    data = [png(COLOURS[i % 8], {"number": str(i)}, SIZES[i % 8]) for i in range(count)]
+    data = [encode(_speckled(COLOURS[i % 8], SIZES[i % 8], i)) for i in range(count)]
     rows = [
         {
             "id": record_id(bytes_),
@@ -129,3 +131,9 @@ def home(folder: Path, models: dict, count: int = 40) -> Path:
     settings = {"clip": {"batch": 4}, "llm": {"layers": [1, 3], "tokens": 40}, "vae": {"batch": 2, "flips": True}}
     YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
     return folder
+
+
+def _speckled(colour: str, size: tuple[int, int], seed: int) -> Image.Image:
+    """Of one colour alone, a VAE's norms would divide by next to nothing, and make much of rounding."""
+    noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    return Image.blend(Image.new("RGB", size, colour), Image.fromarray(noise), 0.5)

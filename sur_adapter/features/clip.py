@@ -1,4 +1,5 @@
-"""What the text encoder makes of both prompts: `{split}-000000.parquet`, id, simple [L, d], complex [L, d], fp16.
+"""What the text encoder makes of both prompts: `{split}-000000.parquet`, id, simple [L, d], complex [L, d], fp16, and
+simple_length, complex_length, the tokens that are no padding.
 
 Of SDXL, both encoders side by side, and the second's pooled vectors: simple_pooled [p], complex_pooled [p].
 """
@@ -31,7 +32,7 @@ def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int 
 
 
 def encode(encoders: TextEncoders, column: str, prompts: list[str], batch: int) -> dict:
-    """column -> [N, L, d], and column_pooled -> [N, p] where there is one, fp16."""
+    """column -> [N, L, d], and column_pooled -> [N, p] where there is one, fp16; column_length -> [N]."""
     states, pooled = zip(*((s.half().cpu(), p) for s, p in map(encoders, chunks(prompts, batch))), strict=True)
-    result = {column: numbers(torch.cat(states), "fp16", CURE)}  # (N, L, d)
+    result = {column: numbers(torch.cat(states), "fp16", CURE), f"{column}_length": encoders.lengths(prompts).numpy()}  # (N, L, d), (N,)
     return result if pooled[0] is None else result | {f"{column}_pooled": numbers(torch.cat(pooled), "fp16", CURE)}
