@@ -75,6 +75,7 @@ def make(home: Path, count: int) -> None:
             "id": ids,
             "source": "web",
             "url": "https://host/" + ids,
+            "user": ids,
             "complex_prompt": prompts,
             "clean_prompt": prompts,
             "width": 512,

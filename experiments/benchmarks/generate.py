@@ -1,0 +1,48 @@
+"""Pictures a second: many at a time as `generate` draws them, against one call for each.
+
+    python -m experiments.benchmarks.generate                  # the miniature on a CPU; writes generate-cpu.json beside this file
+
+Prompts are the miniature's, the settings those of params.yaml. The first batch, which pays for what is done but once, is not counted.
+"""
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from ruamel.yaml import YAML
+
+from stages.generate import draw
+from sur_adapter import diffusion
+from sur_adapter.compute import device
+from sur_adapter.prompts import read_prompts
+
+COUNT = 60  # pictures
+
+
+def main() -> None:
+    params = YAML(typ="safe").load(Path("params.yaml"))
+    how = {name: params["generate"][name] for name in ("steps", "guidance", "batch", "precision")}
+    pipe = diffusion.pipeline(params["models"]["diffusion"]).to(device())
+    forms = {"many at a time": how, "one at a time": how | {"batch": 1}, "one at a time, fp32": how | {"batch": 1, "precision": "fp32"}}
+    figures = {"device": f"{pipe.device.type}, {torch.get_num_threads()} threads", "pictures": COUNT} | how
+    figures |= {name: round(measured(pipe, params, form), 2) for name, form in forms.items()}
+    figures["times_faster"] = round(figures["many at a time"] / figures["one at a time, fp32"], 2)
+    text = json.dumps(figures, indent=2) + "\n"
+    Path(__file__).with_name(f"generate-{pipe.device.type}.json").write_text(text)
+    print(text)
+
+
+def measured(pipe, params: dict, form: dict) -> float:
+    """Pictures a second."""
+    rows = read_prompts(Path(params["generate"]["prompts"]))[:COUNT]
+    texts = [row["prompt"] for row in rows]
+    warm = form["batch"]
+    list(draw(pipe, rows[:warm], texts[:warm], params["models"]["resolution"], seeds=1, **form))
+    started = time.perf_counter()
+    drawn = list(draw(pipe, rows, texts, params["models"]["resolution"], seeds=1, **form))
+    return len(drawn) / (time.perf_counter() - started)
+
+
+if __name__ == "__main__":
+    main()
