@@ -67,6 +67,8 @@ def serve(port: Queue) -> None:
 
 def measure(port: int, count: int) -> None:
     """Crawls in this process, and prints what it took."""
+    import webdataset  # noqa: F401  seconds that are spent but once, whatever is crawled
+
     from stages.crawl import crawl
     from sur_adapter.records import read_table
 
