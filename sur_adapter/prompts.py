@@ -53,7 +53,10 @@ def _rows(file: Path) -> list[tuple[str, dict]]:
         if importer.recognises(file.name, text):
             return [(f"{file}, prompt {n}", row) for n, row in enumerate(importer.rows(file, text), 1)]
     if file.suffix != ".jsonl" and text.strip() and not text.lstrip().startswith("{"):
-        raise ValueError(f"{file} is no list of prompts that is known here: give one JSON object a line, or a list of {', '.join(known)}")
+        raise ValueError(
+            f"{file} is no list of prompts that is known here: give one JSON object a line, or a list of {', '.join(known)} "
+            "under the name it was published with"
+        )
     lines = [(f"{file}, line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     return [(where, _parse(line, where)) for where, line in lines]
 
