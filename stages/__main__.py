@@ -3,9 +3,10 @@
 A verb is a function of its own name in stages/VERB.py. Its positional arguments are its files, from the command line;
 its keyword-only arguments are sections of params.yaml. The signature is the schema.
 
-Beside the verbs, two commands of one's own, which no stage of dvc.yaml runs:
+Beside the verbs, three commands of one's own, which no stage of dvc.yaml runs:
 
     python -m stages export FOLDER               # the kept pairs as SURD lays them out
+    python -m stages suite FOLDER                # the pairs held out for the test, as prompts to be judged by
     python -m stages forget ID|URL|USER          # out of the raw shards, and never kept again; says what to run next
 """
 
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 
 from sur_adapter.schema import nearest
 
-COMMANDS = ("export", "forget")
+COMMANDS = ("export", "suite", "forget")
 VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "evaluate")
 
 
@@ -51,6 +52,17 @@ def _export(*folder: str) -> None:
         raise ValueError(f"export takes a folder: {len(folder)} were given")
     raw, _, _, pairs, *_ = _paths("filter")
     print(f"{export(read_table(pairs), raw, Path(folder[0]))} pairs are in {folder[0]}")
+
+
+def _suite(*folder: str) -> None:
+    from sur_adapter.records import read_table
+    from sur_adapter.suite import CATEGORY, suite
+
+    if len(folder) != 1:
+        raise ValueError(f"suite takes a folder: {len(folder)} were given")
+    _, _, _, pairs, *_ = _paths("filter")
+    count = suite(read_table(pairs), Path(folder[0]))
+    print(f"{count} prompts are in {folder[0]}/{CATEGORY}.jsonl: name {folder[0]} as generate.prompts, and null as evaluate.judge")
 
 
 def _forget(*what: str) -> None:

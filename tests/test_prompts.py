@@ -13,7 +13,7 @@ from sur_adapter.judges.pictograms import judge
 from sur_adapter.prompts import read_prompts
 
 ROOT = Path(__file__).parents[1]
-MINIATURE, PLAIN = ROOT / "prompts/miniature", ROOT / "prompts/plain"
+MINIATURE = ROOT / "prompts/miniature"
 GOOD = {"id": "a-1", "category": "a", "prompt": "a red circle"}
 
 
@@ -61,16 +61,6 @@ def test_the_judge_passes_a_picture_of_the_prompt_and_no_other():
 def test_the_judge_says_what_a_prompt_lacks():
     with pytest.raises(ValueError, match="'a-1' has no `include`"):
         judge(make(0).draw(), GOOD)
-
-
-def test_plain_sentences_carry_their_questions_and_answers():
-    rows = read_prompts(PLAIN)
-    assert {r["category"] for r in rows} == set(CATEGORIES) and len(rows) >= 12
-    for row in rows:
-        assert row["complex_prompt"] and row["include"] and row["atoms"], row["id"]
-        for atom in row["atoms"]:
-            assert atom["a"] in atom["choices"] and len(set(atom["choices"])) == len(atom["choices"]), row["id"]
-            assert atom["q"].endswith("?") and atom["skill"] in ("object", "count", "color", "action")
 
 
 def test_a_folder_is_read_by_file_name_and_each_file_as_it_stands(tmp_path):
