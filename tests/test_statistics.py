@@ -125,6 +125,7 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
     assert np.mean(found) == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.filterwarnings("error")
 def test_ranks_agree_whatever_the_scale_and_nothing_agrees_with_a_constant():
     x = RNG.normal(size=50)
     assert st.spearman(x, np.exp(5 * x)) == pytest.approx(1) and st.spearman(x, -(x**3)) == pytest.approx(-1)
