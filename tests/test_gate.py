@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from taught import adapter
 from test_evaluate import CLIP, PROMPTS, RIGHT, World
 from test_vqa import ATOM, asked
 
 from stages.evaluate import evaluate
 from sur_adapter import quality
 from sur_adapter.metrics import figures
+from sur_adapter.store import write_vectors
 
 ASKED = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
 
@@ -155,3 +157,19 @@ def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
     world = World(tmp_path)
     assert world.run(judge={"pictograms": None}, clip=None) == world.run(judge="pictograms", clip=None)
     assert set(json.loads((world.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
+
+
+def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_picture(tmp_path):
+    world = World(tmp_path / "run")
+    adapter(awake=True).save_pretrained(world.adapter)
+    words = {
+        name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))
+    }
+    write_vectors(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
+    r, out = world.reports, world.reports / "metrics.json"
+    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, out, r / "index.html"
+    evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})
+    found = json.loads(out.read_text())["embedding"]
+    assert found["pairs"] == 5 and found["mse"]["adapter"] != found["mse"]["baseline"] > 1 and "embedding" not in world.notes()
+    world.run(clip=None)
+    assert "embedding" not in json.loads(out.read_text()) and "no cached features" in world.notes()["embedding"]
