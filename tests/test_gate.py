@@ -5,6 +5,8 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
+from small import encode
 from taught import adapter
 from test_evaluate import CLIP, PROMPTS, RIGHT, World
 from test_vqa import ATOM, asked
@@ -12,6 +14,7 @@ from test_vqa import ATOM, asked
 from stages.evaluate import evaluate
 from sur_adapter import quality
 from sur_adapter.metrics import figures
+from sur_adapter.records import write_tar
 from sur_adapter.store import write_vectors
 
 ASKED = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
@@ -102,11 +105,6 @@ def test_a_new_measure_asks_none_of_the_old_ones_again(tmp_path, monkeypatch):
 
 
 def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypatch):
-    from PIL import Image
-    from small import encode
-
-    from sur_adapter.records import write_tar
-
     seen, classical = [], quality.classical
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(quality, "classical", lambda images: seen.extend(images) or classical(images))

@@ -1,11 +1,16 @@
 """A picture is measured once for each measure, whatever is asked beside it, and never taken for another."""
 
+import os
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from made import png
 
 from sur_adapter import kept
 from sur_adapter.kept import Kept, Picture
+from sur_adapter.work import FORGOTTEN_AFTER, Work
 
 PICTURES = [Picture(png(colour), {"prompt": colour}) for colour in ("red", "green", "blue")]
 
@@ -95,12 +100,22 @@ def test_a_spoilt_file_gets_a_sentence(gauge):
         spoilt(PICTURES)
 
 
+def test_a_folder_that_cannot_be_written_gets_a_sentence(gauge, tmp_path):
+    (tmp_path / "work").write_text("a file where the folder should be")
+    with pytest.raises(ValueError, match="cannot be kept in .*set SUR_WORK elsewhere"):
+        gauge(Redness())(PICTURES)
+
+
+def test_several_at_once_write_one_file_and_lose_nothing(gauge):
+    measures, pictures = [Redness() for _ in range(4)], [Picture(png((k, 0, 0)), {}) for k in range(80)]
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda k: [gauge(measures[k % 4])([picture]) for picture in pictures[k::8]], range(8)))
+    last = Redness()
+    assert gauge(last)(pictures)[:, 0].tolist() == list(range(80)) and last.asked == 0
+    assert sum(measure.asked for measure in measures) == 80
+
+
 def test_what_nobody_asked_for_in_a_month_goes_with_unfinished_work(gauge):
-    import os
-    import time
-
-    from sur_adapter.work import FORGOTTEN_AFTER, Work
-
     old, new = gauge(Redness(), "old"), gauge(Redness(), "clip_iqa")
     for one in (old, new):
         one(PICTURES)
