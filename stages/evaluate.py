@@ -4,39 +4,62 @@ import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
 import sur_adapter.report as pages
+from sur_adapter import quality
+from sur_adapter.adapter import SURAdapter
 from sur_adapter.clip_score import Clip, distances, score
-from sur_adapter.metrics import ARMS, JUDGEMENTS, figures
+from sur_adapter.gauges import Gauges
+from sur_adapter.kept import Picture
+from sur_adapter.metrics import ARMS, JUDGEMENTS, figures, plain
+from sur_adapter.nearness import nearness
 from sur_adapter.prompts import read_prompts
-from sur_adapter.quality import MEASURES
 from sur_adapter.records import open_image, read_table, read_tar, write_table
-from sur_adapter.schema import plugin, settings
+from sur_adapter.schema import settings
 from sur_adapter.sheet import sheet
+from sur_adapter.store import Store
 
-BATCH = 32  # pictures that CLIP sees at once
+BATCH = 32  # pictures that a measure sees at once
 
 
 def evaluate(
-    prompts: Path, images: Path, funnel: Path, training: Path, adapter: Path, metrics: Path, report: Path, *, evaluate: dict
+    prompts: Path,
+    images: Path,
+    funnel: Path,
+    training: Path,
+    adapter: Path,
+    metrics: Path,
+    report: Path,
+    features: Path | None = None,
+    *,
+    evaluate: dict,
 ) -> None:
-    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/."""
-    judge, clip, resamples, seed = options(**settings(options, evaluate, "evaluate"))
+    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/.
+
+    features: the cached ones of the text encoder, where the adapter can be looked at without a picture.
+    """
+    gauges, reckoning = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
-    table = look(images, asked, judge, clip)
-    numbers, notes = figures(table, {key for key, p in asked.items() if p.get("complex_prompt")}, resamples, seed)
-    notes |= left_out(table, judge, clip)
+    table, vectors = look(images, asked, gauges)
+    with_complex = {key for key, p in asked.items() if p.get("complex_prompt")}
+    numbers, notes = figures(table, with_complex, measures=gauges.measures, **reckoning)
+    notes |= left_out(table, gauges)
+    for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features)):
+        numbers, notes = numbers | plain(found), notes | why
     metrics.parent.mkdir(parents=True, exist_ok=True)
     _write_json(metrics, numbers)
     _write_json(metrics.parent / "notes.json", notes)
-    write_table(metrics.parent / "judgements.parquet", table, JUDGEMENTS)
+    schema = pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in gauges.measures)])
+    write_table(metrics.parent / "judgements.parquet", table, schema)
     plots(numbers, table, metrics.parent / "plots")
-    rows = pages.choose(table, seed)
+    rows = pages.choose(table, reckoning["seed"])
     wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
     pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     beside(rows["random"], asked, pictures).save(metrics.parent / "same_seed.png")
@@ -46,41 +69,55 @@ def evaluate(
     print(summary(numbers, notes))
 
 
-def options(*, judge: str | None = None, clip: str | None = None, resamples: int = 10_000, seed: int = 0) -> tuple:
-    """The keys of params.yaml: evaluate. judge: a file of sur_adapter/judges; clip: a model; either may be null."""
+def options(
+    *,
+    judge: str | dict | None = None,
+    clip: str | None = None,
+    measures: list | dict | None = None,
+    tolerance: float = 0.05,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> tuple[Gauges, dict]:
+    """The keys of params.yaml: evaluate. judge, clip, measures: as Gauges takes them; the others: how `figures` reckons."""
     if not isinstance(resamples, int) or resamples < 100:
         raise ValueError(f"params.yaml: evaluate.resamples is {resamples}: an interval needs at least 100, better 10000")
-    return plugin("sur_adapter.judges", judge) if judge else None, Clip(clip, "evaluate.clip") if clip else None, resamples, seed
+    if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
+        raise ValueError(f"params.yaml: evaluate.tolerance is {tolerance!r}: give the share of a measure that may be lost, 0 to 1")
+    return Gauges(judge, clip, measures), {"resamples": resamples, "seed": seed, "tolerance": tolerance}
 
 
-def look(images: Path, asked: dict[str, dict], judge, clip: Clip | None) -> pd.DataFrame:
-    """A row a picture: id, category, arm, seed, text, shown, clip_score, distance, quality. Arms are held to the same prompts and seeds."""
+def look(images: Path, asked: dict[str, dict], gauges: Gauges) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """(a row a picture: JUDGEMENTS and gauges.measures; CLIP's vectors, (N, d)). Arms are held to the same prompts and seeds."""
     arms = [arm for arm in ARMS if (images / arm).is_dir()]
     for arm in ("baseline", "adapter"):
         if arm not in arms:
             raise FileNotFoundError(f"{images / arm} is missing: draw that arm first (`dvc repro`)")
     texts = {(arm, row.id): row.text for arm in arms for row in read_table(images / arm / "prompts.parquet").itertuples()}
     size = sum(file.stat().st_size for arm in arms for file in (images / arm).glob("*.tar"))
-    rows, vectors, members = [], [], _members(images, arms)
+    rows, found, members = [], {name: [] for name in gauges.each}, _members(images, arms)
     with tqdm(total=size, desc="evaluate", unit="B", unit_scale=True, disable=None) as bar:
         while batch := list(islice(members, BATCH)):
-            pictures = [open_image(data) for _, data in batch]
-            rows += [_row(key, picture, asked, texts.get(key[:2], ""), judge) for (key, _), picture in zip(batch, pictures, strict=True)]
-            vectors += [clip.images(pictures)] if clip else []
+            rows += [_row(key, asked, texts.get(key[:2], "")) for key, _ in batch]
+            pictures = [Picture(data, asked[key[1]]) for key, data in batch]
+            for name, gauge in gauges.each.items():
+                found[name].append(gauge(pictures))
             bar.update(sum(len(data) for _, data in batch))
-    table = pd.DataFrame(rows, columns=[c for c in JUDGEMENTS.names if c not in ("clip_score", "distance")])
+    table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text"])
     _paired(table, arms, images)
-    agreement, apart = _clip_columns(table, np.concatenate(vectors), asked, clip) if clip else (np.nan, np.nan)
-    return table.assign(clip_score=agreement, distance=apart)
+    found = {name: np.concatenate(values) for name, values in found.items()}  # name -> (N, K)
+    verdicts, vectors = found.get("judge"), found["clip"].astype(np.float32) if gauges.clip else None
+    table["shown"] = np.nan if verdicts is None else verdicts[:, 0]
+    table["soft"] = np.nan if verdicts is None or verdicts.shape[1] < 2 else verdicts[:, 1]
+    table["clip_score"], table["distance"] = (np.nan, np.nan) if vectors is None else _clip_columns(table, vectors, asked, gauges.clip)
+    columns = dict(zip(quality.MEASURES, found["classical"].T, strict=True)) | {name: found[name][:, 0] for name in gauges.measures}
+    return table.assign(**columns), vectors
 
 
-def _row(key: tuple[str, str, int], picture: Image.Image, asked: dict[str, dict], text: str, judge) -> dict:
+def _row(key: tuple[str, str, int], asked: dict[str, dict], text: str) -> dict:
     arm, name, k = key
     if name not in asked:
         raise ValueError(f"the arm {arm} holds a picture of {name!r}, which is no prompt of the list: draw the arm again with this list")
-    shown = float(judge.judge(picture, asked[name])) if judge else np.nan
-    row = {"id": name, "category": asked[name]["category"], "arm": arm, "seed": k, "text": text, "shown": shown}
-    return row | {measure: of(picture) for measure, of in MEASURES.items()}
+    return {"id": name, "category": asked[name]["category"], "arm": arm, "seed": k, "text": text}
 
 
 def _members(images: Path, arms: list[str]) -> Iterator[tuple[tuple[str, str, int], bytes]]:
@@ -122,15 +159,38 @@ def beside(rows: list[tuple[str, int]], asked: dict, pictures: dict) -> Image.Im
     return sheet(columns, list(arms.values()))
 
 
-def left_out(table: pd.DataFrame, judge, clip) -> dict:
+def left_out(table: pd.DataFrame, gauges: Gauges) -> dict:
     reasons = {}
-    if not judge:
+    if not gauges.judge:
         reasons["semantic"] = "evaluate.judge is null: nobody decided what the pictures show"
-    if not clip:
+    if not gauges.clip:
         reasons |= dict.fromkeys(("clip_score", "diversity"), "evaluate.clip is null: name an independent CLIP")
     elif table.seed.nunique() < 2:
         reasons["diversity"] = "one seed for each prompt: there is nothing to differ from"
     return reasons | {f"semantic.*.{arm}": "this arm was not drawn" for arm in ARMS if arm not in set(table.arm)}
+
+
+def compared(table: pd.DataFrame, vectors: np.ndarray | None, sets: dict[str, ModuleType]) -> tuple[dict, dict]:
+    """(metrics, notes): how far each arm's pictures lie from those of the keyword prompts, by each module of `sets`."""
+    arms, found, notes = [arm for arm in ARMS if arm in set(table.arm)], {}, {}
+    each = len(table) // len(arms)
+    for name, module in sets.items():
+        if vectors is None or "complex" not in arms:
+            notes[f"distance.{name}"] = "it needs evaluate.clip and the arm `complex`"
+        elif each < module.LEAST:
+            notes[f"distance.{name}"] = f"it needs {module.LEAST} pictures an arm, and there are {each}: draw more prompts or seeds"
+        else:
+            held = {arm: vectors[(table.arm == arm).to_numpy()] for arm in arms}
+            found[name] = {arm: module.compare(held[arm], held["complex"]) for arm in arms if arm != "complex"}
+    return {"distance": found} if found else {}, notes
+
+
+def embedding(adapter: Path, features: Path | None) -> tuple[dict, dict]:
+    """(metrics, notes): how near the adapter brings the text features of plain prompts to those of keyword prompts, on the test split."""
+    rows = Store(features) if features else None
+    if rows is None or not len(rows.where("test")):
+        return {}, {"embedding": "no pair of the test split is cached" if features else "no cached features were given"}
+    return {"embedding": nearness(SURAdapter.from_pretrained(adapter), rows)}, {}
 
 
 def plots(numbers: dict, table: pd.DataFrame, folder: Path) -> None:
@@ -141,7 +201,7 @@ def plots(numbers: dict, table: pd.DataFrame, folder: Path) -> None:
     cells = [(name, arm, semantic[name][arm]) for name in names for arm in arms]
     accuracy = [(name, arm, f"{name}, {arm}", found["value"], found["low"], found["high"]) for name, arm, found in cells]
     pd.DataFrame(accuracy, columns=["category", "arm", "label", "accuracy", "low", "high"]).to_csv(folder / "accuracy.csv", index=False)
-    measured = {k: numbers[k] for k in ("clip_score", "diversity") if k in numbers} | {m: numbers["quality"][m] for m in MEASURES}
+    measured = {k: numbers[k] for k in ("clip_score", "diversity") if k in numbers} | {m: numbers["quality"][m] for m in quality.MEASURES}
     pd.DataFrame([{"arm": arm} | {k: v[arm] for k, v in measured.items()} for arm in arms]).to_csv(folder / "arms.csv", index=False)
 
 

@@ -1,10 +1,11 @@
 """From judged pictures to figures: a table with a row a picture in, nested numbers and reasons for what is left out, out.
 
-The table: id, category, arm, seed, `shown` (0 or 1), `clip_score`, `distance` (to the prompt's other seeds), measures of
-quality; a column that could not be measured is all NaN. Every arm holds the same prompts and seeds.
+The table: id, category, arm, seed, `shown` (0 or 1), `soft` (how likely the judge holds it to be shown), `clip_score`, `distance` (to the
+prompt's other seeds), measures of quality, the higher the better; a column that could not be measured is all NaN. Every arm holds the same
+prompts and seeds.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,6 @@ import sur_adapter.statistics as st
 from sur_adapter.quality import MEASURES
 
 ARMS = ("baseline", "adapter", "complex", "expansion")
-TOLERANCE = 0.05  # share of a measure of quality that may be lost
 DIGITS = 4  # of the figures written
 RESERVED = {"overall", "difference", "gap_closed", "prompts", "seeds", "pictures"}  # no names for a category
 JUDGEMENTS = pa.schema(
@@ -25,6 +25,7 @@ JUDGEMENTS = pa.schema(
         ("seed", pa.int32()),
         ("text", pa.string()),  # the words that the pipeline was given
         ("shown", pa.float32()),  # 1: all that was asked for and nothing besides; null: no judge
+        ("soft", pa.float32()),  # 0 … 1; null: the judge knows right and wrong alone
         ("clip_score", pa.float32()),  # with the plain prompt, in every arm; null: no CLIP
         ("distance", pa.float32()),  # to the other seeds' pictures of the prompt; null: no CLIP or one seed
         *((measure, pa.float32()) for measure in MEASURES),
@@ -32,8 +33,18 @@ JUDGEMENTS = pa.schema(
 )
 
 
-def figures(table: pd.DataFrame, with_complex: set[str], resamples: int = 10_000, seed: int = 0) -> tuple[dict, dict]:
-    """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt, which alone have a gap to close."""
+def figures(
+    table: pd.DataFrame,
+    with_complex: set[str],
+    resamples: int = 10_000,
+    seed: int = 0,
+    tolerance: float = 0.05,
+    measures: Sequence[str] = (),
+) -> tuple[dict, dict]:
+    """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt, which alone have a gap to close.
+
+    tolerance: share of a measure of quality that may be lost. measures: columns of the table beside those of quality.py.
+    """
     prompts = table.drop_duplicates("id").set_index("id").category  # id -> category
     names = sorted(set(prompts))
     if taken := RESERVED & set(names):
@@ -45,6 +56,9 @@ def figures(table: pd.DataFrame, with_complex: set[str], resamples: int = 10_000
         rates = by_prompt(table, "shown", prompts)
         metrics["semantic"], notes["semantic"] = _semantic(rates, frame, with_complex)
         family |= {("semantic", name): metrics["semantic"]["difference"][name] for name in names}
+    if table.soft.notna().all():
+        soft = by_prompt(table, "soft", prompts)
+        metrics["soft"] = dict(soft.mean()) | {"difference": frame.difference(soft)}
     if table.clip_score.notna().all():
         scores = by_prompt(table, "clip_score", prompts)
         metrics["clip_score"] = dict(scores.mean()) | {"difference": frame.difference(scores)}
@@ -53,10 +67,14 @@ def figures(table: pd.DataFrame, with_complex: set[str], resamples: int = 10_000
         family[key]["p_holm"] = p
     if table.distance.notna().all():
         metrics["diversity"] = dict(by_prompt(table, "distance", prompts).mean())
-    metrics["quality"] = _quality({m: by_prompt(table, m, prompts) for m in MEASURES}, frame)
+    metrics["quality"] = _quality({m: by_prompt(table, m, prompts) for m in (*MEASURES, *measures)}, frame, tolerance)
+    for name in measures:
+        metrics["quality"][name]["win_rate"] = _win_rate(table, name, prompts, frame)
+    if said := _agreement(table, ("clip_score", *MEASURES, *measures)):
+        metrics["agreement"] = said
     metrics["counts"] = {"prompts": len(prompts), "seeds": table.seed.nunique(), "pictures": len(table)}
     metrics["counts"] |= {name: int((prompts == name).sum()) for name in names}
-    return _plain(metrics), dict(_flat(notes))
+    return plain(metrics), dict(_flat(notes))
 
 
 def by_prompt(table: pd.DataFrame, column: str, prompts: pd.Series) -> pd.DataFrame:
@@ -70,11 +88,11 @@ class Frame:
 
     def __init__(self, prompts: pd.Series, resamples: int, seed: int):
         self.categories, self.resamples, self.seed = prompts.to_numpy(), resamples, seed
+        self.every = st.draws(self.categories, resamples, seed), self.categories
 
     def draws(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """(weights, strata) of the rows chosen."""
-        strata = self.categories if rows is None else self.categories[rows]
-        return st.draws(strata, self.resamples, self.seed), strata
+        return self.every if rows is None else (st.draws(self.categories[rows], self.resamples, self.seed), self.categories[rows])
 
     def difference(self, arms: pd.DataFrame, rows: np.ndarray | None = None) -> dict:
         """adapter − baseline on the rows chosen: interval, p, wins, and what could have been seen."""
@@ -120,28 +138,39 @@ def _gap(rates: pd.DataFrame, frame: Frame, rows: np.ndarray) -> tuple[dict | No
     return dict(zip(("value", "low", "high"), found, strict=True)), ""
 
 
-def _quality(measures: dict[str, pd.DataFrame], frame: Frame) -> dict:
-    """Means of each arm, and `regressed`: whether the adapter loses more than TOLERANCE of a measure, beyond doubt.
-
-    A loss is counted from the lower of baseline and complex: to go down to where keyword prompts are is no loss.
-    """
-    regressed = {}
+def _quality(measures: dict[str, pd.DataFrame], frame: Frame, tolerance: float) -> dict:
+    """Means of each arm, adapter − baseline, and `regressed`: whether its interval lies below a loss of tolerance · |baseline|."""
+    result = {}
     for name, arms in measures.items():
-        floor = [arm for arm in ("baseline", "complex") if arm in arms]
-        values = np.column_stack([arms["adapter"], arms[floor]])  # (N, 2 or 3)
-        above = st.interval(lambda m: m[..., 0] - (1 - TOLERANCE) * m[..., 1:].min(-1), values, *frame.draws())
-        regressed[name] = int(above[2] < 0)
-    result = {name: dict(arms.mean()) | {"regressed": regressed[name]} for name, arms in measures.items()}
-    return result | {"regressed": max(regressed.values())}
+        pair = arms[["adapter", "baseline"]].to_numpy()  # (N, 2)
+        value, low, high = st.mean(pair[:, 0] - pair[:, 1], *frame.draws())
+        _, _, beyond = st.interval(lambda m: m[..., 0] - m[..., 1] + tolerance * abs(m[..., 1]), pair, *frame.draws())
+        difference = {"value": value, "low": low, "high": high}
+        result[name] = dict(arms.mean()) | {"difference": difference, "regressed": int(beyond < 0)}
+    return result | {"regressed": max(measure["regressed"] for measure in result.values())}
 
 
-def _plain(tree: dict) -> dict:
+def _win_rate(table: pd.DataFrame, column: str, prompts: pd.Series, frame: Frame) -> dict:
+    """How often the adapter's picture is better than the baseline's of the same prompt and seed; a draw is half a win."""
+    wide = table.set_index(["id", "seed", "arm"])[column].unstack("arm")
+    wins = (wide["adapter"] > wide["baseline"]) + 0.5 * (wide["adapter"] == wide["baseline"])
+    value, low, high = st.mean(wins.groupby("id").mean().loc[prompts.index].to_numpy(), *frame.draws())
+    return {"value": value, "low": low, "high": high}
+
+
+def _agreement(table: pd.DataFrame, columns: Sequence[str]) -> dict:
+    """Spearman's ρ of each measure with what the judge says, over all pictures: how far the measure tells right from wrong."""
+    said = table.soft if table.soft.notna().all() else table.shown
+    return {name: st.spearman(table[name], said) for name in columns if said.notna().all() and table[name].notna().all()}
+
+
+def plain(tree: dict) -> dict:
     """Keys sorted, numpy's numbers as Python's, rounded; what is no number is left out: NaN turns up in every `dvc metrics diff`."""
     result = {}
     for key in sorted(tree):
         value = tree[key]
         if isinstance(value, dict):
-            result[key] = _plain(value)
+            result[key] = plain(value)
         elif np.isfinite(value):
             result[key] = int(value) if isinstance(value, (int, np.integer)) else round(float(value), DIGITS) + 0.0  # no −0.0
     return result

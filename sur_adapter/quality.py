@@ -29,3 +29,8 @@ def colourfulness(image: Image.Image) -> float:
 
 
 MEASURES = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness}
+
+
+def classical(images: list[Image.Image]) -> list[list[float]]:
+    """All MEASURES of each picture."""
+    return [[of(image) for of in MEASURES.values()] for image in images]

@@ -8,7 +8,7 @@ the same draw for every arm (paired). Everything random takes a seed. Intervals 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.stats import norm
+from scipy.stats import norm, spearmanr
 
 LEVEL = 0.95
 FEW = 50  # prompts: below it the bootstrap's interval is corrected (BCa)
@@ -110,6 +110,12 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
 def smallest_detectable(x: np.ndarray) -> float:
     """(z₀.₉₇₅ + z₀.₈) · s / √N: the mean difference that so many prompts would show in four cases out of five."""
     return float(SPREAD * np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+
+
+def spearman(x: np.ndarray, y: np.ndarray) -> float:
+    """ρ, the correlation of ranks, ties at their mean rank (Spearman 1904); NaN where x or y is the same throughout."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    return float(spearmanr(x, y).statistic) if len(set(x)) > 1 < len(set(y)) else float("nan")
 
 
 def win_tie_loss(x: np.ndarray) -> tuple[int, int, int]:

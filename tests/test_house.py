@@ -131,8 +131,8 @@ def test_every_file_of_a_room_is_named_in_the_tree_of_the_readme(folder):
     assert {name for name in named if name.endswith(".py")} == there
 
 
-@pytest.mark.parametrize("folder", ["sources", "scores", "importers"])
-def test_every_source_score_and_importer_is_named_in_the_tree_of_the_readme(folder):
+@pytest.mark.parametrize("folder", ["sources", "scores", "judges", "measures", "importers"])
+def test_every_plug_in_is_named_in_the_tree_of_the_readme(folder):
     line = re.search(rf"^      {folder}/ .*: (.*)$", (ROOT / "README.md").read_text(), re.M).group(1)
     assert line.split(", ") == sorted(p.stem for p in (ROOT / "sur_adapter" / folder).glob("*.py") if p.stem != "__init__")
 

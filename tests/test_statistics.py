@@ -125,6 +125,13 @@ def test_the_smallest_detectable_difference_is_found_four_times_in_five():
     assert np.mean(found) == pytest.approx(0.8, abs=0.05)
 
 
+@pytest.mark.filterwarnings("error")
+def test_ranks_agree_whatever_the_scale_and_nothing_agrees_with_a_constant():
+    x = RNG.normal(size=50)
+    assert st.spearman(x, np.exp(5 * x)) == pytest.approx(1) and st.spearman(x, -(x**3)) == pytest.approx(-1)
+    assert np.isnan(st.spearman(x, np.ones(50)))
+
+
 @pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
 @pytest.mark.parametrize(
     ("measure", "golden"),
@@ -138,3 +145,20 @@ def test_real_ratings_give_the_known_differences_between_two_models(measure, gol
     assert len(paired) == 160
     assert value == pytest.approx(golden[0], abs=0.001)
     assert (low, high) == pytest.approx(golden[1:], abs=0.04 * (golden[2] - golden[1]) + 0.005)
+
+
+@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
+@pytest.mark.parametrize(
+    ("measure", "golden"),
+    [
+        ("clipscore_vitb32", 0.320),
+        ("tifa_vilt", 0.500),
+        ("tifa_git-large", 0.545),
+        ("tifa_blip2-flant5xl", 0.558),
+        ("tifa_mplug-large", 0.592),
+    ],
+)
+def test_real_measures_agree_with_real_people_as_known(measure, golden):
+    rows = json.loads(TIFA.read_text(encoding="utf-8")).values()
+    assert len(rows) == 800
+    assert st.spearman([r[measure] for r in rows], [r["human_avg"] for r in rows]) == pytest.approx(golden, abs=0.0006)

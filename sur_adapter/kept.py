@@ -1,0 +1,85 @@
+"""What pictures were measured to be: each once for each measure, however often and beside whatever else it is asked for.
+
+A file for each measure lies where unfinished work does (work.py), outside the outs. Its name tells the measure's version: its code, its
+settings and the state of its models. In it, numbers lie under the hash of a picture's bytes, and of its prompt where the measure reads
+that. A kill loses a batch at most; what nobody asked for in a month goes.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from functools import cached_property
+from hashlib import sha256
+from inspect import signature
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sur_adapter.provenance import revision
+from sur_adapter.records import open_image
+from sur_adapter.work import root, stamp
+
+
+class Picture:
+    """Bytes as they lie, and the prompt (prompts.py) that they are judged by; decoded when first looked at."""
+
+    def __init__(self, data: bytes, prompt: dict):
+        self.data, self.prompt = data, prompt
+
+    @cached_property
+    def image(self) -> Image.Image:
+        return open_image(self.data)
+
+
+class Kept:
+    """`measure(images)` or `measure(images, prompts)`, one number or K of them for each picture, asked for new pictures alone.
+
+    file: the measure's source; about: its settings. Raises ValueError where the numbers cannot be kept.
+    """
+
+    def __init__(self, name: str, measure: Callable, file: str | Path, **about):
+        version = json.dumps([about, revision(file), stamp(*about.values())], sort_keys=True, default=str)
+        self.file = root() / f"measure-{name}-{sha256(version.encode()).hexdigest()[:16]}"
+        self.measure, self._reads_prompts = measure, "prompts" in signature(measure).parameters
+
+    def __call__(self, pictures: list[Picture]) -> np.ndarray:
+        """(N, K)"""
+        keys = [self._key(picture) for picture in pictures]
+        with self._table() as table:
+            found = {key: values for key in keys if (values := _read(table, key)) is not None}
+        if new := {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}:
+            found |= self._measured(new)
+        return np.stack([found[key] for key in keys])
+
+    def _measured(self, new: dict[bytes, Picture]) -> dict[bytes, np.ndarray]:
+        images, prompts = [p.image for p in new.values()], [p.prompt for p in new.values()]
+        values = self.measure(images, prompts) if self._reads_prompts else self.measure(images)
+        values = np.asarray(values, np.float64).reshape(len(new), -1)  # (M, K)
+        with self._table() as table, table:  # at one stroke
+            table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", [(k, v.tobytes()) for k, v in zip(new, values, strict=True)])
+        return dict(zip(new, values, strict=True))
+
+    def _key(self, picture: Picture) -> bytes:
+        words = json.dumps(picture.prompt, sort_keys=True).encode() if self._reads_prompts else b""
+        return sha256(picture.data).digest() + sha256(words).digest()
+
+    @contextmanager
+    def _table(self) -> Iterator[sqlite3.Connection]:
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.file, timeout=60)) as table:  # seconds that another process may write
+                table.execute("CREATE TABLE IF NOT EXISTS kept (picture BLOB PRIMARY KEY, numbers BLOB) WITHOUT ROWID")
+                yield table
+            os.utime(self.file)
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(
+                f"numbers of pictures cannot be kept in {self.file} ({error}): remove it, or set SUR_WORK elsewhere"
+            ) from error
+
+
+def _read(table: sqlite3.Connection, key: bytes) -> np.ndarray | None:
+    row = table.execute("SELECT numbers FROM kept WHERE picture = ?", (key,)).fetchone()
+    return None if row is None else np.frombuffer(row[0], np.float64)
