@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 import sur_adapter.report as pages
 from sur_adapter.clip_score import Clip, distances, score
+from sur_adapter.confusion import asked_for
 from sur_adapter.metrics import ARMS, JUDGEMENTS, figures
 from sur_adapter.prompts import read_prompts
 from sur_adapter.quality import MEASURES
@@ -23,12 +24,28 @@ BATCH = 32  # pictures that CLIP sees at once
 
 
 def evaluate(
-    prompts: Path, images: Path, funnel: Path, training: Path, adapter: Path, metrics: Path, report: Path, *, evaluate: dict
+    prompts: Path,
+    images: Path,
+    funnel: Path,
+    training: Path,
+    adapter: Path,
+    metrics: Path,
+    report: Path,
+    *,
+    evaluate: dict,
+    generate: dict | None = None,
+    models: dict | None = None,
 ) -> None:
-    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/."""
+    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/.
+
+    generate, models: to be told in the report.
+    """
     judge, clip, resamples, seed = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
     table = look(images, asked, judge, clip)
+    rows = pages.choose(table, seed)
+    wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
+    pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     numbers, notes = figures(table, {key for key, p in asked.items() if p.get("complex_prompt")}, resamples, seed)
     notes |= left_out(table, judge, clip)
     metrics.parent.mkdir(parents=True, exist_ok=True)
@@ -36,11 +53,11 @@ def evaluate(
     _write_json(metrics.parent / "notes.json", notes)
     write_table(metrics.parent / "judgements.parquet", table, JUDGEMENTS)
     plots(numbers, table, metrics.parent / "plots")
-    rows = pages.choose(table, seed)
-    wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
-    pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     beside(rows["random"], asked, pictures).save(metrics.parent / "same_seed.png")
     made = {"funnel": _read_json(funnel), "history": _read_json(training / "history.json"), "config": _read_json(adapter / "config.json")}
+    made["params"] = {"evaluate": evaluate, "generate": generate or {}, "models": models or {}}
+    card = funnel.with_name("data.md")
+    made["data"] = card.read_text(encoding="utf-8") if card.exists() else ""
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(pages.page(numbers, notes, table, asked, rows, pictures, **made), encoding="utf-8", newline="\n")
     print(summary(numbers, notes))
@@ -80,6 +97,8 @@ def _row(key: tuple[str, str, int], picture: Image.Image, asked: dict[str, dict]
         raise ValueError(f"the arm {arm} holds a picture of {name!r}, which is no prompt of the list: draw the arm again with this list")
     shown = float(judge.judge(picture, asked[name])) if judge else np.nan
     row = {"id": name, "category": asked[name]["category"], "arm": arm, "seed": k, "text": text, "shown": shown}
+    wanted, counts = asked_for(asked[name]), getattr(judge, "counted", None)
+    row |= {"asked": wanted, "counted": counts(picture, asked[name]) if counts and wanted == wanted else np.nan}
     return row | {measure: of(picture) for measure, of in MEASURES.items()}
 
 

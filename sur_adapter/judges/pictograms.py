@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from miniature.judge import shows
+from miniature.judge import read, shows
 
 
 def judge(image: Image.Image, prompt: dict) -> bool:
@@ -10,3 +10,8 @@ def judge(image: Image.Image, prompt: dict) -> bool:
     if "include" not in prompt:
         raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
     return shows(image, prompt["include"])
+
+
+def counted(image: Image.Image, prompt: dict) -> int:
+    """How many things there are of the kind that `prompt["include"]` lists first, whatever their colour."""
+    return sum(found["count"] for found in read(image) if found["class"] == prompt["include"][0]["class"])
