@@ -11,6 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import sur_adapter.report as pages
+import sur_adapter.vote as vote
 from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.confusion import asked_for
 from sur_adapter.metrics import ARMS, JUDGEMENTS, figures
@@ -19,6 +20,7 @@ from sur_adapter.quality import MEASURES
 from sur_adapter.records import open_image, read_table, read_tar, write_table
 from sur_adapter.schema import plugin, settings
 from sur_adapter.sheet import sheet
+from sur_adapter.vote_page import vote_page
 
 BATCH = 32  # pictures that CLIP sees at once
 
@@ -31,23 +33,26 @@ def evaluate(
     adapter: Path,
     metrics: Path,
     report: Path,
+    votes: Path | None = None,
     *,
     evaluate: dict,
     generate: dict | None = None,
     models: dict | None = None,
 ) -> None:
-    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/.
-
-    generate, models: to be told in the report.
+    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/;
+    beside `report` the page to vote on, ab_vote.html, and its key, ab_key.csv. votes: what was voted there; generate, models: to be told.
     """
-    judge, clip, resamples, seed = options(**settings(options, evaluate, "evaluate"))
+    judge, clip, resamples, seed, pairs = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
+    voted = vote.read_votes(votes) if votes else None
     table = look(images, asked, judge, clip)
-    rows = pages.choose(table, seed)
-    wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
+    rows, drawn = pages.choose(table, seed), vote.lots(table, pairs, seed)
+    wanted = {key for keys in rows.values() for key in keys} | set(drawn)  # (prompt id, seed)
     pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     numbers, notes = figures(table, {key for key, p in asked.items() if p.get("complex_prompt")}, resamples, seed)
-    notes |= left_out(table, judge, clip)
+    key = vote.key(drawn, asked, pictures, seed)
+    human, unvoted = vote.figures(voted, key, resamples, seed) if votes else ({}, {})
+    numbers, notes = numbers | human, notes | left_out(table, judge, clip) | unvoted
     metrics.parent.mkdir(parents=True, exist_ok=True)
     _write_json(metrics, numbers)
     _write_json(metrics.parent / "notes.json", notes)
@@ -60,14 +65,19 @@ def evaluate(
     made["data"] = card.read_text(encoding="utf-8") if card.exists() else ""
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(pages.page(numbers, notes, table, asked, rows, pictures, **made), encoding="utf-8", newline="\n")
+    report.with_name("ab_vote.html").write_text(vote_page(key, asked, pictures), encoding="utf-8", newline="\n")
+    key.to_csv(report.with_name("ab_key.csv"), index=False, lineterminator="\n")
     print(summary(numbers, notes))
 
 
-def options(*, judge: str | None = None, clip: str | None = None, resamples: int = 10_000, seed: int = 0) -> tuple:
-    """The keys of params.yaml: evaluate. judge: a file of sur_adapter/judges; clip: a model; either may be null."""
+def options(*, judge: str | None = None, clip: str | None = None, resamples: int = 10_000, seed: int = 0, pairs: int = 20) -> tuple:
+    """The keys of params.yaml: evaluate. judge: a file of sur_adapter/judges; clip: a model; either may be null. pairs: to vote on, of
+    each category."""
     if not isinstance(resamples, int) or resamples < 100:
         raise ValueError(f"params.yaml: evaluate.resamples is {resamples}: an interval needs at least 100, better 10000")
-    return plugin("sur_adapter.judges", judge) if judge else None, Clip(clip, "evaluate.clip") if clip else None, resamples, seed
+    if not isinstance(pairs, int) or pairs < 1:
+        raise ValueError(f"params.yaml: evaluate.pairs is {pairs!r}: a page to vote on needs at least 1 pair of each category")
+    return plugin("sur_adapter.judges", judge) if judge else None, Clip(clip, "evaluate.clip") if clip else None, resamples, seed, pairs
 
 
 def look(images: Path, asked: dict[str, dict], judge, clip: Clip | None) -> pd.DataFrame:
