@@ -10,7 +10,7 @@ from pathlib import Path
 
 from huggingface_hub import metadata_load
 
-from sur_adapter.page import said, table
+from sur_adapter.page import said, table, tame
 
 COMMIT = (
     "The commit is not named here, since the same figures must give the same file: it is the one that holds the dvc.lock whose entry "
@@ -62,15 +62,16 @@ def _leaves(tree, prefix: str = ""):
 
 def card(markdown: str) -> str:
     """The data card as HTML: its headings, paragraphs and tables, no other markup."""
-    parts = []
+    parts, heading = [], "The data"
     for block in re.split(r"\n\s*\n", markdown.strip()):
         if block.startswith("# "):
             continue
         if block.startswith("## "):
-            parts.append(f"<h4>{said(unescape(block[3:]))}</h4>")
+            heading = tame(unescape(block[3:]))
+            parts.append(f"<h4>{said(heading)}</h4>")
         elif block.startswith("|"):
             head, _, *rows = [_cells(line) for line in block.splitlines()]
-            parts.append(table("of the data", head, rows))
+            parts.append(table(heading, head, rows))
         else:
             parts.append(f"<p>{said(unescape(block))}</p>")
     return "".join(parts)

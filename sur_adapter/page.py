@@ -29,11 +29,11 @@ def said(text: str, longest: int = LONGEST) -> str:
 
 
 def table(caption: str, head: list[str], rows: list[list[str]]) -> str:
-    """Caption and cells are HTML already. Where it is wider than the screen, the table scrolls, not the page."""
+    """The caption is text, the cells are HTML already. Where it is wider than the screen, the table scrolls, not the page."""
     top = "".join(f'<th scope="col">{cell}</th>' if cell else "<td></td>" for cell in head)
     body = "".join(f'<tr><th scope="row">{row[0]}</th>' + "".join(f"<td>{cell}</td>" for cell in row[1:]) + "</tr>" for row in rows)
-    inner = f'<caption class="unseen">{caption}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
-    return f'<div class="wide" tabindex="0" role="region" aria-label="table"><table>{inner}</table></div>'
+    inner = f'<caption class="unseen">{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody>'
+    return f'<div class="wide" tabindex="0" role="region" aria-label="{escape(caption)}"><table>{inner}</table></div>'
 
 
 def picture(data: bytes, alt: str, side: int = SIDE) -> str:
