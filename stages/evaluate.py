@@ -13,9 +13,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import sur_adapter.report as pages
+import sur_adapter.vote as vote
 from sur_adapter import quality
 from sur_adapter.adapter import SURAdapter
 from sur_adapter.clip_score import Clip, distances, score
+from sur_adapter.confusion import asked_for
 from sur_adapter.gauges import Gauges
 from sur_adapter.kept import Picture
 from sur_adapter.metrics import ARMS, JUDGEMENTS, figures, plain
@@ -25,6 +27,7 @@ from sur_adapter.records import open_image, read_table, read_tar, write_table
 from sur_adapter.schema import settings
 from sur_adapter.sheet import sheet
 from sur_adapter.store import Store
+from sur_adapter.vote_page import vote_page
 
 BATCH = 32  # pictures that a measure sees at once
 
@@ -38,20 +41,32 @@ def evaluate(
     metrics: Path,
     report: Path,
     features: Path | None = None,
+    votes: Path | None = None,
     *,
     evaluate: dict,
+    generate: dict | None = None,
+    models: dict | None = None,
 ) -> None:
-    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/.
+    """Beside `metrics` lie notes.json (what is left out, and why), judgements.parquet (a row a picture), same_seed.png and plots/;
+    beside `report` the page to vote on, ab_vote.html, and its key, ab_key.csv.
 
-    features: the cached ones of the text encoder, where the adapter can be looked at without a picture.
+    features: the cached ones of the text encoder, where the adapter can be looked at without a picture. votes: what was voted on that
+    page; generate, models: to be told.
     """
-    gauges, reckoning = options(**settings(options, evaluate, "evaluate"))
+    gauges, pairs, reckoning = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
+    voted = vote.read_votes(votes) if votes else None
     table, vectors = look(images, asked, gauges)
+    seed = reckoning["seed"]
+    rows, drawn = pages.choose(table, seed), vote.lots(table, pairs, seed)
+    wanted = {key for keys in rows.values() for key in keys} | set(drawn)  # (prompt id, seed)
+    pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     with_complex = {key for key, p in asked.items() if p.get("complex_prompt")}
     numbers, notes = figures(table, with_complex, measures=gauges.measures, **reckoning)
     notes |= left_out(table, gauges)
-    for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features)):
+    key = vote.key(drawn, asked, pictures, seed)
+    human = vote.figures(voted, key, reckoning["resamples"], seed) if votes else ({}, {})
+    for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features), human):
         numbers, notes = numbers | plain(found), notes | why
     metrics.parent.mkdir(parents=True, exist_ok=True)
     _write_json(metrics, numbers)
@@ -59,13 +74,15 @@ def evaluate(
     schema = pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in gauges.measures)])
     write_table(metrics.parent / "judgements.parquet", table, schema)
     plots(numbers, table, metrics.parent / "plots")
-    rows = pages.choose(table, reckoning["seed"])
-    wanted = {key for keys in rows.values() for key in keys}  # (prompt id, seed)
-    pictures = {key: data for key, data in _members(images, list(table.arm.unique())) if key[1:] in wanted}
     beside(rows["random"], asked, pictures).save(metrics.parent / "same_seed.png")
     made = {"funnel": _read_json(funnel), "history": _read_json(training / "history.json"), "config": _read_json(adapter / "config.json")}
+    made["params"] = {"evaluate": evaluate, "generate": generate or {}, "models": models or {}}
+    card = funnel.with_name("data.md")
+    made["data"] = card.read_text(encoding="utf-8") if card.exists() else ""
     report.parent.mkdir(parents=True, exist_ok=True)
     report.write_text(pages.page(numbers, notes, table, asked, rows, pictures, **made), encoding="utf-8", newline="\n")
+    report.with_name("ab_vote.html").write_text(vote_page(key, asked, pictures), encoding="utf-8", newline="\n")
+    key.to_csv(report.with_name("ab_key.csv"), index=False, lineterminator="\n")
     print(summary(numbers, notes))
 
 
@@ -77,13 +94,17 @@ def options(
     tolerance: float = 0.05,
     resamples: int = 10_000,
     seed: int = 0,
-) -> tuple[Gauges, dict]:
-    """The keys of params.yaml: evaluate. judge, clip, measures: as Gauges takes them; the others: how `figures` reckons."""
+    pairs: int = 20,
+) -> tuple[Gauges, int, dict]:
+    """The keys of params.yaml: evaluate. judge, clip, measures: as Gauges takes them; pairs: to vote on, of each category; the others: how
+    `figures` reckons."""
     if not isinstance(resamples, int) or resamples < 100:
         raise ValueError(f"params.yaml: evaluate.resamples is {resamples}: an interval needs at least 100, better 10000")
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance < 1:
         raise ValueError(f"params.yaml: evaluate.tolerance is {tolerance!r}: give the share of a measure that may be lost, 0 to 1")
-    return Gauges(judge, clip, measures), {"resamples": resamples, "seed": seed, "tolerance": tolerance}
+    if not isinstance(pairs, int) or pairs < 1:
+        raise ValueError(f"params.yaml: evaluate.pairs is {pairs!r}: a page to vote on needs at least 1 pair of each category")
+    return Gauges(judge, clip, measures), pairs, {"resamples": resamples, "seed": seed, "tolerance": tolerance}
 
 
 def look(images: Path, asked: dict[str, dict], gauges: Gauges) -> tuple[pd.DataFrame, np.ndarray | None]:
@@ -102,12 +123,13 @@ def look(images: Path, asked: dict[str, dict], gauges: Gauges) -> tuple[pd.DataF
             for name, gauge in gauges.each.items():
                 found[name].append(gauge(pictures))
             bar.update(sum(len(data) for _, data in batch))
-    table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text"])
+    table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text", "asked"])
     _paired(table, arms, images)
     found = {name: np.concatenate(values) for name, values in found.items()}  # name -> (N, K)
     verdicts, vectors = found.get("judge"), found["clip"].astype(np.float32) if gauges.clip else None
     table["shown"] = np.nan if verdicts is None else verdicts[:, 0]
     table["soft"] = np.nan if verdicts is None or verdicts.shape[1] < 2 else verdicts[:, 1]
+    table["counted"] = found["counted"][:, 0] if "counted" in found else np.nan
     table["clip_score"], table["distance"] = (np.nan, np.nan) if vectors is None else _clip_columns(table, vectors, asked, gauges.clip)
     columns = dict(zip(quality.MEASURES, found["classical"].T, strict=True)) | {name: found[name][:, 0] for name in gauges.measures}
     return table.assign(**columns), vectors
@@ -117,7 +139,7 @@ def _row(key: tuple[str, str, int], asked: dict[str, dict], text: str) -> dict:
     arm, name, k = key
     if name not in asked:
         raise ValueError(f"the arm {arm} holds a picture of {name!r}, which is no prompt of the list: draw the arm again with this list")
-    return {"id": name, "category": asked[name]["category"], "arm": arm, "seed": k, "text": text}
+    return {"id": name, "category": asked[name]["category"], "arm": arm, "seed": k, "text": text, "asked": asked_for(asked[name])}
 
 
 def _members(images: Path, arms: list[str]) -> Iterator[tuple[tuple[str, str, int], bytes]]:

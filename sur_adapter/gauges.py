@@ -13,8 +13,8 @@ class Gauges:
     """judge, measures: files of sur_adapter/judges and sur_adapter/measures, by name or by name with settings; clip: a model. Each may
     be null.
 
-    each: name -> what is asked of every picture: "classical", "judge", "clip", and `measures`, those that give a number for each picture.
-    sets: name -> the modules that compare whole sets of pictures. Raises ValueError for what is unknown.
+    each: name -> what is asked of every picture: "classical", "judge", "counted", "clip", and `measures`, those that give a number for
+    each picture. sets: name -> the modules that compare whole sets of pictures. Raises ValueError for what is unknown.
     """
 
     def __init__(self, judge: str | dict | None = None, clip: str | None = None, measures: list | dict | None = None):
@@ -28,6 +28,8 @@ class Gauges:
         self.each = {"classical": Kept("classical", quality.classical, quality.__file__)}
         if self.judge:
             self.each["judge"] = _kept(self.judge, *judges[self.judge])
+            if counts := getattr(judges[self.judge][0], "counts", None):
+                self.each["counted"] = Kept(f"{self.judge}-counts", counts, judges[self.judge][0].__file__)
         if self.clip:
             self.each["clip"] = Kept("clip", self.clip.images, clip_score.__file__, model=clip)
         self.each |= {name: _kept(name, *found[name]) for name in self.measures}

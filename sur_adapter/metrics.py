@@ -26,6 +26,8 @@ JUDGEMENTS = pa.schema(
         ("text", pa.string()),  # the words that the pipeline was given
         ("shown", pa.float32()),  # 1: all that was asked for and nothing besides; null: no judge
         ("soft", pa.float32()),  # 0 … 1; null: the judge knows right and wrong alone
+        ("asked", pa.float32()),  # how many; null: the prompt asks for no single number
+        ("counted", pa.float32()),  # how many of them the judge sees; null: not asked for, or no judge that counts
         ("clip_score", pa.float32()),  # with the plain prompt, in every arm; null: no CLIP
         ("distance", pa.float32()),  # to the other seeds' pictures of the prompt; null: no CLIP or one seed
         *((measure, pa.float32()) for measure in MEASURES),

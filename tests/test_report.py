@@ -3,13 +3,18 @@
 import json
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_evaluate import PROMPTS, RIGHT, World
+from test_evaluate import EACH, PROMPTS, RIGHT, SEEDS, World
 
 from sur_adapter import svg
-from sur_adapter.report import LONGEST, choose, said
+from sur_adapter.colophon import card, licence
+from sur_adapter.confusion import asked_for, confusion
+from sur_adapter.page import LONGEST, STYLE, said
+from sur_adapter.report import choose
+from sur_adapter.report import page as report
 
 TRICKS = [
     "<script>alert(1)</script> a red circle",
@@ -48,14 +53,19 @@ def page(tmp_path_factory) -> str:
     return (world.reports / "index.html").read_text(encoding="utf-8")
 
 
+def hostile_world(folder: Path) -> World:
+    """A finished run whose prompts, config and funnel come from somebody who means harm; evaluated."""
+    rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
+    world = World(folder, rows=rows)
+    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a" * 10_000}}))
+    (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
+    world.run()
+    return world
+
+
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> str:
-    rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
-    world = World(tmp_path_factory.mktemp("hostile"), rows=rows)
-    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>"}}))
-    (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>": HOSTILE_COUNTS}}))
-    world.run()
-    return (world.reports / "index.html").read_text(encoding="utf-8")
+    return (hostile_world(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_sentence_and_the_figure_come_first(page):
@@ -69,7 +79,9 @@ def test_it_asks_no_network_and_runs_no_script(page, hostile):
         tags = Reader(text).tags
         assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "form", "base"}
         assert all(attrs.get("src", "data:image/").startswith("data:image/") for _, attrs in tags)
-        assert not any(key.startswith("on") or key == "href" for _, attrs in tags for key in attrs)
+        assert not any(key.startswith("on") for _, attrs in tags for key in attrs)
+        assert all(attrs.get("href", "#").startswith("#") for _, attrs in tags), "links lead within the page"
+        assert "default-src 'none'" in text and "script-src" not in text
         assert "url(" not in text and "@import" not in text
 
 
@@ -174,3 +186,90 @@ def test_a_text_keeps_its_joiners_and_loses_its_tricks():
 def test_charts_of_nothing_much_do_not_fail():
     assert svg.curve([], "loss") == "" and svg.curve([(1, float("nan"))], "loss") == ""
     assert "<path" in svg.curve([(50, 0.5)], "loss") and svg.bars({}, "none") and svg.bars({"a": 0}, "none")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rgb or #rrggbb (WCAG 2)."""
+    digits = color[1:] if len(color) == 7 else "".join(2 * c for c in color[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("mode", ["day", "night"])
+def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
+    part = STYLE.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
+    colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
+    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "expansion"):
+        for ground in ("paper", "card"):
+            low, high = sorted((colors[name], colors[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+
+
+def test_counts_asked_for_and_counts_there_stand_in_a_table():
+    cells = [(1, 1), (1, 1), (2, 1), (2, 9), (3, 0), (float("nan"), 1), (2, float("nan"))]
+    found = confusion(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
+    assert found.loc[1, 1] == 2 and found.loc[2, 1] == 1 and found.loc[2, 4] == 1 and found.loc[3, 0] == 1
+    assert list(found.columns) == [0, 1, 2, 3, 4] and found.to_numpy().sum() == 5
+
+
+def test_a_prompt_for_several_things_asks_for_no_single_number():
+    one, two = ({"class": "circle", "count": 3}, {"class": "star", "count": 1})
+    assert asked_for({"category": "counting", "include": [one]}) == 3
+    for prompt in ({"category": "counting", "include": [one, two]}, {"category": "color", "include": [one]}, {"category": "counting"}):
+        assert asked_for(prompt) != asked_for(prompt), "NaN"
+
+
+def test_right_pictures_lie_on_the_diagonal(page):
+    section = page.split("How many were asked for, how many are there</h2>")[1].split("</section>")[0]
+    baseline, adapter = ([int(n) for n in re.findall(r'class="cell right"[^>]*>(\d+)<', part)] for part in section.split("<h3>")[1:])
+    assert sum(adapter) >= RIGHT["adapter"] * SEEDS > sum(baseline) >= RIGHT["baseline"] * SEEDS
+    assert sum(int(n) for n in re.findall(r'class="cell[^>]*>(\d+)<', section)) == 2 * EACH * SEEDS
+
+
+PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
+
+
+def told(**more) -> str:
+    """A report on next to nothing, and what else it is given."""
+    nothing = {"random": [], "best": [], "worst": []}
+    return report(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
+
+
+def test_what_is_not_given_is_not_shown():
+    titles = re.findall("<h2[^>]*>(.*?)</h2>", told())
+    assert not {"How much of the adapter", "Whom people prefer", "How many were asked for, how many are there"} & set(titles)
+    assert "What it was made of" in titles and "Data and licences" not in told()
+
+
+def test_the_strength_curve_is_drawn_where_there_is_one():
+    rows = [{"strength": x, "value": v, "low": v - 0.1, "high": v + 0.1} for x, v in ((1.0, 0.8), (0.0, 0.5), (0.5, 0.7))]
+    page = told(strength=rows)
+    assert "How much of the adapter" in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
+    assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
+
+
+def test_peoples_votes_are_told_with_their_interval():
+    human = {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "votes": 40, "raters": 2, "pairs": 20, "agreement": 0.5}
+    page = told(numbers={"human": human})
+    assert "<b>70 %</b>" in page and "60 % to 80 %" in page and "40 votes of 2 raters" in page and "α = 0.50" in page
+
+
+def test_settings_models_and_licences_are_told_and_where_the_commit_is(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n")
+    page = told(params={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
+    text = "".join(Reader(page).words)
+    assert "openrail" in text and "see its model card" in text and "models.resolution64" in text and "dvc.lock" in text
+
+
+def test_a_card_without_a_licence_names_none(tmp_path):
+    (tmp_path / "README.md").write_text("# A model\n")
+    assert licence(str(tmp_path)) == "its card names none"
+
+
+def test_the_data_card_is_shown_and_its_strangers_stay_text():
+    cards = "# The data\n\n9 rows came in.\n\n## Sources and licences\n\n| source | licence |\n| --- | --- |\n"
+    page = card(cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
+    tags, words = Reader(page).tags, "".join(Reader(page).words)
+    assert "a|b" in words and "<script>alert(6)</script>" in words and "script" not in {tag for tag, _ in tags}
+    assert page.count("<tr>") == 2 and "<h4><bdi>Sources and licences" in page
