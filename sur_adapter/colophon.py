@@ -14,7 +14,7 @@ from sur_adapter.page import said, table, tame
 
 COMMIT = (
     "The commit is not named here, since the same figures must give the same file: it is the one that holds the dvc.lock whose entry "
-    "of reports/index.html has this file's hash; that dvc.lock names every file behind it by its hash, too."
+    "for this file has its hash; that dvc.lock names every file behind it by its hash, too."
 )
 
 

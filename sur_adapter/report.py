@@ -39,7 +39,7 @@ def page(
         "What the pictures show": _accuracy(numbers, arms),
         "How many were asked for, how many are there": _counting(judged, arms),
         "How much of the adapter": _strength(more.get("strength") or []),
-        "Whom people prefer": _people(numbers.get("human", {})),
+        "What people prefer": _people(numbers.get("human", {})),
     }
     for heading, (title, text) in HEADINGS.items():
         shown = articles(rows[heading], by_key, asked, arms, pictures)

@@ -85,7 +85,7 @@ def figures(votes: pd.DataFrame, key: pd.DataFrame, resamples: int = 10_000, see
         notes["human.other_votes"] = f"{other} votes are for pictures that are not on the page, or were drawn anew since"
     if known.empty:
         return {}, notes | {
-            "human": "there are no votes on these pictures: vote on ab_vote.html, and put votes.csv where evaluate reads it"
+            "human": "there are no votes on these pictures: vote on the page made for it, and add what it saves to the votes that are read"
         }
     sides = known.vote.where(known.vote == "tie", known.left.where(known.vote == "left", known.right))
     known = known.assign(gain=sides.map({"adapter": 1.0, "baseline": 0.0, "tie": 0.5}))

@@ -152,8 +152,8 @@ def world(tmp_path_factory) -> World:
 
 def vote(world: World, votes: Path) -> dict:
     r = world.reports
-    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r / "metrics.json", r / "index.html", votes
-    evaluate(*files, evaluate=SETTINGS | {"clip": None, "resamples": 500})
+    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r / "metrics.json", r / "index.html"
+    evaluate(*files, votes=votes, evaluate=SETTINGS | {"clip": None, "resamples": 500})
     return json.loads((r / "metrics.json").read_text())
 
 
@@ -176,10 +176,18 @@ def test_what_a_pictures_file_says_of_itself_stays_out_of_the_page():
     )
 
 
+def test_a_large_picture_is_made_small_enough_to_send_the_page_around():
+    from made import png
+
+    large = dict.fromkeys(PICTURES, png(size=(1024, 768)))
+    page = vote_page(key(lots(TABLE, 1), ASKED, large), ASKED, large)
+    assert page.count('width="512" height="384"') == 2 * len(CATEGORIES)
+
+
 def test_without_votes_there_is_no_figure_and_the_notes_say_why(world):
     metrics = vote(world, written(world.reports.parent, HEADER))
     assert "human" not in metrics and "no votes" in world.notes()["human"]
-    assert "Whom people prefer" not in (world.reports / "index.html").read_text()
+    assert "What people prefer" not in (world.reports / "index.html").read_text()
 
 
 def test_votes_reach_the_metrics_and_the_report(world, tmp_path):
@@ -189,7 +197,7 @@ def test_votes_reach_the_metrics_and_the_report(world, tmp_path):
     metrics = vote(world, file)["human"]
     assert metrics["win_rate"]["value"] == 0.875 and metrics["raters"] == 2 and metrics["agreement"] < 1
     page = (world.reports / "index.html").read_text()
-    assert "Whom people prefer" in page and "40 votes of 2 raters on 20 pairs" in page
+    assert "What people prefer" in page and "40 votes of 2 raters on 20 pairs" in page
     assert not any(note.startswith("human") for note in world.notes())
 
 
