@@ -43,7 +43,7 @@ def test_only_what_was_asked_for_is_shown_of_flagged_pictures_and_what_is_shown_
 
     with Site(answer) as site:
         assert [r["dropped"] for r in rows(site, limit=5, nsfw="Soft")] == [None, None, "flagged X"]
-        assert [p for p, _ in site.asked][1:] == ["/None", "/Soft"]
+        assert sorted(p for p, _ in site.asked if "/api" not in p) == ["/None", "/Soft"], "at once, so in either order"
 
 
 def test_whatever_goes_wrong_with_a_picture_ends_in_a_reason_in_its_place():
