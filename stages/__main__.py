@@ -72,8 +72,9 @@ def _forget(*what: str) -> None:
     if len(what) != 1:
         raise ValueError(f"forget takes an id, a url or a user: {len(what)} were given")
     raw, memory = _paths("crawl")
+    count = forget(what[0], raw.parent, memory)
     discard("crawl", "caption", "score")
-    print(f"{forget(what[0], raw.parent, memory)} rows are forgotten. Now make everything derived anew, and empty the caches of DVC:")
+    print(f"{count} rows are forgotten. Now make everything derived anew, and empty the caches of DVC:")
     print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")
 
 

@@ -13,6 +13,7 @@ from stages.crawl import _unless, crawl
 from sur_adapter.forget import forget, remembered
 from sur_adapter.pictures import kept
 from sur_adapter.records import RAW, read_table, read_tar, record_id
+from sur_adapter.work import Work
 
 SOURCES = {"miniature": {"count": 80, "seed": 3}}
 
@@ -98,7 +99,13 @@ def test_dvc_takes_the_shards_as_they_are_and_makes_all_that_follows_anew(tmp_pa
     run(home, "dvc", "init", "-q", "-f")
     run(home, "dvc", "repro", "score@phash")
     key = read_table(home / "data/scores/phash").id[0]
+    with pytest.raises(KeyError), Work("crawl-civitai", a=1) as work:
+        work.keep("row-000000000", b"1a picture, perhaps of theirs")
+        raise KeyError
+    assert "no row under" in run(home, "python", "-m", "stages", "forget", "nobody", fails=True)
+    assert work.done("row-000000000"), "who asks for nobody loses nothing"
     said = run(home, "python", "-m", "stages", "forget", key)
+    assert not work.folder.exists()
     assert "1 rows are forgotten" in said and "dvc commit -f crawl && dvc repro" in said
     run(home, "dvc", "commit", "-f", "crawl")
     raw = files(home / "data/raw/miniature")
