@@ -20,7 +20,6 @@ import sur_adapter.compute as compute
 import sur_adapter.loss as losses
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.cached import Cached
-from sur_adapter.checkpoint import digest
 from sur_adapter.denoising import Denoising, empty_prompt, frozen
 from sur_adapter.objective import Objective
 from sur_adapter.optimizers import OPTIMIZERS, SCHEDULES
@@ -29,7 +28,7 @@ from sur_adapter.provenance import revision
 from sur_adapter.schema import choose, settings
 from sur_adapter.store import Split, Store
 from sur_adapter.trainer import fit
-from sur_adapter.work import Work
+from sur_adapter.work import Work, digest
 
 
 def train(
@@ -51,7 +50,12 @@ def train(
     model = SURAdapter(AdapterConfig(**config))
     goal = objective(models, bank, where, compute.dtype(options["precision"]), unet, **weights)
     live = options.pop("live")
-    depends = {"config": config, "params": [models, loss, train], "inputs": [made, digest(bank)], "torch": torch.__version__}
+    depends = {
+        "config": config,
+        "params": [models, loss, train],
+        "inputs": [made, digest(bank, "*.safetensors")],
+        "torch": torch.__version__,
+    }
     with Work("train", **depends, processes=crew.num_processes) if crew.is_main_process else nullcontext() as work:
         tell = teller(log) if live and crew.is_main_process else lambda row: None
         history, rate = fit(model, goal, splits["train"], splits["validation"], work, tell, device=where, **options)

@@ -3,9 +3,7 @@
 No state of the random generator is among it: every step seeds it anew, by the seed and its own number.
 """
 
-from hashlib import file_digest, sha256
 from io import BytesIO
-from pathlib import Path
 
 import torch
 from torch import nn
@@ -54,13 +52,3 @@ def resume(work: Work | None, parts: dict, processes: int = 1) -> dict:
     for name, part in parts.items():
         part.load_state_dict(state["parts"][name])
     return state
-
-
-def digest(*places: Path) -> str:
-    """Of the bytes of files, and of all files of folders."""
-    found = [f for place in places for f in (sorted(place.rglob("*")) if place.is_dir() else [place]) if f.is_file()]
-    whole = sha256()
-    for file in found:
-        with file.open("rb") as opened:
-            whole.update(file.name.encode() + b"\0" + file_digest(opened, "sha256").digest())
-    return whole.hexdigest()[:16]

@@ -6,6 +6,7 @@ where it is found instead.
 
 import re
 from html import unescape
+from os.path import isdir, isfile
 from pathlib import Path
 
 from huggingface_hub import metadata_load
@@ -35,8 +36,8 @@ def colophon(config: dict, params: dict, data: str) -> str:
 
 def licence(model: str) -> str:
     """What the card in a model's folder says; for a model that lies elsewhere, where to look."""
-    readme = next((folder / "README.md" for folder in (Path(model), Path(model).parent) if (folder / "README.md").is_file()), None)
-    if not Path(model).is_dir() or readme is None:
+    readme = next((file for folder in (Path(model), Path(model).parent) if isfile(file := folder / "README.md")), None)
+    if not isdir(model) or readme is None:
         return "see its model card on the hub"
     told = (metadata_load(readme) or {}).get("license")
     return str(told) if told else "its card names none"

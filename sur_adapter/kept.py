@@ -22,6 +22,8 @@ from sur_adapter.provenance import revision
 from sur_adapter.records import open_image
 from sur_adapter.work import root, stamp
 
+PATIENCE = 600  # seconds that others may write
+
 
 class Picture:
     """Bytes as they lie, and the prompt (prompts.py) that they are judged by; decoded when first looked at."""
@@ -58,8 +60,9 @@ class Kept:
         images, prompts = [p.image for p in new.values()], [p.prompt for p in new.values()]
         values = self.measure(images, prompts) if self._reads_prompts else self.measure(images)
         values = np.asarray(values, np.float64).reshape(len(new), -1)  # (M, K)
-        with self._table() as table, table:  # at one stroke
-            table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", [(k, v.tobytes()) for k, v in zip(new, values, strict=True)])
+        with self._table() as table, _alone(table):  # at one stroke
+            rows = [(key, _sealed(key, row.tobytes())) for key, row in zip(new, values, strict=True)]
+            table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
         return dict(zip(new, values, strict=True))
 
     def _key(self, picture: Picture) -> bytes:
@@ -70,8 +73,10 @@ class Kept:
     def _table(self) -> Iterator[sqlite3.Connection]:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=60)) as table:  # seconds that another process may write
-                table.execute("CREATE TABLE IF NOT EXISTS kept (picture BLOB PRIMARY KEY, numbers BLOB) WITHOUT ROWID")
+            with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as table:
+                table.execute("PRAGMA synchronous = OFF")  # a slow disk keeps nobody waiting: what a power cut spoils, its seal tells
+                if table.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept'").fetchone() is None:
+                    table.execute("CREATE TABLE IF NOT EXISTS kept (picture BLOB PRIMARY KEY, numbers BLOB) WITHOUT ROWID")
                 yield table
             os.utime(self.file)
         except (OSError, sqlite3.Error) as error:
@@ -80,6 +85,20 @@ class Kept:
             ) from error
 
 
+@contextmanager
+def _alone(table: sqlite3.Connection) -> Iterator[None]:
+    """The lock to write, from the start: who reads first and then wants to write is refused at once where another waits for readers."""
+    table.execute("BEGIN IMMEDIATE")
+    with table:  # commits, or takes all back
+        yield
+
+
 def _read(table: sqlite3.Connection, key: bytes) -> np.ndarray | None:
     row = table.execute("SELECT numbers FROM kept WHERE picture = ?", (key,)).fetchone()
-    return None if row is None else np.frombuffer(row[0], np.float64)
+    whole = row is not None and len(row[0]) % 8 == 0 and _sealed(key, row[0][:-8]) == row[0]
+    return np.frombuffer(row[0][:-8], np.float64) if whole else None
+
+
+def _sealed(key: bytes, numbers: bytes) -> bytes:
+    """With a seal of eight bytes, by which a flipped bit is found; the picture is measured anew then."""
+    return numbers + sha256(key + numbers).digest()[:8]

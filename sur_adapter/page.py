@@ -75,7 +75,8 @@ h1{font-size:clamp(1.6rem,5vw,2.4rem);line-height:1.15;margin:.2em 0 .4em}
 h2{font-size:1.3rem;margin:2.4em 0 .3em;border-top:1px solid var(--line);padding-top:1em}
 h3{font-size:1rem;margin:1.2em 0 .1em}
 h1,h2,h3,h4,p,li,dd,td,bdi{overflow-wrap:anywhere}
-th,th bdi{overflow-wrap:break-word}
+thead th,thead th bdi{overflow-wrap:break-word}
+tbody th{min-width:5.5em}
 .soft,small,figcaption,summary,caption{color:var(--soft)}
 :focus-visible{outline:3px solid var(--adapter);outline-offset:2px;border-radius:4px}
 .skip{position:absolute;left:-999px}.skip:focus{position:static}

@@ -59,7 +59,7 @@ class World:
         (self.reports / "funnel.json").write_text(json.dumps(funnel))
         history = [{"step": s, "loss": 1 / s, "gradient_norm": 0.1} for s in (50, 100, 150)]
         (self.reports / "train" / "history.json").write_text(json.dumps(history))
-        (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/model"}}')
+        (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
 
     def run(self, **changes) -> dict:
         r, out = self.reports, self.reports / "metrics.json"

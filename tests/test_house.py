@@ -65,6 +65,12 @@ def test_a_verbs_signature_is_its_command_and_its_params(verb):
     assert {re.split(r"[.$]", p)[0] for p in BODIES[verb]["params"]} == sections <= set(PARAMS)
 
 
+@pytest.mark.parametrize("verb", sorted(BODIES))
+def test_no_dep_is_listed_twice(verb):
+    listed = BODIES[verb]["deps"]
+    assert sorted(listed) == sorted(set(listed))
+
+
 @pytest.mark.parametrize("verb", VERBS)
 def test_deps_list_every_project_file_a_verb_reaches(verb):
     listed = [ROOT / d for d in BODIES[verb]["deps"] if "$" not in d]

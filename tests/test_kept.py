@@ -1,6 +1,7 @@
 """A picture is measured once for each measure, whatever is asked beside it, and never taken for another."""
 
 import os
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -90,6 +91,17 @@ def test_numbers_come_back_to_the_last_bit(gauge):
     numbers = np.random.default_rng(0).normal(size=(3, 5))
     assert (gauge(lambda images: numbers)(PICTURES) == numbers).all()
     assert (gauge(lambda images: None)(PICTURES) == numbers).all()
+
+
+def test_a_flipped_bit_is_measured_anew_and_mended(gauge):
+    redness = Redness()
+    kept = gauge(redness)
+    numbers = kept(PICTURES)
+    with sqlite3.connect(kept.file) as table:
+        key, row = table.execute("SELECT picture, numbers FROM kept").fetchone()
+        table.execute("UPDATE kept SET numbers = ? WHERE picture = ?", (bytes([row[0] ^ 1]) + row[1:], key))
+    for _ in range(2):
+        assert (kept(PICTURES) == numbers).all() and redness.asked == 4
 
 
 def test_a_spoilt_file_gets_a_sentence(gauge):

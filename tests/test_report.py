@@ -57,7 +57,7 @@ def hostile_world(folder: Path) -> World:
     """A finished run whose prompts, config and funnel come from somebody who means harm; evaluated."""
     rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
     world = World(folder, rows=rows)
-    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a" * 10_000}}))
+    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a/" + "a" * 10_000}}))
     (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
     world.run()
     return world
@@ -123,9 +123,8 @@ def test_it_is_readable_at_night_and_on_a_phone(page):
 
 def test_the_funnel_the_curves_and_the_caveats_are_there(page):
     text = "".join(Reader(page).words)
-    assert all(
-        word in text for word in ("dropped: near duplicate", "18 train", "gradient norm", "The unit is the prompt", "p-values", "a/model")
-    )
+    for word in ("dropped: near duplicate", "18 train", "gradient norm", "The unit is the prompt", "p-values", "a-model-of-a-long-name"):
+        assert word in text, word
 
 
 def judged(**gains: tuple[float, float]) -> pd.DataFrame:

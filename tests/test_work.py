@@ -9,7 +9,8 @@ import pytest
 from repository import ROOT
 
 from sur_adapter import work as module
-from sur_adapter.work import Work, discard, root, whole
+from sur_adapter.records import whole
+from sur_adapter.work import Work, discard, root
 
 
 @pytest.fixture(autouse=True)
