@@ -23,7 +23,7 @@ from ruamel.yaml import YAML
 from sur_adapter.schema import nearest
 
 COMMANDS = ("export", "suite", "forget")
-VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "evaluate")
+VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "sweep", "evaluate")
 
 
 def main(argv: list[str]) -> None:

@@ -16,17 +16,19 @@ import sur_adapter.report as pages
 import sur_adapter.vote as vote
 from sur_adapter import quality
 from sur_adapter.adapter import SURAdapter
+from sur_adapter.arms import ARMS
 from sur_adapter.clip_score import Clip, distances, score
 from sur_adapter.confusion import asked_for
 from sur_adapter.gauges import Gauges
 from sur_adapter.kept import Picture
-from sur_adapter.metrics import ARMS, JUDGEMENTS, figures, plain
+from sur_adapter.metrics import JUDGEMENTS, categories, figures, plain
 from sur_adapter.nearness import nearness
 from sur_adapter.prompts import read_prompts
 from sur_adapter.records import open_image, read_table, read_tar, write_table
 from sur_adapter.schema import settings
 from sur_adapter.sheet import sheet
 from sur_adapter.store import Store
+from sur_adapter.strengths import strengths
 from sur_adapter.vote_page import vote_page
 
 BATCH = 32  # pictures that a measure sees at once
@@ -42,6 +44,7 @@ def evaluate(
     report: Path,
     features: Path | None = None,
     votes: Path | None = None,
+    sweep: Path | None = None,
     *,
     evaluate: dict,
     generate: dict | None = None,
@@ -51,7 +54,7 @@ def evaluate(
     beside `report` the page to vote on, ab_vote.html, and its key, ab_key.csv.
 
     features: the cached ones of the text encoder, where the adapter can be looked at without a picture. votes: what was voted on that
-    page; generate, models: to be told.
+    page; sweep: pictures by strength; generate, models: to be told.
     """
     gauges, pairs, reckoning = options(**settings(options, evaluate, "evaluate"))
     asked = {p["id"]: p for p in read_prompts(prompts)}
@@ -66,7 +69,7 @@ def evaluate(
     notes |= left_out(table, gauges)
     key = vote.key(drawn, asked, pictures, seed)
     human = vote.figures(voted, key, reckoning["resamples"], seed) if votes else ({}, {})
-    for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features), human):
+    for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features), by_strength(sweep, asked, gauges), human):
         numbers, notes = numbers | plain(found), notes | why
     metrics.parent.mkdir(parents=True, exist_ok=True)
     _write_json(metrics, numbers)
@@ -215,27 +218,36 @@ def embedding(adapter: Path, features: Path | None) -> tuple[dict, dict]:
     return {"embedding": nearness(SURAdapter.from_pretrained(adapter), rows)}, {}
 
 
+def by_strength(sweep: Path | None, asked: dict, gauges: Gauges) -> tuple[dict, dict]:
+    """(metrics, notes): accuracy at each strength of the adapter."""
+    found = strengths(sweep, asked, gauges.each["judge"]) if sweep and gauges.judge else {}
+    why = "evaluate.judge is null" if sweep and not gauges.judge else "no pictures by strength were drawn (sweep.strengths)"
+    return ({"strength": found}, {}) if found else ({}, {"strength": why})
+
+
 def plots(numbers: dict, table: pd.DataFrame, folder: Path) -> None:
-    """CSV files for `dvc plots`: accuracy.csv (category, arm), arms.csv (arm; what is measured without a judge)."""
+    """CSV files for `dvc plots`: accuracy.csv (category, arm), arms.csv (arm; what is measured without a judge), strength.csv."""
     folder.mkdir(parents=True, exist_ok=True)
     arms, semantic = [arm for arm in ARMS if arm in set(table.arm)], numbers.get("semantic", {})
-    names = [name for name in sorted(semantic) if name not in ("difference", "gap_closed")]
+    names = sorted([*categories(semantic), "overall"]) if semantic else []
     cells = [(name, arm, semantic[name][arm]) for name in names for arm in arms]
     accuracy = [(name, arm, f"{name}, {arm}", found["value"], found["low"], found["high"]) for name, arm, found in cells]
     pd.DataFrame(accuracy, columns=["category", "arm", "label", "accuracy", "low", "high"]).to_csv(folder / "accuracy.csv", index=False)
     measured = {k: numbers[k] for k in ("clip_score", "diversity") if k in numbers} | {m: numbers["quality"][m] for m in quality.MEASURES}
     pd.DataFrame([{"arm": arm} | {k: v[arm] for k, v in measured.items()} for arm in arms]).to_csv(folder / "arms.csv", index=False)
+    curve = [(float(eta), at["value"], at["low"], at["high"]) for eta, at in numbers.get("strength", {}).items()]
+    pd.DataFrame(sorted(curve), columns=["strength", "accuracy", "low", "high"]).to_csv(folder / "strength.csv", index=False)
 
 
 def summary(numbers: dict, notes: dict) -> str:
     """The table that is printed: arms × categories, and the gap closed."""
     semantic = numbers.get("semantic")
     if not semantic:
-        return "\n".join([f"{arm:<10}{v:>10.2f} CLIP score" for arm, v in numbers.get("clip_score", {}).items() if arm in ARMS])
-    names = [n for n in semantic if n not in ("difference", "gap_closed", "overall")] + ["overall"]
+        return "\n".join([f"{arm:<16}{v:>10.2f} CLIP score" for arm, v in numbers.get("clip_score", {}).items() if arm in ARMS])
+    names = [*categories(semantic), "overall"]
     arms = [arm for arm in ARMS if arm in semantic["overall"]]
-    lines = [f"{'':<10}" + "".join(f"{n:>10}" for n in names)]
-    lines += [f"{arm:<10}" + "".join(f"{semantic[n][arm]['value']:>10.3f}" for n in names) for arm in arms]
+    lines = [f"{'':<16}" + "".join(f"{n:>10}" for n in names)]
+    lines += [f"{arm:<16}" + "".join(f"{semantic[n][arm]['value']:>10.3f}" for n in names) for arm in arms]
     gap = semantic["gap_closed"]
     closed = f"{gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]" if "value" in gap else f"left out: {notes['semantic.gap_closed']}"
     return "\n".join([*lines, f"gap closed {closed}"])

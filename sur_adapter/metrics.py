@@ -12,11 +12,12 @@ import pandas as pd
 import pyarrow as pa
 
 import sur_adapter.statistics as st
+from sur_adapter.arms import ARMS
 from sur_adapter.quality import MEASURES
 
-ARMS = ("baseline", "adapter", "complex", "expansion")
 DIGITS = 4  # of the figures written
-RESERVED = {"overall", "difference", "gap_closed", "prompts", "seeds", "pictures"}  # no names for a category
+BESIDE = {"overall", "difference", "gap_closed", "on_complex"}  # the categories in `semantic`
+RESERVED = BESIDE | {"prompts", "seeds", "pictures"}  # no names for a category
 JUDGEMENTS = pa.schema(
     [
         ("id", pa.string()),  # of the prompt
@@ -79,6 +80,11 @@ def figures(
     return plain(metrics), dict(_flat(notes))
 
 
+def categories(semantic: dict) -> list[str]:
+    """Those that metrics.json's `semantic` tells of."""
+    return [name for name in semantic if name not in BESIDE]
+
+
 def by_prompt(table: pd.DataFrame, column: str, prompts: pd.Series) -> pd.DataFrame:
     """Prompts × arms: the mean over a prompt's seeds."""
     means = table.groupby(["id", "arm"])[column].mean().unstack("arm").loc[prompts.index]
@@ -96,10 +102,10 @@ class Frame:
         """(weights, strata) of the rows chosen."""
         return self.every if rows is None else (st.draws(self.categories[rows], self.resamples, self.seed), self.categories[rows])
 
-    def difference(self, arms: pd.DataFrame, rows: np.ndarray | None = None) -> dict:
-        """adapter − baseline on the rows chosen: interval, p, wins, and what could have been seen."""
+    def difference(self, arms: pd.DataFrame, rows: np.ndarray | None = None, of: tuple[str, str] = ("adapter", "baseline")) -> dict:
+        """The first arm − the second on the rows chosen: interval, p, wins, and what could have been seen."""
         chosen = arms if rows is None else arms[rows]
-        x = (chosen["adapter"] - chosen["baseline"]).to_numpy()
+        x = (chosen[of[0]] - chosen[of[1]]).to_numpy()
         value, low, high = st.mean(x, *self.draws(rows))
         win, tie, loss = st.win_tie_loss(x)
         p, smallest = st.sign_flip(x, self.resamples, self.seed), st.smallest_detectable(x)
@@ -109,10 +115,12 @@ class Frame:
 def _semantic(rates: pd.DataFrame, frame: Frame, with_complex: set[str]) -> tuple[dict, dict]:
     everything = np.full(len(rates), True)
     parts = {name: frame.categories == name for name in sorted(set(frame.categories))} | {"overall": everything}
-    semantic = {name: {arm: _rate(rates[arm][rows]) for arm in rates} for name, rows in parts.items()}
+    semantic = {name: {arm: rate(rates[arm][rows]) for arm in rates} for name, rows in parts.items()}
     semantic["difference"] = frame.difference(rates) | {n: frame.difference(rates, rows) for n, rows in parts.items() if n != "overall"}
     semantic["gap_closed"], notes = {}, {}
     paired = rates.index.isin(with_complex)
+    if {"complex", "complex_adapter"} <= set(rates) and paired.any():
+        semantic["on_complex"] = frame.difference(rates, paired, of=("complex_adapter", "complex"))
     for name, rows in parts.items():
         found, reason = _gap(rates, frame, rows & paired)
         into = semantic["gap_closed"]
@@ -123,7 +131,8 @@ def _semantic(rates: pd.DataFrame, frame: Frame, with_complex: set[str]) -> tupl
     return semantic, notes
 
 
-def _rate(x: pd.Series) -> dict:
+def rate(x: pd.Series) -> dict:
+    """The mean of shares, one a prompt, and its interval (Wilson's)."""
     low, high = st.wilson(x.mean(), len(x))
     return {"value": x.mean(), "low": low, "high": high}
 

@@ -65,9 +65,9 @@ def document(title: str, body: str, style: str = "", script: str = "") -> str:
 
 STYLE = """
 :root{color-scheme:light dark;--paper:#fdfcfa;--ink:#1d1d22;--soft:#5f5f69;--line:#d8d4cc;--card:#fff;--good:#1a7f4b;--bad:#c2333b;
---baseline:#74747f;--adapter:#2563d8;--complex:#1a7d52;--expansion:#a1660a}
+--baseline:#74747f;--adapter:#2563d8;--complex:#1a7d52;--complex_adapter:#8a3fb8;--expansion:#a1660a}
 @media (prefers-color-scheme:dark){:root{--paper:#16161a;--ink:#ececf0;--soft:#a5a5b1;--line:#3a3a43;--card:#1f1f25;--good:#52c98b;
---bad:#ff7b81;--baseline:#a5a5b2;--adapter:#74a5ff;--complex:#4dc792;--expansion:#e5ab4e}}
+--bad:#ff7b81;--baseline:#a5a5b2;--adapter:#74a5ff;--complex:#4dc792;--complex_adapter:#c792ea;--expansion:#e5ab4e}}
 *{box-sizing:border-box}
 html{-webkit-text-size-adjust:100%}
 body{margin:0 auto;max-width:880px;padding:24px 16px 64px;background:var(--paper);color:var(--ink);font:16px/1.5 system-ui,sans-serif}

@@ -28,7 +28,14 @@ def colourfulness(image: Image.Image) -> float:
     return float(np.hypot(rg.std(), yb.std()) + 0.3 * np.hypot(rg.mean(), yb.mean()))
 
 
-MEASURES = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness}
+def entropy(image: Image.Image) -> float:
+    """−Σ p log₂ p of the luma's histogram in 256 steps (Shannon 1948), 0 … 8 bits."""
+    counts = np.bincount((_pixels(image) @ LUMA * 255).round().astype(int).ravel(), minlength=256)
+    p = counts[counts > 0] / counts.sum()
+    return float(-(p * np.log2(p)).sum()) + 0.0  # no −0.0
+
+
+MEASURES = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness, "entropy": entropy}
 
 
 def classical(images: list[Image.Image]) -> list[list[float]]:

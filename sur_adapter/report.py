@@ -6,19 +6,14 @@ from html import escape
 import pandas as pd
 
 import sur_adapter.svg as svg
+from sur_adapter.arms import ARMS
 from sur_adapter.colophon import colophon
 from sur_adapter.confusion import COUNTED, confusion
-from sur_adapter.metrics import ARMS
+from sur_adapter.metrics import categories
 from sur_adapter.page import document, said, table, tame
 from sur_adapter.same_seed import HEADINGS, arm_label, articles, choose
 
 __all__ = ["choose", "page"]
-MEANT = {
-    "baseline": "plain prompt, no adapter",
-    "adapter": "plain prompt, with the adapter",
-    "complex": "keyword prompt, no adapter: the ceiling",
-    "expansion": "plain prompt plus stock keywords, no adapter: what people do today",
-}
 TOLD = {
     "clip_score": "The CLIP score is with the plain prompt in every arm, by a CLIP of its own.",
     "diversity": "Diversity is how far the seeds of a prompt lie apart: 0 would be one picture.",
@@ -30,15 +25,14 @@ def page(
 ) -> str:
     """The HTML. rows: of `choose`; pictures: (arm, prompt id, seed) -> bytes; funnel, history, config: as their stages wrote them.
 
-    more: params (sections of params.yaml), data (the data card, Markdown), strength (rows of strength, value, low, high); what is not
-    given is not shown.
+    more: params (sections of params.yaml), data (the data card, Markdown); what is not given is not shown.
     """
     arms = [arm for arm in ARMS if arm in set(judged.arm)]
     by_key = judged.set_index(["arm", "id", "seed"])
     sections = {
         "What the pictures show": _accuracy(numbers, arms),
         "How many were asked for, how many are there": _counting(judged, arms),
-        "How much of the adapter": _strength(more.get("strength") or []),
+        "How much of the adapter": _strength(numbers.get("strength", {})),
         "What people prefer": _people(numbers.get("human", {})),
     }
     for heading, (title, text) in HEADINGS.items():
@@ -84,15 +78,17 @@ def _accuracy(numbers: dict, arms: list[str]) -> str:
     semantic = numbers.get("semantic")
     if not semantic:
         return ""
-    names = [n for n in semantic if n not in ("difference", "gap_closed", "overall")] + ["overall"]
+    names = [*categories(semantic), "overall"]
     rows = [[arm_label(a)] + [_interval(**semantic[n][a]) for n in names] for a in arms]
     differences = [semantic["difference"] if n == "overall" else semantic["difference"][n] for n in names]
     rows.append(["adapter − baseline"] + [_difference(d) for d in differences])
     rows.append(["better / same / worse"] + [f"{d['win']} / {d['tie']} / {d['loss']}" for d in differences])
+    if harm := semantic.get("on_complex"):
+        rows.append(["keyword prompts: with − without"] + [""] * (len(names) - 1) + [_difference(harm)])
     gaps = [semantic["gap_closed"] if n == "overall" else semantic["gap_closed"].get(n, {}) for n in names]
     rows.append(["gap closed"] + [_interval(g["value"], g["low"], g["high"]) if "value" in g else "left out" for g in gaps])
     chart = svg.intervals({n: {a: tuple(semantic[n][a][k] for k in ("value", "low", "high")) for a in arms} for n in names}, "Accuracy")
-    legend = "".join(f"<li>{arm_label(a)}: {MEANT[a]}</li>" for a in arms)
+    legend = "".join(f"<li>{arm_label(a)}: {ARMS[a].meant}</li>" for a in arms)
     text = "How often a picture shows all that was asked for, and nothing besides. Intervals are 95 %, over prompts."
     head = f'<p>{text}</p><ul class="legend">{legend}</ul>'
     return f"{head}{chart}{table('Accuracy by arm and category', ['', *map(said, names)], rows)}"
@@ -127,10 +123,14 @@ def _cell(n: int, of: int, right: bool) -> str:
     return f'<span class="cell{" right" if right else ""}" style="--share:{share:.0f}%">{n}</span>'
 
 
-def _strength(rows: list[dict]) -> str:
-    points = [tuple(float(row[k]) for k in ("strength", "value", "low", "high")) for row in rows]
-    text = "Accuracy over all categories by the adapter's strength: 0 is the base model, 1 as it was trained. Whiskers are 95 % intervals."
-    return f"<p>{text}</p>{svg.dose(sorted(points), 'Accuracy by strength', 'strength')}" if points else ""
+def _strength(found: dict) -> str:
+    """found: strength, as a word, -> value, low, high."""
+    points = sorted((float(eta), *(at[k] for k in ("value", "low", "high"))) for eta, at in found.items())
+    text = (
+        "Accuracy over all categories by the adapter's strength, on some of the prompts: 0 is the base model, 1 as it was trained. "
+        "Whiskers are 95 % intervals."
+    )
+    return f"<p>{text}</p>{svg.dose(points, 'Accuracy by strength', 'strength')}" if points else ""
 
 
 def _people(human: dict) -> str:
@@ -191,7 +191,7 @@ def _caveats(numbers: dict, notes: dict) -> str:
         "The unit is the prompt: its seeds are averaged first, so many pictures of few prompts do not narrow an interval.",
         f"The prompts are one list of {numbers['counts']['prompts']}; other people's sentences may behave otherwise.",
         "The keyword prompt is a ceiling only for this base model; a picture can be wrong in every arm.",
-        "Sharpness, contrast and colourfulness do not know what is good; they only say where arms differ.",
+        "Sharpness, contrast, colourfulness and entropy do not know what is good; they only say where arms differ.",
         "p-values of accuracy by category and of the CLIP score are corrected together (Holm); others are not.",
     ]
     differences = numbers.get("semantic", {}).get("difference")
@@ -216,6 +216,7 @@ dl{font-size:.9rem}dt{color:var(--soft)}dd{margin:0 0 .4em}
 .arm-baseline{color:var(--baseline);fill:var(--baseline);stroke:var(--baseline)}
 .arm-adapter{color:var(--adapter);fill:var(--adapter);stroke:var(--adapter)}
 .arm-complex{color:var(--complex);fill:var(--complex);stroke:var(--complex)}
+.arm-complex_adapter{color:var(--complex_adapter);fill:var(--complex_adapter);stroke:var(--complex_adapter)}
 .arm-expansion{color:var(--expansion);fill:var(--expansion);stroke:var(--expansion)}
 .cell{display:inline-block;min-width:2.2em;padding:0 .3em;background:color-mix(in srgb,var(--adapter) var(--share),transparent)}
 .cell.right{font-weight:700;box-shadow:inset 0 -2px var(--adapter)}

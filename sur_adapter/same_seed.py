@@ -49,7 +49,7 @@ def one_a_prompt(keys: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def arm_label(arm: str) -> str:
-    return f'<span class="dot arm-{arm}"></span>{arm}'
+    return f'<span class="dot arm-{arm}"></span>{arm.replace("_", " + ")}'
 
 
 def articles(keys: list[tuple[str, int]], judged: pd.DataFrame, asked: dict, arms: list[str], pictures: dict) -> str:

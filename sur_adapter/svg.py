@@ -35,7 +35,7 @@ def _svg(width: float, height: float, title: str, body: list[str]) -> str:
 
 def intervals(groups: dict[str, dict[str, tuple[float, float, float]]], title: str) -> str:
     """group -> arm -> (value, low, high), all within 0 … 1: a point with its interval, one line an arm."""
-    left, width, step = 84, 236, 17
+    left, width, step = 112, 216, 17
     body, y = [], 6
     for name, arms in groups.items():
         y += step
@@ -43,7 +43,7 @@ def intervals(groups: dict[str, dict[str, tuple[float, float, float]]], title: s
         for arm, (value, low, high) in arms.items():
             y += step
             x, a, b = (left + v * width for v in (value, low, high))
-            body.append(_label(left - 10, y, arm, "end", "soft"))
+            body.append(_label(left - 10, y, arm.replace("_", " + "), "end", "soft"))
             body.append(f'<g class="arm-{escape(arm)}">{_line(a, y - 4, b, y - 4, "whisker")}')
             body.append(f'<circle cx="{_n(x)}" cy="{_n(y - 4)}" r="4.5"/></g>')
         y += 8

@@ -16,7 +16,7 @@ import sur_adapter.statistics as st
 from sur_adapter.records import record_id
 from sur_adapter.same_seed import by_lot
 
-ARMS = ("baseline", "adapter")
+SIDES = ("baseline", "adapter")
 COLUMNS = ["pair", "rater", "vote"]  # of votes.csv
 VOTES = ("left", "right", "tie")
 KEY = ["pair", "id", "seed", "category", "left", "right"]
@@ -37,7 +37,7 @@ def key(drawn: list[tuple[str, int]], asked: dict, pictures: dict, seed: int = 0
     """KEY of each pair drawn, in the order shown. asked: prompt id -> prompt; pictures: (arm, prompt id, seed) -> bytes."""
     rows = []
     for name, k in drawn:
-        sides = ARMS if Random(f"sides {seed} {name} {k}").random() < 0.5 else ARMS[::-1]
+        sides = SIDES if Random(f"sides {seed} {name} {k}").random() < 0.5 else SIDES[::-1]
         pair = record_id(f"{name} {k} ".encode() + b"".join(pictures[arm, name, k] for arm in sides))
         rows.append((pair, name, k, asked[name]["category"], *sides))
     return pd.DataFrame(rows, columns=KEY)

@@ -11,6 +11,7 @@ SMALL = {
     "cache": {"queries": {"count": 200}},
     "train": {"steps": 30, "batch": 16},
     "generate": {"per_category": 4, "seeds": 2, "steps": 4},
+    "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
     "evaluate": {"resamples": 200},
 }
 
@@ -27,7 +28,8 @@ def test_one_command_runs_every_stage_and_reaches_the_metrics(home):
     stages = run(folder, "dvc", "stage", "list", "--name-only").split()
     assert ran(output) == set(stages)
     metrics = json.loads((folder / "reports/metrics.json").read_text())
-    assert {"baseline", "adapter", "complex", "expansion"} <= set(metrics["semantic"]["overall"])
+    assert {"baseline", "adapter", "complex", "complex_adapter", "expansion"} == set(metrics["semantic"]["overall"])
+    assert metrics["strength"].keys() == {"0", "0.5", "1"} and set(metrics["semantic"]["on_complex"]) > {"value", "low", "high"}
     assert (folder / "reports/index.html").stat().st_size > 10_000
 
 

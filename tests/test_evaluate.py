@@ -13,14 +13,14 @@ from miniature.prompts import prompts as made_up
 from miniature.scenes import CATEGORIES, make
 from stages.evaluate import beside, evaluate
 from sur_adapter.clip_score import Clip, distances, score
-from sur_adapter.quality import colourfulness, contrast, sharpness
+from sur_adapter.quality import MEASURES, colourfulness, contrast, entropy, sharpness
 from sur_adapter.records import write_table, write_tar
 from sur_adapter.sheet import GAP, SIDE, sheet
 
 ROOT = Path(__file__).parents[1]
 CLIP = str(ROOT / "models/miniature/clip")
 EACH, SEEDS = 8, 2
-RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "expansion": 3}  # of EACH prompts a category, in both seeds
+RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "complex_adapter": 7, "expansion": 3}  # of EACH prompts a category, in both seeds
 SETTINGS = {"judge": "pictograms", "clip": CLIP, "resamples": 2000, "seed": 0}
 PROMPTS = [p for category in CATEGORIES for p in made_up(category, EACH)]
 
@@ -61,10 +61,10 @@ class World:
         (self.reports / "train" / "history.json").write_text(json.dumps(history))
         (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
 
-    def run(self, **changes) -> dict:
+    def run(self, sweep=None, **changes) -> dict:
         r, out = self.reports, self.reports / "metrics.json"
         files = self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, out, r / "index.html"
-        evaluate(*files, evaluate=SETTINGS | changes)
+        evaluate(*files, sweep=sweep, evaluate=SETTINGS | changes)
         return json.loads(out.read_text())
 
     def notes(self) -> dict:
@@ -102,6 +102,35 @@ def test_the_gap_closed_is_what_was_won_of_what_there_was_to_win(world):
     assert all(gap[category]["value"] == gap["value"] for category in CATEGORIES)
 
 
+def test_what_the_adapter_does_to_keyword_prompts_is_told(world):
+    harm = world.metrics["semantic"]["on_complex"]
+    assert harm["value"] == pytest.approx(-1 / EACH) and (harm["win"], harm["tie"], harm["loss"]) == (0, 21, 3)
+    assert harm["low"] < harm["value"] < harm["high"] <= 0
+    assert "on_complex" not in {c.split(",")[0] for c in pd.read_csv(world.reports / "plots/accuracy.csv").category}
+
+
+def test_accuracy_by_strength_is_told_in_the_order_of_strength(world, tmp_path):
+    found = World(tmp_path)
+    for eta, correct in {"0": 2, "1.5": 4, "0.25": 8}.items():
+        draw_arm(found.images.parent / "drawn", eta, PROMPTS, correct, seeds=1)
+        (tmp_path / "drawn" / eta / "prompts.parquet").unlink()
+    numbers = found.run(sweep=tmp_path / "drawn")
+    assert {eta: at["value"] for eta, at in numbers["strength"].items()} == {"0": 0.25, "0.25": 1.0, "1.5": 0.5}
+    assert all(at["low"] < at["value"] <= at["high"] for at in numbers["strength"].values())
+    assert pd.read_csv(found.reports / "plots/strength.csv").strength.tolist() == [0.0, 0.25, 1.5]
+    assert "Accuracy by strength: 25% at 0, 50% at 1.5" in (found.reports / "index.html").read_text()
+    assert "strength" not in found.run() and "sweep.strengths" in found.notes()["strength"]
+    assert "judge is null" in (found.run(sweep=tmp_path / "drawn", judge=None) and found.notes()["strength"])
+
+
+@pytest.mark.parametrize("place, said", [("strong", "is no strength"), ("1", "holds a picture of 'nobody'")])
+def test_a_sweep_of_other_folders_or_prompts_gets_a_sentence(place, said, tmp_path):
+    found = World(tmp_path)
+    write_tar(tmp_path / "drawn" / place / "images-000000.tar", [("nobody-0", "png", wrong(PROMPTS[0], 0))])
+    with pytest.raises(ValueError, match=said):
+        found.run(sweep=tmp_path / "drawn")
+
+
 def test_the_difference_has_an_interval_a_p_and_its_wins(world):
     difference = world.metrics["semantic"]["difference"]
     assert difference["value"] == 0.5 and (difference["win"], difference["tie"], difference["loss"]) == (12, 12, 0)
@@ -118,9 +147,9 @@ def test_every_figure_that_is_promised_is_there(world):
     keys = dict(leaves(world.metrics))
     for arm in RIGHT:
         assert 0 <= keys[f"clip_score.{arm}"] <= 100 and keys[f"diversity.{arm}"] >= 0
-        assert all(keys[f"quality.{measure}.{arm}"] > 0 for measure in ("sharpness", "contrast", "colourfulness"))
+        assert all(keys[f"quality.{measure}.{arm}"] > 0 for measure in MEASURES)
     assert keys["quality.regressed"] in (0, 1)
-    counts = {"prompts": 24, "seeds": 2, "pictures": 192} | dict.fromkeys(CATEGORIES, EACH)
+    counts = {"prompts": 24, "seeds": 2, "pictures": 2 * 24 * len(RIGHT)} | dict.fromkeys(CATEGORIES, EACH)
     assert world.metrics["counts"] == counts
 
 
@@ -249,6 +278,8 @@ def test_quality_of_known_pictures_is_known():
     assert [measure(flat) for measure in (sharpness, contrast, colourfulness)] == pytest.approx([0, 0, 0], abs=1e-9)
     board = Image.fromarray((np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
     assert contrast(board) == pytest.approx(0.5) and colourfulness(board) == pytest.approx(0, abs=1e-9)
+    assert entropy(flat) == 0 and entropy(board) == pytest.approx(1)
+    assert entropy(Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))) == pytest.approx(8)
     assert colourfulness(Image.new("RGB", (8, 8), (255, 0, 0))) == pytest.approx(0.3 * np.hypot(1, 0.5))
 
 

@@ -27,9 +27,8 @@ def table(adapter: float, spread: float = 0.05, prompts: int = 60, **columns) ->
         for i in range(prompts):
             for k in (0, 1):
                 one = {"id": f"p{i}", "category": "color", "arm": arm, "seed": k, "sharpness": level + rng.normal(0, spread)}
-                rows.append(
-                    one | dict.fromkeys(("shown", "soft", "clip_score", "distance"), np.nan) | {"contrast": 1.0, "colourfulness": 1.0}
-                )
+                nobody = dict.fromkeys(("shown", "soft", "clip_score", "distance"), np.nan)
+                rows.append(one | nobody | dict.fromkeys(("contrast", "colourfulness", "entropy"), 1.0))
     return pd.DataFrame(rows).assign(**columns)
 
 

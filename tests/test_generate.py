@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 from repository import ROOT
 
-from stages.generate import draw
 from sur_adapter import diffusion
+from sur_adapter.drawing import draw
 
 ROWS = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
 TEXTS = ["three red circles", "a blue star waves", "two cats"]

@@ -199,7 +199,7 @@ def luminance(color: str) -> float:
 def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
     part = STYLE.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
     colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
-    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "expansion"):
+    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "complex_adapter", "expansion"):
         for ground in ("paper", "card"):
             low, high = sorted((colors[name], colors[ground]))
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
@@ -242,8 +242,8 @@ def test_what_is_not_given_is_not_shown():
 
 
 def test_the_strength_curve_is_drawn_where_there_is_one():
-    rows = [{"strength": x, "value": v, "low": v - 0.1, "high": v + 0.1} for x, v in ((1.0, 0.8), (0.0, 0.5), (0.5, 0.7))]
-    page = told(strength=rows)
+    rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
+    page = told(numbers={"strength": rows})
     assert "How much of the adapter" in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
     assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
 

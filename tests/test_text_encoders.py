@@ -55,7 +55,7 @@ def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(m
 
 
 def test_every_family_draws_by_its_own_pipeline_from_given_noise(model):
-    from stages.generate import draw
+    from sur_adapter.drawing import draw
 
     pipe, rows = diffusion.pipeline(model), [{"id": "a"}, {"id": "b"}]
     images = {key: data for key, _, data in draw(pipe, rows, ["a cat", "a dog"], 32, seeds=1, steps=2, guidance=3.0, batch=2)}

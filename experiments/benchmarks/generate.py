@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from stages.generate import draw
 from sur_adapter import diffusion
 from sur_adapter.compute import device
+from sur_adapter.drawing import draw
 from sur_adapter.prompts import read_prompts
 
 COUNT = 60  # pictures

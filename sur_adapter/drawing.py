@@ -1,0 +1,55 @@
+"""Pictures of prompts, each on noise that knows its prompt's id and its seed alone: neither the arm nor the batch."""
+
+from collections.abc import Iterator
+from io import BytesIO
+
+import torch
+from tqdm import tqdm
+
+import sur_adapter.diffusion as diffusion
+from sur_adapter.compute import autocast
+from sur_adapter.records import chunks
+
+
+def choose(rows: list[dict], per_category: int) -> list[dict]:
+    """The first so many of each category."""
+    taken: dict[str, int] = {}
+    chosen = []
+    for row in rows:
+        taken[row["category"]] = taken.get(row["category"], 0) + 1
+        if taken[row["category"]] <= per_category:
+            chosen.append(row)
+    return chosen
+
+
+def draw(
+    pipe,
+    rows: list[dict],
+    texts: list[str],
+    resolution: int,
+    *,
+    seeds: int,
+    steps: int,
+    guidance: float,
+    batch: int = 4,
+    precision: str = "fp32",
+    seed: int = 0,
+) -> Iterator[tuple[str, str, bytes]]:
+    """(key, "png", bytes) for every prompt and seed; noise is made from prompt id and seed alone, and stays fp32 between the steps."""
+    shape = (1, pipe.unet.config.in_channels, resolution // pipe.vae_scale_factor, resolution // pipe.vae_scale_factor)
+    jobs = [(row["id"], words, k) for row, words in zip(rows, texts, strict=True) for k in range(seeds)]
+    for some in tqdm(chunks(jobs, batch), desc="generate", disable=None):
+        latents = torch.cat([diffusion.noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
+        with autocast(pipe.device.type, precision):
+            images = pipe(
+                [words for _, words, _ in some],
+                latents=latents,
+                height=resolution,
+                width=resolution,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+            ).images
+        for (name, _, k), image in zip(some, images, strict=True):
+            buffer = BytesIO()
+            image.save(buffer, "png")
+            yield f"{name}-{k}", "png", buffer.getvalue()
