@@ -20,7 +20,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from PIL import Image
 
 from miniature.scenes import Scene, make
-from miniature.words import complex_prompt
+from miniature.words import complex_prompt, simple_prompt
 
 FIRST_SEED = 2_000_000  # scenes no model was trained or tested on
 FAULTS = {
@@ -79,6 +79,11 @@ class Gallery:
             others = (make(scene.seed + 50_000 + k) for k in range(1000))
             scene = next(other for other in others if other.include != scene.include)
         return complex_prompt(scene, index)
+
+    def sentence(self, id: int) -> str:
+        """A plain sentence that is true of the picture with this id, whatever its prompt says."""
+        index = id - self.id(0)
+        return simple_prompt(self.scene(index), index)
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a gallery lives as long as its block
     def file(self, index: int) -> tuple[bytes, str]:

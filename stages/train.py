@@ -48,6 +48,8 @@ def train(
     about |= {"code": revision(__file__), "loss": dict(loss), "train": dict(train)}
     config = settings(network, adapter, "adapter") | widths(splits["train"], weights) | {"about": about}
     model = SURAdapter(AdapterConfig(**config))
+    if weights.get("projection") == "frozen" and model.projection:
+        model.projection.requires_grad_(False)
     goal = objective(models, bank, where, compute.dtype(options["precision"]), unet, **weights)
     live = options.pop("live")
     depends = {
@@ -170,11 +172,13 @@ def objective(
     zero_snr: bool = False,
     offset_noise: float = 0.0,
     drop_condition: float = 0.0,
+    projection: str = "trained",
 ) -> Objective:
     """The keys of params.yaml: loss, and what is frozen behind them. unet: how it runs, of params.yaml: train."""
     choose("loss.prompt", prompt, ("attention", "kl"))
     choose("loss.kl", kl, ("teacher_student", "student_teacher"))
     choose("loss.tokens", tokens, ("mean", "sum"))
+    choose("loss.projection", projection, ("trained", "frozen"))
     choose("loss.target", target, ("noise", "complex"))
     divergence = partial(losses.kl, direction=kl, temperature=temperature, tokens=tokens)
     noising = Denoising(snr_gamma, offset_noise, target, t_min, t_max)

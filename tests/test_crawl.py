@@ -10,6 +10,7 @@ from small import SOURCES, digest, encode, write_shards
 
 from miniature.gallery import Gallery
 from miniature.scenes import make
+from miniature.words import read
 from stages.crawl import crawl
 from sur_adapter.pictures import NotAPicture, decode, kept
 from sur_adapter.records import read_table, read_tar, record_id
@@ -25,6 +26,17 @@ def test_rows_in_are_rows_kept_and_dropped_and_each_planted_fault_has_its_reason
         assert set(table.dropped[[f == planted for f in fault]]) == {reason}
     assert table.dropped[[f is None or f.startswith("busy") for f in fault]].isna().all()
     assert list(table.url.str.extract(r"/(\d+)\.")[0].astype(int)) == [gallery.id(i) for i in range(150)]
+
+
+def test_each_picture_brings_a_true_sentence_of_its_own_where_they_are_asked_for(tmp_path):
+    crawl(tmp_path / "miniature", sources={"miniature": {"count": 60, "seed": 3, "sentences": True}})
+    table, gallery = read_table(tmp_path / "miniature"), Gallery(60, 3)
+    told = table[table.simple_prompt.notna()]
+    assert len(told) >= 55
+    for row in told.itertuples():
+        assert read(row.simple_prompt) == gallery.includes[int(row.url.rpartition("/")[2].split(".")[0])]
+    crawl(tmp_path / "none" / "miniature", sources={"miniature": {"count": 60, "seed": 3}})
+    assert read_table(tmp_path / "none" / "miniature").simple_prompt.isna().all()
 
 
 def test_pictures_are_stored_as_received_and_named_by_their_bytes(raw):

@@ -152,6 +152,15 @@ def test_the_choices_go_together(tmp_path, monkeypatch):
     assert digest(plain).keys() == digest(chosen).keys() and digest(plain) != digest(chosen)
 
 
+@pytest.mark.parametrize("projection", ["trained", "frozen"])
+def test_the_teachers_projection_stays_as_it_was_drawn_where_it_is_frozen(projection, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    once, more = (load_file(trained(tmp_path / str(n), WORDS | {"projection": projection}, steps=n) / "model.safetensors") for n in (1, 6))
+    moved = {name for name in once if not torch.equal(once[name], more[name])}
+    assert ("projection.weight" in moved, "projection.bias" in moved) == ((projection == "trained",) * 2)
+    assert len(moved) > 10
+
+
 def test_the_empty_prompt_is_the_text_encoders_own(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     from diffusers import StableDiffusionPipeline
