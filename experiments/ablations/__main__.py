@@ -1,0 +1,69 @@
+"""What helps, measured: `dvc exp run` for each row and seed, and the table that they fill.
+
+    python -m experiments.ablations queue [ROW…]      # as DVC experiments, the first seed of every row first
+    dvc queue start -j 2                              # or: dvc exp run --run-all
+    python -m experiments.ablations table             # from `dvc exp show --json`: results.csv and README.md beside this file
+
+An experiment is named by its row and its training seed; a row that was queued or run before is not queued again. An experiment that failed
+is left out of the table, which says how many there are. `python -m experiments.ablations commands` prints the commands and runs none.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from experiments.ablations.rows import ROWS
+from experiments.ablations.table import page, results
+
+HERE = Path(__file__).parent
+
+
+def main(argv: list[str]) -> None:
+    verb, *names = argv or ["help"]
+    if unknown := set(names) - set(ROWS):
+        raise ValueError(f"there is no row {min(unknown)!r}: name some of {', '.join(ROWS)}")
+    if verb == "commands":
+        print("\n".join(" ".join(map(_quoted, command)) for _, command in commands(names or list(ROWS))))
+    elif verb == "queue":
+        there = set(_experiments())
+        for name, command in commands(names or list(ROWS)):
+            if name not in there:
+                subprocess.run(command, check=True)
+    elif verb == "table":
+        grown = results(_experiments(), HERE / "results.csv")
+        (HERE / "README.md").write_text(page(grown), encoding="utf-8")
+    else:
+        raise ValueError(__doc__)
+
+
+def commands(names: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """(name, command), seed by seed."""
+    for seed in range(max(ROWS[name].seeds for name in names)):
+        for name in names:
+            if seed < ROWS[name].seeds:
+                changes = ROWS[name].shared | ROWS[name].changes | {"train.seed": seed}
+                words = [f"-S{key}={_value(value)}" for key, value in changes.items()]
+                yield f"{name}-s{seed}", ["dvc", "exp", "run", "--queue", "-n", f"{name}-s{seed}", *words]
+
+
+def _value(value) -> str:
+    return json.dumps(value).replace(" ", "").replace('"', "")
+
+
+def _quoted(word: str) -> str:
+    return f"'{word}'" if set("[]{}*'") & set(word) else word
+
+
+def _experiments() -> dict[str, dict]:
+    """name -> what `dvc exp show` tells of it."""
+    told = json.loads(subprocess.run(["dvc", "exp", "show", "--json", "--all-commits"], check=True, capture_output=True).stdout)
+    return {e["name"]: e["revs"][0] for base in told for e in base.get("experiments") or [] if e["name"]}
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except ValueError as error:
+        sys.exit(str(error))

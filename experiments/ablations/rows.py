@@ -1,0 +1,68 @@
+"""What is changed, one thing at a time: a row of the table for each, and the settings that all of them share."""
+
+from dataclasses import dataclass, field
+
+SHORT = {
+    "train.steps": 500,
+    "generate.seeds": 1,
+    "sweep.strengths": [],
+}  # half the training, one picture a prompt: ninety runs in one sitting
+DIFFUSION = {"loss.w_diffusion": 1.0, "loss.w_prompt": 0.0}
+PUBLISHED = {
+    "loss.prompt": "kl", "loss.tokens": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.projection": "frozen",
+    "train.optimizer": "adamw", "train.weight_decay": 0.01, "train.betas": [0.9, 0.999], "train.schedule": "constant", "train.warmup": 0.0,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """changes: `-S` of dvc exp run; seeds: of training; shared: what stands beside the changes."""
+
+    words: str
+    changes: dict = field(default_factory=dict)
+    seeds: int = 3
+    shared: dict = field(default_factory=lambda: SHORT)
+
+
+ROWS = {
+    "full": Row("ours, as params.yaml has it", seeds=5, shared={"sweep.strengths": []}),
+    "full-published": Row(
+        "published objective, same frozen models, data and steps", PUBLISHED | {"train.lr": 1e-5}, shared={"sweep.strengths": []}
+    ),
+    "ours": Row("ours"),
+    "published": Row(
+        "published objective: lr 1e-5, diffusion loss detached (so it trains nothing), projection frozen", PUBLISHED | {"train.lr": 1e-5}
+    ),
+    "published-lr": Row(
+        "published objective at our learning rate and optimizer", {k: v for k, v in PUBLISHED.items() if k.startswith("loss.")}
+    ),
+    "published-net": Row("published objective and network", PUBLISHED | {"train.lr": 1e-5, "adapter.variant": "official"}),
+    "no-llm": Row("w_llm 0", {"loss.w_llm": 0.0}),
+    "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
+    "all-three": Row("w_diffusion 1 beside the others", {"loss.w_diffusion": 1.0}),
+    "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
+    "llm-0.5": Row("w_llm 0.5", {"loss.w_llm": 0.5}),
+    "llm-1": Row("w_llm 1", {"loss.w_llm": 1.0}),
+    "layer-1": Row("LLM layer 1, the first, w_llm 0.1", {"cache.llm.layers": [1], "loss.w_llm": 0.1}),
+    "layer-4": Row("LLM layer 4, the middle, w_llm 0.1", {"cache.llm.layers": [4], "loss.w_llm": 0.1}),
+    "layer-8": Row("LLM layer 8, the last, w_llm 0.1", {"cache.llm.layers": [8], "loss.w_llm": 0.1}),
+    "layer-all": Row(
+        "mean of all LLM layers, w_llm 0.1",
+        {"cache.llm.pooling": "layernorm-mean", "cache.llm.layers": [0, 1, 2, 3, 4, 5, 6, 7, 8], "loss.w_llm": 0.1},
+    ),
+    "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}),
+    "kl": Row("prompt loss `kl`, the paper's", {"loss.prompt": "kl"}),
+    "kl-reverse": Row("prompt loss `kl`, the other way round", {"loss.prompt": "kl", "loss.kl": "student_teacher"}),
+    "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask": True}),
+    "target-complex": Row("w_prompt 0, w_diffusion 1, target: the U-Net under the keyword prompt", DIFFUSION | {"loss.target": "complex"}),
+    "times-early": Row("the same, noisy half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_min": 500}),
+    "times-late": Row("the same, clear half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_max": 500}),
+    "paper-net": Row("the paper's network", {"adapter.variant": "paper"}),
+    "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
+    "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
+    "data-10": Row("10 % of the pictures", {"sources.miniature.count": 1300}),
+    "data-30": Row("30 % of the pictures", {"sources.miniature.count": 3900}),
+    "true-sentences": Row("true sentences instead of BLIP's captions", {"sources.miniature.sentences": True}),
+    "no-filter": Row("filter off: no CLIP thresholds", {"filter.clip_simple": -1.0, "filter.clip_complex": -1.0}),
+}
+AGAINST = {"full-published": "full", "full": None, "ours": None}  # every other row stands against "ours", seed by seed

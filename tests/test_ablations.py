@@ -1,0 +1,82 @@
+"""The table of ablations: every row is a command that can run, and the figures are those of the experiments."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from repository import ROOT
+from ruamel.yaml import YAML
+
+from experiments.ablations.__main__ import commands
+from experiments.ablations.rows import AGAINST, ROWS
+from experiments.ablations.table import FIGURES, interval, page, results
+
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+def at(key: str):
+    tree = PARAMS
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+def experiment(gap: float, **more) -> dict:
+    """As `dvc exp show --json` tells of one."""
+    semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
+    semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
+    numbers = {"semantic": semantic, "quality": {"regressed": 0}}
+    return {"data": {"metrics": {"reports/metrics.json": {"data": numbers}}} | more}
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
+def test_a_row_changes_params_that_there_are(row):
+    optional = {"sources.miniature.sentences": False}  # not in params.yaml, and what stands for it
+    before = {key: optional[key] if key in optional else at(key) for key in row.shared | row.changes}
+    assert row.seeds >= 3 and (not row.changes or any(before[key] != value for key, value in row.changes.items()))
+
+
+def test_no_two_rows_are_the_same_experiment():
+    told = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
+    assert len(set(told)) == len(told)
+    assert set(AGAINST.values()) - {None} <= set(ROWS)
+
+
+def test_the_first_seed_of_every_row_is_queued_before_the_second():
+    names = [name for name, _ in commands(["ours", "full"])]
+    assert names == ["ours-s0", "full-s0", "ours-s1", "full-s1", "ours-s2", "full-s2", "full-s3", "full-s4"]
+    _, command = next(commands(["layer-1"]))
+    assert command[:6] == ["dvc", "exp", "run", "--queue", "-n", "layer-1-s0"]
+    assert {"-Scache.llm.layers=[1]", "-Sloss.w_llm=0.1", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
+
+
+def test_experiments_become_rows_and_grow_from_sitting_to_sitting(tmp_path):
+    file = tmp_path / "results.csv"
+    first = {"ours-s0": experiment(0.5), "kl-s1": experiment(0.2), "mine": experiment(0.9), "kl-s0": {"data": {}}, "kl-s2": {"error": {}}}
+    found = results(first, file)
+    assert found[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
+    assert found[list(FIGURES)].notna().all(axis=None)
+    again = results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
+    assert again.set_index(["row", "seed"]).gap.to_dict() == {("kl", 1): 0.2, ("ours", 0): 0.6, ("ours", 1): 0.7}
+    assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
+
+
+def test_the_interval_is_students():
+    mean, half = interval([0.5, 0.6, 0.7])
+    assert mean == pytest.approx(0.6) and half == pytest.approx(4.3027 * 0.1 / np.sqrt(3), rel=1e-4)
+    assert np.isnan(interval([0.5])[1])
+
+
+def test_a_row_stands_against_ours_on_the_same_seeds_and_is_bold_where_it_is_clear(tmp_path):
+    gaps = {"ours": (0.5, 0.6, 0.7), "kl": (0.1, 0.21, 0.3), "no-llm": (0.6, 0.5, 0.7), "depth-4": (0.8,)}
+    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    lines = {line.split(" | ")[0][2:]: line for line in page(results(told, tmp_path / "results.csv")).splitlines() if line.startswith("| ")}
+    assert "| 3 | 0.60 ± 0.25 |  | 0.700 |" in lines[ROWS["ours"].words]
+    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].words] and "`loss.prompt=kl`" in lines[ROWS["kl"].words]
+    assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].words] and "**" not in lines[ROWS["no-llm"].words]
+    assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].words]
+    assert ROWS["published"].words not in lines, "which has not run"
+
+
+def test_the_table_that_lies_there_is_that_of_the_results():
+    folder = ROOT / "experiments/ablations"
+    assert (folder / "README.md").read_text(encoding="utf-8") == page(pd.read_csv(folder / "results.csv"))
