@@ -1,8 +1,11 @@
 """The table of ablations: every row is a command that can run, and the figures are those of the experiments."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+from dvc.utils.hydra import apply_overrides
 from repository import ROOT
 from ruamel.yaml import YAML
 
@@ -13,26 +16,28 @@ from experiments.ablations.table import FIGURES, interval, page, results
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
 
-def at(key: str):
-    tree = PARAMS
+def at(tree: dict, key: str):
     for name in key.split("."):
         tree = tree[name]
     return tree
 
 
-def experiment(gap: float, **more) -> dict:
-    """As `dvc exp show --json` tells of one."""
-    semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
-    semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
-    numbers = {"semantic": semantic, "quality": {"regressed": 0}}
-    return {"data": {"metrics": {"reports/metrics.json": {"data": numbers}}} | more}
-
-
-@pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))
-def test_a_row_changes_params_that_there_are(row):
-    optional = {"sources.miniature.sentences": False}  # not in params.yaml, and what stands for it
-    before = {key: optional[key] if key in optional else at(key) for key in row.shared | row.changes}
-    assert row.seeds >= 3 and (not row.changes or any(before[key] != value for key, value in row.changes.items()))
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    row, (_, command) = ROWS[name], next(commands([name]))
+    apply_overrides(tmp_path / "params.yaml", [word.removeprefix("-S") for word in command if word.startswith("-S")])  # as DVC does
+    changed = YAML(typ="safe").load(tmp_path / "params.yaml")
+    wanted = row.shared | row.changes | {"train.seed": 0}
+    assert all(at(changed, key.lstrip("+")) == value for key, value in wanted.items())
+    assert row.seeds >= 3 and (not row.changes or any("+" in key or at(PARAMS, key) != value for key, value in row.changes.items()))
+    for key in wanted:
+        place, _, last = key.lstrip("+").rpartition(".")
+        if "+" in key:
+            del at(changed, place)[last]
+        else:
+            at(changed, place)[last] = at(PARAMS, key)
+    assert changed == PARAMS
 
 
 def test_no_two_rows_are_the_same_experiment():

@@ -58,7 +58,7 @@ def _quoted(word: str) -> str:
 
 def _experiments() -> dict[str, dict]:
     """name -> what `dvc exp show` tells of it."""
-    told = json.loads(subprocess.run(["dvc", "exp", "show", "--json", "--all-commits"], check=True, capture_output=True).stdout)
+    told = json.loads(subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True).stdout)
     return {e["name"]: e["revs"][0] for base in told for e in base.get("experiments") or [] if e["name"]}
 
 

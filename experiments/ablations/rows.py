@@ -16,7 +16,7 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Row:
-    """changes: `-S` of dvc exp run; seeds: of training; shared: what stands beside the changes."""
+    """changes: `-S` of dvc exp run, a + before what params.yaml leaves out; seeds: of training; shared: what stands beside the changes."""
 
     words: str
     changes: dict = field(default_factory=dict)
@@ -62,7 +62,7 @@ ROWS = {
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
     "data-10": Row("10 % of the pictures", {"sources.miniature.count": 1300}),
     "data-30": Row("30 % of the pictures", {"sources.miniature.count": 3900}),
-    "true-sentences": Row("true sentences instead of BLIP's captions", {"sources.miniature.sentences": True}),
+    "true-sentences": Row("true sentences instead of BLIP's captions", {"+sources.miniature.sentences": True}),
     "no-filter": Row("filter off: no CLIP thresholds", {"filter.clip_simple": -1.0, "filter.clip_complex": -1.0}),
 }
 AGAINST = {"full-published": "full", "full": None, "ours": None}  # every other row stands against "ours", seed by seed

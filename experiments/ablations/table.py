@@ -89,7 +89,7 @@ def _line(found: pd.DataFrame, name: str) -> list[str]:
 
 def _against(found: pd.DataFrame, of: pd.DataFrame, name: str) -> str:
     other = AGAINST.get(name, "ours")
-    both = of.join(found[found.row == other].set_index("seed"), rsuffix="_other", how="inner")
+    both = of.join(found[found.row == other].set_index("seed").add_suffix("_other"), how="inner")
     if other is None or both.empty:
         return ""
     mean, half = interval(both.gap - both.gap_other)
