@@ -20,6 +20,8 @@ def sweep(prompts: Path, out: Path, adapter: Path, *, models: dict, generate: di
     options = settings(draw, drawing, "generate")
     rows = choose(read_prompts(prompts), per_category)
     out.mkdir(parents=True, exist_ok=True)
+    if not strengths:
+        return
     pipe = diffusion.pipeline(models["diffusion"]).to(device())
     handle = attach(pipe, SURAdapter.from_pretrained(adapter))
     for handle.strength in strengths:

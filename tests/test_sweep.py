@@ -54,7 +54,8 @@ def test_it_comes_out_the_same_again(adapter, tmp_path):
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
-def test_no_strengths_draw_nothing(adapter, tmp_path):
+def test_no_strengths_draw_nothing_and_load_nothing(adapter, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "diffusion", "a model that is not there")
     assert swept(tmp_path / "drawn", adapter, strengths=[]) == {}
 
 
