@@ -17,7 +17,7 @@ from sur_adapter.quality import MEASURES
 
 DIGITS = 4  # of the figures written
 BESIDE = {"overall", "difference", "gap_closed", "on_complex"}  # the categories in `semantic`
-RESERVED = BESIDE | {"prompts", "seeds", "pictures"}  # no names for a category
+RESERVED = BESIDE | set(ARMS) | {"prompts", "seeds", "pictures"}  # no names for a category
 JUDGEMENTS = pa.schema(
     [
         ("id", pa.string()),  # of the prompt
@@ -61,7 +61,8 @@ def figures(
         family |= {("semantic", name): metrics["semantic"]["difference"][name] for name in names}
     if table.soft.notna().all():
         soft = by_prompt(table, "soft", prompts)
-        metrics["soft"] = dict(soft.mean()) | {"difference": frame.difference(soft)}
+        metrics["soft"] = dict(soft.mean()) | {name: dict(soft[prompts == name].mean()) for name in names}
+        metrics["soft"]["difference"] = frame.difference(soft)
     if table.clip_score.notna().all():
         scores = by_prompt(table, "clip_score", prompts)
         metrics["clip_score"] = dict(scores.mean()) | {"difference": frame.difference(scores)}

@@ -124,6 +124,14 @@ def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
     assert metrics["semantic"]["overall"]["adapter"]["value"] == 0, "nothing is red and blue"
     assert metrics["soft"]["adapter"] == pytest.approx(0.5, abs=1e-4) and judged.soft.between(0, 1).all()
     assert {"value", "low", "high", "p"} <= metrics["soft"]["difference"].keys()
+    for name, rows in judged[judged.arm == "adapter"].groupby("category"):
+        assert metrics["soft"][name]["adapter"] == pytest.approx(rows.soft.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["overall", "on_complex", "adapter", "pictures"])
+def test_a_category_is_no_key_of_the_metrics(name):
+    with pytest.raises(ValueError, match=f"have a category '{name}', which is a key of its own in metrics.json"):
+        figures(table(1.0).assign(category=name), set())
 
 
 def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
