@@ -12,6 +12,13 @@ os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 
 
+@pytest.fixture
+def own_work(tmp_path, monkeypatch) -> Path:
+    """A place of its own for the unfinished work of one test."""
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+    return tmp_path / "work"
+
+
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A BLIP and a CLIP, small and untrained: to be read, never written into."""

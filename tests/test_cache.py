@@ -27,10 +27,7 @@ from sur_adapter.store import Split, Store
 from sur_adapter.teacher import Teacher
 from sur_adapter.trainer import Features, Objective, fit
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+pytestmark = pytest.mark.usefixtures("own_work")
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,6 @@ from sur_adapter.store import Store
 from sur_adapter.work import root
 
 
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
-
-
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict:
     return tiny.models(tmp_path_factory.mktemp("models"))
@@ -32,6 +27,8 @@ from pathlib import Path
 import sur_adapter.records
 from stages.__main__ import main
 from sur_adapter.features import clip, llm, vae
+
+pytestmark = pytest.mark.usefixtures("own_work")
 
 sur_adapter.records.SHARD, replace = 3, os.replace
 

@@ -34,9 +34,8 @@ class Length(Redness):
 
 
 @pytest.fixture
-def gauge(tmp_path, monkeypatch):
+def gauge(own_work):
     """A function that makes a Kept of a counting measure, in a folder of its own."""
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     return lambda measure, name="redness", **about: Kept(name, measure, kept.__file__, **about)
 
 

@@ -16,6 +16,8 @@ from sur_adapter.records import read_table
 from sur_adapter.scores import phash
 from sur_adapter.work import root
 
+pytestmark = pytest.mark.usefixtures("own_work")
+
 SHARD, BATCH = 20, 4
 server = multiprocessing.get_context("forkserver")  # imports torch once for all that are to be killed
 server.set_forkserver_preload(["stages.caption", "stages.score", "sur_adapter.scores.clip"])
@@ -29,11 +31,6 @@ def shards(tmp_path_factory):
         patched.setattr(stages.crawl, "SHARD", SHARD)
         stages.crawl.crawl(folder / "miniature", sources=SOURCES)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
 
 
 def run(work: str, verb, *words, **sections) -> None:

@@ -28,12 +28,9 @@ COUNT, WORKERS, SHARD = 300, 4, 64
 CODE = f"""import sys, stages.crawl
 stages.crawl.SHARD = {SHARD}
 from stages.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("own_work")
 main(["crawl", sys.argv[1]])"""
-
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
 
 
 class Pictures(Site):

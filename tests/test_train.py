@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,10 @@ from safetensors.torch import load_file
 from small import digest
 from taught import cached
 
-from stages.train import train
+from stages.train import options_of_training, train
+from sur_adapter.optimizers import optimizers_of
+from sur_adapter.trainer import fit
+from sur_adapter.training import Training
 from sur_adapter.work import root
 
 ROOT = Path(__file__).parents[1]
@@ -159,6 +163,16 @@ def test_the_teachers_projection_stays_as_it_was_drawn_where_it_is_frozen(projec
     moved = {name for name in once if not torch.equal(once[name], more[name])}
     assert ("projection.weight" in moved, "projection.bias" in moved) == ((projection == "trained",) * 2)
     assert len(moved) > 10
+
+
+def test_what_stands_for_an_option_that_is_not_given_is_told_alike_everywhere():
+    told = {}
+    for function in (options_of_training, fit, Training.__init__, optimizers_of):
+        for p in signature(function).parameters.values():
+            if p.default is not p.empty and p.name not in ("device", "work", "tell"):
+                told.setdefault(p.name, set()).add(str(p.default))
+    assert {name for name, defaults in told.items() if len(defaults) > 1} == set()
+    assert {"accumulation", "checkpoint", "clip", "ema", "weight_decay", "warmup"} <= told.keys()
 
 
 def test_the_empty_prompt_is_the_text_encoders_own(tmp_path, monkeypatch):

@@ -12,10 +12,7 @@ from sur_adapter import work as module
 from sur_adapter.records import whole
 from sur_adapter.work import Work, discard, root
 
-
-@pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
-    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+pytestmark = pytest.mark.usefixtures("own_work")
 
 
 def python(text: str, **options) -> subprocess.Popen:
