@@ -16,6 +16,8 @@ from sur_adapter.features import clip, llm
 from sur_adapter.store import Store
 from sur_adapter.work import root
 
+pytestmark = pytest.mark.usefixtures("own_work")
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict:
@@ -27,8 +29,6 @@ from pathlib import Path
 import sur_adapter.records
 from stages.__main__ import main
 from sur_adapter.features import clip, llm, vae
-
-pytestmark = pytest.mark.usefixtures("own_work")
 
 sur_adapter.records.SHARD, replace = 3, os.replace
 

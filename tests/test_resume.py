@@ -24,12 +24,12 @@ from sur_adapter.records import read_table, read_tar
 from sur_adapter.sources import civitai, miniature
 from sur_adapter.work import root
 
+pytestmark = pytest.mark.usefixtures("own_work")
+
 COUNT, WORKERS, SHARD = 300, 4, 64
 CODE = f"""import sys, stages.crawl
 stages.crawl.SHARD = {SHARD}
 from stages.__main__ import main
-
-pytestmark = pytest.mark.usefixtures("own_work")
 main(["crawl", sys.argv[1]])"""
 
 
