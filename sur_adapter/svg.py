@@ -35,7 +35,7 @@ def _svg(width: float, height: float, title: str, body: list[str]) -> str:
 
 def intervals(groups: dict[str, dict[str, tuple[float, float, float]]], title: str) -> str:
     """group -> arm -> (value, low, high), all within 0 … 1: a point with its interval, one line an arm."""
-    left, width, step = 112, 216, 17
+    left, width, step = 136, 192, 17
     body, y = [], 6
     for name, arms in groups.items():
         y += step
