@@ -32,6 +32,8 @@ from written import DVC, HOLE, PAGES, PARAMS, anchors, blocks, commands, helped,
 
 from stages.__main__ import COMMANDS, VERBS
 from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.arms import ARMS
+from sur_adapter.same_seed import HEADINGS
 
 TAGS = {"python", "bash", "bash long", "console", "yaml", "text"}
 README = ROOT / "README.md"
@@ -59,8 +61,9 @@ def home(tmp_path) -> Path:
     """The project's folder as a page finds it: its own params, data and reports, and an adapter that was trained, as it were."""
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("README.md", "docs", "dvc.yaml", "experiments", "miniature", "presets", "prompts", "stages", "sur_adapter"):
-        (folder / name).symlink_to(ROOT / name)
+    for path in ROOT.iterdir():
+        if not path.name.startswith((".", "_")) and path.name not in ("data", "models", "reports", "params.yaml"):
+            (folder / path.name).symlink_to(path)
     shutil.copy(ROOT / "params.yaml", folder)
     shutil.copytree(ROOT / "reports", folder / "reports")
     (folder / "data").mkdir()
@@ -218,6 +221,26 @@ def test_every_key_and_figure_that_is_named_is_one(page):
             assert is_key(word), f"{page.name}: params.yaml takes no {word}"
         elif head in told:
             assert metric(word), f"{page.name}: metrics.json has no {word}"
+
+
+@pytest.mark.parametrize(
+    "folder, page", [("sources", "surd"), ("scores", "surd"), ("judges", "evaluate"), ("measures", "evaluate"), ("presets", "train")]
+)
+def test_every_file_that_can_be_named_in_params_is_told_of(folder, page):
+    place = ROOT / folder if folder == "presets" else ROOT / "sur_adapter" / folder
+    names = {p.name if folder == "presets" else p.stem for p in place.glob("*.*")} - {"__init__"}
+    told = set(re.findall(r"`(?:presets/)?([\w.-]+)`", prose(ROOT / f"docs/{page}.md")))
+    assert names - told == set()
+
+
+def test_the_page_on_the_report_goes_through_its_sections():
+    source = (ROOT / "sur_adapter/report.py").read_text(encoding="utf-8")
+    titles = set(re.findall(r'^        "([A-Z][^"]+)": ', source, re.M)) | {title for title, _ in HEADINGS.values()}
+    assert len(titles) >= 12 and titles <= set(re.findall(r"^## (.*)$", prose(ROOT / "docs/report.md"), re.M))
+
+
+def test_every_arm_is_told_of():
+    assert {f"`{arm}`" for arm in ARMS} <= set(re.findall(r"^\| (`\w+`) \|", prose(ROOT / "docs/evaluate.md"), re.M))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
