@@ -13,8 +13,8 @@ from small import digest
 from torch import Tensor
 
 from sur_adapter import SURAdapter, published
-from sur_adapter.__main__ import main
 from sur_adapter.adapter import AdapterConfig
+from sur_adapter.cli import main
 from sur_adapter.provenance import revision
 from sur_adapter.store import write_vectors
 
@@ -250,18 +250,18 @@ def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call
 
 
 def test_the_help_has_an_example_and_loads_nothing():
-    code = "import sys\nfrom sur_adapter.__main__ import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
+    code = "import sys\nfrom sur_adapter.cli import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "python -m sur_adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
+    assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
 
 
 def test_to_convert_needs_neither_diffusers_nor_dvc(official_pt, tmp_path):
     code = f"""
 import sys
-from sur_adapter.__main__ import main
+from sur_adapter.cli import main
 main(["convert", {str(official_pt)!r}, {str(tmp_path / "adapter")!r}])
 main(["convert", {str(tmp_path / "adapter")!r}, {str(tmp_path / "out.pt")!r}])
-print(sorted({{"diffusers", "transformers", "dvc"}} & set(sys.modules)))"""
+print(sorted({{"diffusers", "transformers", "dvc", "pandas", "pyarrow"}} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
