@@ -12,7 +12,7 @@ from sur_adapter.compute import device
 from sur_adapter.whole import whole
 
 LEAST, GAP, SIZE, LINES = 256, 16, 16, 3  # pixels: a picture's shorter side, the space around it, the letters; lines of the prompt
-INK, SOFT, PAPER = "#1d1d22", "#63636d", "white"
+INK, SOFT, FRAME, PAPER = "#1d1d22", "#63636d", "#e2dfd8", "white"
 CHUNK = "sur-adapter"  # of the PNG, in which the settings stand as JSON
 
 
@@ -67,6 +67,7 @@ def side_by_side(pictures: dict[str, Image.Image], prompt: str) -> Image.Image:
     for column, (label, picture) in enumerate(pictures.items()):
         x = GAP + column * (w + GAP)
         page.paste(picture.convert("RGB").resize((w, h), Image.Resampling.NEAREST), (x, top))
+        pen.rectangle((x - 1, top - 1, x + w, top + h), outline=FRAME)
         pen.text((x, top + h + GAP // 2), label, SOFT, font)
     return page
 

@@ -8,11 +8,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
 from sur_adapter.card import card
 
 FILES = ["config.json", "model.safetensors"]  # never a pickle
+REASONS = {
+    RepositoryNotFoundError: "there is none of that name, or it is not for you to see",
+    RevisionNotFoundError: "it has no such revision",
+    LocalEntryNotFoundError: "the hub cannot be reached, and nothing of it was fetched before",
+}
 
 
 def fetch(name: str, revision: str | None = None) -> Path:
@@ -28,7 +33,7 @@ def fetch(name: str, revision: str | None = None) -> Path:
         ) from error
     except Exception as error:  # a network can fail in any way
         raise FileNotFoundError(
-            f"{name} is no folder, and the hub does not give it ({_first(error)}): check the name, the revision, the network and your login"
+            f"{name} is no folder, and the hub does not give it ({_said(error)}): check the name, the revision, the network and your login"
         ) from error
     for file in FILES:
         if not (folder / file).exists():
@@ -65,7 +70,7 @@ def push(
             raise ValueError(f"{name!r} cannot be a name on the hub: give owner/name") from error
         except Exception as error:
             raise OSError(
-                f"the hub does not take {name} ({_first(error)}): check the name, the network and your login (`hf auth login`)"
+                f"the hub does not take {name} ({_said(error)}): check the name, the network and your login (`hf auth login`)"
             ) from error
 
 
@@ -82,7 +87,10 @@ def figures(file: Path) -> dict:
     return found
 
 
-def _first(error: Exception) -> str:
-    """The first line of what a library says, which may say much."""
+def _said(error: Exception) -> str:
+    """What is wrong, in a few words: of a library that says much, the first line."""
+    for kind, words in REASONS.items():
+        if isinstance(error, kind):
+            return words
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return (lines or [type(error).__name__])[0].rstrip(".:")[:200]
