@@ -122,7 +122,7 @@ def _on_hub(name) -> bool:
         validate_repo_id(name)
     except HFValidationError:
         return False
-    return "/" in name
+    return isinstance(name, str) and "/" in name
 
 
 def _figures(metrics: dict) -> list[str]:

@@ -7,6 +7,7 @@ import argparse
 import json
 import re
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -148,7 +149,8 @@ def _picture(out: Path | None) -> Path:
 
 
 def _quiet() -> None:
-    """The libraries' bars are for those who look on."""
+    """The libraries' bars are for those who look on; what they warn each other of is for nobody here."""
+    warnings.simplefilter("ignore")
     if sys.stderr.isatty():
         return
     import diffusers
