@@ -1,5 +1,6 @@
 """The published network: its forward pass, its checkpoints, and the way to them and back."""
 
+import pickle
 import subprocess
 import sys
 from math import prod, sqrt
@@ -188,6 +189,21 @@ def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_nothing_is
     with pytest.raises(ValueError, match=said) as error:
         published.read("spoilt.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
+
+
+@pytest.mark.parametrize("how", ["zip", "old", "bare"])
+def test_a_pickle_that_would_run_something_runs_nothing_whichever_way_it_was_written(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    with open("planted.pt", "wb") as file:
+        planted = weights() | {"fc.bias": Bomb()}
+        pickle.dump(planted, file, 2) if how == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=how == "zip")
+    before = digest(tmp_path)
+    with pytest.raises(ValueError, match="planted.pt cannot be read as tensors alone .*: fetch it again, and only from whom you trust"):
+        convert("planted.pt", "out")
+    assert digest(tmp_path) == before
+    if how == "bare":
+        pickle.loads((tmp_path / "planted.pt").read_bytes())["fc.bias"].close()
+        assert (tmp_path / "bomb").exists()  # the charge was live
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
