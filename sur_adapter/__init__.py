@@ -3,13 +3,15 @@
 handle = attach(pipe, SURAdapter.from_pretrained("models/adapter"), strength=1.0)
 """
 
+from importlib import import_module
+
 __all__ = ["SURAdapter", "attach"]
+
+_HOME = {"SURAdapter": "adapter", "attach": "guest", "fetch": "hub", "push": "hub"}
 
 
 def __getattr__(name: str):
     """Torch is loaded when it is needed: the crawler does without."""
-    if name not in __all__:
+    if name not in _HOME:
         raise AttributeError(f"module 'sur_adapter' has no attribute {name!r}")
-    from sur_adapter import adapter, guest
-
-    return {"SURAdapter": adapter.SURAdapter, "attach": guest.attach}[name]
+    return getattr(import_module(f"sur_adapter.{_HOME[name]}"), name)

@@ -114,10 +114,23 @@ class SURAdapter(nn.Module):
         (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
         save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
 
+    def push_to_hub(self, name: str, **options) -> str:
+        """Config, weights and a model card to `name` (owner/name) on the hub; the commit's address. options: hub.push says which."""
+        import sur_adapter  # its door, not the file behind it: no stage sends anything, and a card's words are no reason to train anew
+
+        return sur_adapter.push(self, name, **options)
+
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> "SURAdapter":
-        """The adapter of a folder that `save_pretrained` wrote, in evaluation mode. FileNotFoundError where there is none,
+    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "SURAdapter":
+        """The adapter of a folder that `save_pretrained` wrote, in evaluation mode. A str that is no path here is a name on the hub
+        (owner/name), and `revision` a branch, tag or commit there; a Path is always a folder. FileNotFoundError where there is none,
         ValueError where it cannot be read or config and weights are not of one adapter."""
+        if isinstance(folder, str) and not Path(folder).exists():
+            import sur_adapter
+
+            folder = sur_adapter.fetch(folder, revision)
+        elif revision:
+            raise ValueError(f"{folder} is a folder, and a revision is of what is on the hub: leave revision={revision!r} out")
         folder = Path(folder)
         if folder.is_file():
             raise FileNotFoundError(f"{folder} is no folder: `python -m sur_adapter convert {folder} FOLDER` makes a checkpoint an adapter")

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.official import OfficialAdapter
-from sur_adapter.records import whole
+from sur_adapter.whole import whole
 
 DEPTH, HEADS = 2, 8  # fixed in the published code
 DEAD = ("encoder_layer.", "attention.value_layer.")

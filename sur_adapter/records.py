@@ -5,9 +5,7 @@ picture's bytes. Everything written here is byte-identical when its content is: 
 and it is there whole, or not at all.
 """
 
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
@@ -16,6 +14,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
+
+from sur_adapter.whole import whole
 
 SHARD = 2048  # rows a shard
 
@@ -48,14 +48,6 @@ def group_split(group: str, test: float, validation: float) -> str:
     """ "train" | "validation" | "test": a function of the group's id alone, the same on every machine."""
     share = int(sha256(f"split {group}".encode()).hexdigest()[:8], 16) / 2**32
     return "test" if share < test else "validation" if share < test + validation else "train"
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A path to write to; its content takes the place of `path` at the end of the block, at one stroke."""
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    os.replace(part, path)
 
 
 def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:

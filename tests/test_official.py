@@ -1,5 +1,6 @@
 """The published network: its forward pass, its checkpoints, and the way to them and back."""
 
+import pickle
 import subprocess
 import sys
 from math import prod, sqrt
@@ -13,8 +14,8 @@ from small import digest
 from torch import Tensor
 
 from sur_adapter import SURAdapter, published
-from sur_adapter.__main__ import main
 from sur_adapter.adapter import AdapterConfig
+from sur_adapter.cli import main
 from sur_adapter.provenance import revision
 from sur_adapter.store import write_vectors
 
@@ -190,6 +191,21 @@ def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_nothing_is
     assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
 
 
+@pytest.mark.parametrize("how", ["zip", "old", "bare"])
+def test_a_pickle_that_would_run_something_runs_nothing_whichever_way_it_was_written(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    with open("planted.pt", "wb") as file:
+        planted = weights() | {"fc.bias": Bomb()}
+        pickle.dump(planted, file, 2) if how == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=how == "zip")
+    before = digest(tmp_path)
+    with pytest.raises(ValueError, match="planted.pt cannot be read as tensors alone .*: fetch it again, and only from whom you trust"):
+        convert("planted.pt", "out")
+    assert digest(tmp_path) == before
+    if how == "bare":
+        pickle.loads((tmp_path / "planted.pt").read_bytes())["fc.bias"].close()
+        assert (tmp_path / "bomb").exists()  # the charge was live
+
+
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 @pytest.mark.parametrize("kept", [0, 7, 5000])
 def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
@@ -250,18 +266,18 @@ def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call
 
 
 def test_the_help_has_an_example_and_loads_nothing():
-    code = "import sys\nfrom sur_adapter.__main__ import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
+    code = "import sys\nfrom sur_adapter.cli import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "python -m sur_adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
+    assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
 
 
 def test_to_convert_needs_neither_diffusers_nor_dvc(official_pt, tmp_path):
     code = f"""
 import sys
-from sur_adapter.__main__ import main
+from sur_adapter.cli import main
 main(["convert", {str(official_pt)!r}, {str(tmp_path / "adapter")!r}])
 main(["convert", {str(tmp_path / "adapter")!r}, {str(tmp_path / "out.pt")!r}])
-print(sorted({{"diffusers", "transformers", "dvc"}} & set(sys.modules)))"""
+print(sorted({{"diffusers", "transformers", "dvc", "pandas", "pyarrow"}} & set(sys.modules)))"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
