@@ -13,8 +13,10 @@ A pipeline that `from_pipe` makes of another is a new one, without the guest: it
 
 Who makes the features by hand needs no guest. What is given as `prompt_embeds` is never adapted, so:
 
-    positive, negative = pipe.encode_prompt(prompt, device, 1, True)
-    pipe(prompt_embeds=adapter(positive, strength=0.5), negative_prompt_embeds=negative)       # SDXL: adapter.pool(pooled) as well
+    positive, negative = pipe.encode_prompt(prompt, device=device, num_images_per_prompt=1, do_classifier_free_guidance=True)
+    pipe(prompt_embeds=adapter(positive, strength=0.5), negative_prompt_embeds=negative)
+
+SDXL takes `adapter.pool(pooled, strength=0.5)` as its pooled_prompt_embeds as well.
 """
 
 from inspect import signature
@@ -38,7 +40,7 @@ class Handle:
     def __init__(self, pipe, adapter: SURAdapter, strength: float, negative: bool):
         self.pipe, self.adapter, self.strength, self.negative = pipe, adapter, strength, negative
         self._callers = vars(pipe).get("encode_prompt")  # another's of its own, in place of its class's: it is put back
-        self._known = _encoders(pipe)
+        self._known = _marks(pipe)
         pipe.encode_prompt = self._encode_prompt
 
     @property
@@ -76,10 +78,9 @@ class Handle:
         return adapted
 
     def _refuse_swapped(self) -> None:
-        encoders = _encoders(self.pipe)
-        if any(encoder is not self._known.get(name) for name, encoder in encoders.items()):
+        if _marks(self.pipe) != self._known:
             _refuse_strangers(self.pipe, self.adapter)
-            self._known = encoders
+            self._known = _marks(self.pipe)
 
     def remove(self) -> None:
         """Leave. A second call does nothing."""
@@ -116,6 +117,11 @@ def attach(pipe, adapter: SURAdapter, strength: float | None = None, negative: b
 
 def _encoders(pipe) -> dict:
     return {name: encoder for name in ENCODERS if (encoder := getattr(pipe, name, None)) is not None}
+
+
+def _marks(pipe) -> dict[str, int]:
+    """Which objects the text encoders are, without a hold on them: who lets one go gets its memory back."""
+    return {name: id(encoder) for name, encoder in _encoders(pipe).items()}
 
 
 def _worded(given: dict, rows: int) -> Tensor:

@@ -223,7 +223,7 @@ def test_a_handle_whose_guest_has_left_does_not_turn_out_the_next_one():
 
 def test_a_way_of_encoding_that_the_caller_set_is_adapted_and_put_back():
     pipe = pipeline()
-    way = pipe.encode_prompt
+    way, plain = pipe.encode_prompt, draw(pipe)
 
     def politely(prompt, *args, **kwargs):
         return way([f"{words} waves" for words in prompt], *args, **kwargs)
@@ -231,7 +231,9 @@ def test_a_way_of_encoding_that_the_caller_set_is_adapted_and_put_back():
     pipe.encode_prompt = politely
     before = draw(pipe)
     handle = attach(pipe, adapter(pipe))
-    assert not np.array_equal(draw(pipe), before)
+    assert not np.array_equal(draw(pipe), before) and not np.array_equal(before, plain)
+    handle.strength = 0.0
+    assert np.array_equal(draw(pipe), before)
     handle.remove()
     assert pipe.encode_prompt is politely and np.array_equal(draw(pipe), before)
 
@@ -251,12 +253,15 @@ def test_a_text_encoder_that_was_exchanged_for_another_is_refused_at_the_next_pr
     draw(pipe)
 
 
-def test_a_text_encoder_that_is_let_go_leaves_the_callers_features_to_draw_from():
+def test_a_text_encoder_that_is_let_go_gives_its_memory_back_and_the_callers_features_are_drawn_from():
     pipe = pipeline()
     positive, negative = encode(pipe, "three red circles")
     before = draw(pipe)
     attach(pipe, adapter(pipe))
+    gone = weakref.ref(pipe.text_encoder)
     pipe.text_encoder = None
+    gc.collect()
+    assert gone() is None
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
     pictures = pipe(prompt_embeds=positive, negative_prompt_embeds=negative, latents=noise, **how).images

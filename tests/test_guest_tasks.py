@@ -1,5 +1,7 @@
 """Every kind of Stable Diffusion pipeline takes the same guest: text-to-image, image-to-image, inpainting, each with a ControlNet too."""
 
+from inspect import signature
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from diffusers import (
     AutoPipelineForText2Image,
     ControlNetModel,
     DiffusionPipeline,
+    LEditsPPPipelineStableDiffusion,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
 )
@@ -90,14 +93,20 @@ def test_a_pipeline_made_of_another_is_without_its_guest_and_takes_one_of_its_ow
     assert np.array_equal(go(other, task, False), before)
 
 
-def test_a_pipeline_that_encodes_prompts_in_a_way_of_its_own_is_refused_and_one_that_edits_pictures_is_not():
+@pytest.mark.parametrize("cls", [StableDiffusionInstructPix2PixPipeline, LEditsPPPipelineStableDiffusion])
+def test_a_pipeline_that_encodes_prompts_in_a_way_of_its_own_is_refused(cls):
     base = pipeline()
-    edits = StableDiffusionInstructPix2PixPipeline(**base.components, requires_safety_checker=False)
-    with pytest.raises(ValueError, match="InstructPix2PixPipeline encodes its prompts in a way of its own, where no adapter can enter"):
+    parts = {name: part for name, part in base.components.items() if name in signature(cls).parameters}
+    edits = cls(**parts, requires_safety_checker=False)
+    with pytest.raises(ValueError, match=f"{cls.__name__} encodes its prompts in a way of its own, where no adapter can enter"):
         attach(edits, adapter(base))
-    large = StableDiffusionXLInstructPix2PixPipeline(
-        **{name: part for name, part in xl().components.items() if name not in ("image_encoder", "feature_extractor")}
-    )
-    own, guest = encode(large), adapter(large)
-    attach(large, guest)
-    assert torch.equal(encode(large)[0], guest(own[0]))
+    assert "encode_prompt" not in vars(edits)
+
+
+@torch.no_grad()
+def test_a_pipeline_that_edits_pictures_and_encodes_its_prompts_as_all_do_takes_a_guest():
+    parts = {name: part for name, part in xl().components.items() if name not in ("image_encoder", "feature_extractor")}
+    pipe = StableDiffusionXLInstructPix2PixPipeline(**parts)
+    own, guest = encode(pipe), adapter(pipe)
+    attach(pipe, guest)
+    assert torch.equal(encode(pipe)[0], guest(own[0]))
