@@ -54,7 +54,7 @@ class Handle:
         self._strength = eta
 
     def _encode_prompt(self, *args, **kwargs):
-        own = type(self.pipe).encode_prompt.__get__(self.pipe)  # bound anew, so that a copy of the pipeline has its own
+        own = type(self.pipe).encode_prompt.__get__(self.pipe)
         found = (self._callers or own)(*args, **kwargs)
         if not self.strength:
             return found

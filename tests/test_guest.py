@@ -53,10 +53,11 @@ def test_the_negative_prompt_and_the_unconditional_branch_stay_as_they_are(model
         assert same == ([False, True, False, True] if model == "sdxl" else [False, True])
 
 
-def test_pooled_vectors_are_left_alone_by_an_adapter_without_a_head_for_them():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooled_vectors_are_left_alone_by_an_adapter_without_a_head_for_them(dtype):
     pipe = xl()
     own = encode(pipe)
-    attach(pipe, adapter(pipe, pooled_width=0))
+    attach(pipe, adapter(pipe, pooled_width=0).to(dtype))
     assert [torch.equal(a, b) for a, b in zip(encode(pipe), own, strict=True)] == [False, True, True, True]
 
 

@@ -136,23 +136,22 @@ def test_several_pictures_of_a_prompt_are_those_drawn_one_at_a_time(model):
 @every_model
 def test_a_callback_sees_the_adapted_features_and_may_set_the_strength_of_the_next_picture(model):
     pipe = ALL[model]()
-    own, guest, seen = encode(pipe), adapter(pipe), []
-    before = draw(pipe)
-    handle = attach(pipe, guest)
+    own, guest, seen = encode(pipe, "three red circles"), adapter(pipe), []
+    handle = attach(pipe, guest, strength=0.5)
+    half = draw(pipe)
+    handle.strength = 1.0
     whole = draw(pipe)
 
     def look(_, step, timestep, given):
         seen.append(given["prompt_embeds"])
-        handle.strength = 0.0
+        handle.strength = 0.5
         return given
 
     with torch.no_grad():
         expected = torch.cat([own[1], guest(own[0])])
-    pictures = draw(pipe, ("a blue star",), callback_on_step_end=look, callback_on_step_end_tensor_inputs=["prompt_embeds"])
+    pictures = draw(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     assert len(seen) == 2 and all(torch.equal(features, expected) for features in seen)
-    assert not np.array_equal(pictures, draw(pipe, ("a blue star",))) and np.array_equal(draw(pipe), before)
-    handle.strength = 1.0
-    assert np.array_equal(draw(pipe), whole)
+    assert np.array_equal(pictures, whole) and np.array_equal(draw(pipe), half) and not np.array_equal(half, whole)
 
 
 class Windows(StableDiffusionPipeline):
