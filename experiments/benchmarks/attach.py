@@ -1,0 +1,91 @@
+"""What a guest costs: one call of the adapter against the U-Net's steps of one picture, at the sizes of Stable Diffusion 1.5, 512 pixels.
+
+    python -m experiments.benchmarks.attach      # some minutes on a CPU; attach-cpu.json or attach-cuda.json
+
+A picture is 20 steps with guidance: 20 passes of the U-Net, two prompts in each. The adapter is called once, on features [1, 77, 768],
+in fp32 as it is trained; the U-Net runs in fp32 on a CPU and in fp16 on a GPU. Text encoder, VAE and scheduler are left out, so
+the share of a whole picture is smaller still. Weights are random: what they say makes no sense, what they cost is the same. Times are
+medians, on a CPU of the processor's time in this program, which other programs stretch less than the clock; their ratio says more
+than they do. Operations are counted by torch, whatever the machine.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.compute import device
+
+STEPS = 20
+WIDTH, TOKENS, SIDE = 768, 77, 64
+
+
+def main() -> None:
+    torch.manual_seed(0)
+    where = device()
+    with torch.device(where):
+        unet = UNet2DConditionModel(sample_size=SIDE, cross_attention_dim=WIDTH)  # the other sizes are the class's defaults
+        adapter = SURAdapter(AdapterConfig(WIDTH))
+    unet = unet.half() if where == "cuda" else unet
+    figures = {"device": f"{where}, {torch.get_num_threads()} threads", "torch": torch.__version__, "steps": STEPS}
+    figures |= measured(unet.eval(), adapter.eval(), TOKENS, SIDE, repeats=2 if where == "cpu" else 50)
+    text = json.dumps(figures, indent=2) + "\n"
+    Path(__file__).with_name(f"attach-{where}.json").write_text(text)
+    print(text)
+
+
+@torch.no_grad()
+def measured(unet: UNet2DConditionModel, adapter: SURAdapter, tokens: int, side: int, repeats: int) -> dict:
+    """Millions of weights, seconds and operations of a call of the adapter and of a step, and the adapter's share of the steps."""
+    like = next(unet.parameters())
+    features = torch.randn(1, tokens, adapter.config.width).to(like)
+    latents = torch.randn(2, unet.config.in_channels, side, side).to(like)
+    own = next(adapter.parameters()).dtype
+    calls = {
+        "adapter": (lambda: adapter(features.to(own), 1.0).to(features.dtype), 10 * repeats),
+        "step": (lambda: unet(latents, 500, features.repeat(2, 1, 1)).sample, repeats),
+    }
+    figures = {}
+    for (name, (call, times)), model in zip(calls.items(), (adapter, unet), strict=True):
+        with FlopCounterMode(display=False) as counter, slow_path():
+            call()  # the first, which pays for what is done but once
+        weights = sum(p.numel() for p in model.parameters())
+        figures[name] = {"million_weights": round(weights / 1e6, 2), "seconds": seconds(call, times, like.device.type)}
+        figures[name]["gigaflop"] = counter.get_total_flops() / 1e9
+    for unit in ("seconds", "gigaflop"):
+        figures[f"share_of_{unit}"] = round(figures["adapter"][unit] / (STEPS * figures["step"][unit]), 6)
+    return figures
+
+
+def seconds(call: Callable, times: int, where: str) -> float:
+    """The median of a call."""
+    clock, taken = time.perf_counter if where == "cuda" else time.process_time, []
+    for _ in range(times):
+        started = clock()
+        call()
+        if where == "cuda":
+            torch.cuda.synchronize()
+        taken.append(clock() - started)
+    return round(statistics.median(taken), 5)
+
+
+@contextmanager
+def slow_path() -> Iterator[None]:
+    """Transformer layers in single operations: fused into one, as without gradients they run, they are not counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+if __name__ == "__main__":
+    main()
