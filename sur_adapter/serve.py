@@ -53,12 +53,20 @@ def serve(
     demo = page(studio, Path(folder.name), guidance)
     theme = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     options = {"share": False, "quiet": True, "footer_links": [], "run_history": False, "enable_monitoring": False, "ssr_mode": False}
-    options |= {"mcp_server": False, "pwa": False, "prevent_thread_lock": True, "theme": theme, "css": STYLE, "max_file_size": "1mb"}
+    options |= {
+        "mcp_server": False,
+        "pwa": False,
+        "prevent_thread_lock": True,
+        "theme": theme,
+        "css": STYLE,
+        "max_file_size": "1mb",
+        "show_error": True,
+    }
     try:
         demo.launch(server_name=host, server_port=port, **options)
     except OSError as error:
         raise OSError(f"nothing can listen on {host}, port {port}: it is taken, or not of this machine; give another port") from error
-    demo.pictures = folder  # they go when the page goes
+    demo.pictures = folder  # they go when nobody holds the page any more
     print(f"{demo.local_url}  (Ctrl+C ends it)", flush=True)
     if wait:
         demo.block_thread()

@@ -112,8 +112,9 @@ def _show(entry: dict) -> list:
 
 
 def _caption(entry: dict) -> str:
+    """The prompt stands last: a mark in it that turns the direction turns nothing of ours."""
     prompt, _, seed, _, strength, _ = entry["values"]
-    return f"{prompt[:60]}{'…' if len(prompt) > 60 else ''}, seed {int(seed)}, strength {strength:g}"
+    return f"seed {int(seed)}, strength {strength:g}: {prompt[:60]}{'…' if len(prompt) > 60 else ''}"
 
 
 def _status(text: str, wrong: bool = False) -> str:
@@ -153,6 +154,8 @@ STYLE = """
 .gradio-container p.soft{color:var(--calm);margin:.2em 0}
 .gradio-container p.wrong{color:#b91c1c;font-weight:600;margin:.2em 0}
 .dark p.wrong{color:#ff8a8a!important}
+#status{min-height:3.2em}
+#status:has(.wrap:not(.hide)) p{visibility:hidden}
 #two{flex-wrap:nowrap}
 #plain,#adapted{aspect-ratio:1}
 #plain .image-frame,#adapted .image-frame,#plain img,#adapted img{width:100%;height:100%;object-fit:contain}

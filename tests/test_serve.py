@@ -18,6 +18,7 @@ from PIL import Image
 from repository import ROOT
 from test_studio import MODEL, perturbed
 
+from sur_adapter import serve_page
 from sur_adapter.serve import serve
 from sur_adapter.studio import load
 
@@ -144,7 +145,7 @@ def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, 
     fill(browser, "#seed input", "4")
     assert draw(browser) != first
     said = browser.run("[...document.querySelectorAll('#history button')].map(b => b.innerText.trim())")
-    assert said == ["two blue squares, seed 4, strength 1", "a red heart, seed 3, strength 1"]
+    assert said == ["seed 4, strength 1: two blue squares", "seed 3, strength 1: a red heart"]
     browser.run("document.querySelectorAll('#history button')[1].click()")
     until(browser, f"JSON.stringify({PICTURES}) === JSON.stringify({json.dumps(first)})")
     assert browser.run("document.querySelector('#prompt textarea').value") == "a red heart"
@@ -269,6 +270,18 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
         other.close()
 
 
+def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(serve_page, "KEPT", 2)
+    studio, past = load(MODEL, adapter), []
+    for seed in range(4):
+        values = ("a star", "", seed, 1, 1.0, 3.0)
+        *_, past = serve_page._drawn(studio, tmp_path, past, values, lambda done, desc: None)
+    assert [entry["values"][2] for entry in past] == [3, 2]
+    assert sorted(file.name for file in tmp_path.rglob("*.png")) == [
+        f"{side}-seed-{n}.png" for side in ("adapted", "plain") for n in (2, 3)
+    ]
+
+
 def test_without_arguments_it_takes_the_miniature_of_the_working_folder(adapter, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="models/miniature/stable-diffusion is not in this folder: go to the project's folder"):
@@ -312,6 +325,7 @@ def watch(event, given):
     if event == "socket.connect" and isinstance(given[1], tuple):
         asked.add(given[1][0])
 sys.addaudithook(watch)
+from sur_adapter import serve_page
 from sur_adapter.serve import serve
 page = serve(sys.argv[1], sys.argv[2], port=int(sys.argv[3]), wait=False)
 time.sleep(2)  # whoever reports home does so in a thread

@@ -26,7 +26,7 @@ class SURAdapterLoader:
     DESCRIPTION = f"Loads an adapter: a folder inside models/{KIND}, or any other by its path."
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802  ComfyUI's name
+    def INPUT_TYPES(cls):
         choice = {"tooltip": f"Folders of models/{KIND} that hold an adapter."}
         return {
             "required": {"adapter": ([*_adapters(), BY_PATH], choice)},
@@ -34,7 +34,7 @@ class SURAdapterLoader:
         }
 
     @classmethod
-    def IS_CHANGED(cls, adapter: str, path: str = ""):  # noqa: N802
+    def IS_CHANGED(cls, adapter: str, path: str = ""):
         """Other than last time where the files are: an adapter that was trained anew is loaded anew."""
         files = [_folder(adapter, path) / name for name in ("config.json", "model.safetensors")]
         return " ".join(f"{file}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files if file.exists())
@@ -55,7 +55,7 @@ class SURAdapterApply:
     DESCRIPTION = "Makes a plain sentence draw as well as a keyword prompt. For the positive prompt; strength 0 changes nothing."
 
     @classmethod
-    def INPUT_TYPES(cls):  # noqa: N802
+    def INPUT_TYPES(cls):
         eta = {"default": 1.0, "min": 0.0, "max": 2.0, "step": 0.05, "round": 0.001}
         eta["tooltip"] = "Weight of the adapter: 0 is the base model, 1 the whole adapter; 0.1 for checkpoints of the published code."
         return {"required": {"conditioning": ("CONDITIONING",), "adapter": ("SUR_ADAPTER",), "strength": ("FLOAT", eta)}}
