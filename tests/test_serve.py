@@ -194,6 +194,11 @@ def test_what_a_stranger_types_is_shown_as_text(browser, address):
     assert browser.dialogs == []
 
 
+def test_no_word_and_no_sentence_becomes_markup():
+    for html in (serve_page._looked([("<b onclick=a>'\"&", 0.1, 0.2)]), serve_page._status("<b onclick=a>'\"&")):
+        assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
+
+
 @NEEDED
 def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
     opened(browser, address)
