@@ -67,12 +67,12 @@ class Browser:
         self.loaded |= what == "Page.loadEventFired"
         return message
 
-    def open(self, file: Path, width: int = 1200, dark: bool = False) -> float:
-        """Seconds until the page and all that is in it is loaded."""
+    def open(self, page: Path | str, width: int = 1200, dark: bool = False) -> float:
+        """Seconds until the page, a file or an address, and all that is in it is loaded."""
         self.tell("Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=1, mobile=width < 600)
         self.tell("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
         self.loaded, start = False, time.monotonic()
-        self.tell("Page.navigate", url=file.resolve().as_uri())
+        self.tell("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not self.loaded:
             self._next()
         return time.monotonic() - start

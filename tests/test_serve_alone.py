@@ -1,0 +1,99 @@
+"""The page without a browser: what it opens with, what it refuses, what it keeps, and that it speaks to nobody else."""
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from repository import ROOT
+from test_studio import MODEL, perturbed
+
+from sur_adapter import serve_page
+from sur_adapter.serve import serve
+from sur_adapter.studio import load
+
+
+def free() -> int:
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    return perturbed(tmp_path_factory.mktemp("adapter"))
+
+
+def test_no_word_and_no_sentence_becomes_markup():
+    for html in (serve_page._looked([("<b onclick=a>'\"&", 0.1, 0.2)]), serve_page._status("<b onclick=a>'\"&")):
+        assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
+
+
+def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(serve_page, "KEPT", 2)
+    studio, past = load(MODEL, adapter), []
+    for seed in range(4):
+        values = ("a star", "", seed, 1, 1.0, 3.0)
+        *_, past = serve_page._drawn(studio, tmp_path, past, values, lambda done, desc: None)
+    assert [entry["values"][2] for entry in past] == [3, 2]
+    assert sorted(file.name for file in tmp_path.rglob("*.png")) == [
+        f"{side}-seed-{n}.png" for side in ("adapted", "plain") for n in (2, 3)
+    ]
+
+
+def test_without_arguments_it_takes_the_miniature_of_the_working_folder(adapter, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="models/miniature/stable-diffusion is not in this folder: go to the project's folder"):
+        serve()
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/miniature").symlink_to(ROOT / "models/miniature")
+    with pytest.raises(FileNotFoundError, match=r"models/adapter is not in this folder: train an adapter \(`dvc repro`\)"):
+        serve()
+    (tmp_path / "models/adapter").symlink_to(adapter)
+    demo = serve(port=free(), wait=False)
+    try:
+        fields = {block["props"].get("label"): block["props"].get("value") for block in demo.config["components"]}
+        assert fields["Guidance"] == 3.0 and fields["Steps"] == 20 and fields["Strength of the adapter"] == 1.0
+        assert demo.local_url.startswith("http://127.0.0.1:") and demo.share_url is None
+    finally:
+        demo.close()
+
+
+def test_a_taken_port_is_named(adapter):
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        door.listen()
+        port = door.getsockname()[1]
+        with pytest.raises(OSError, match=f"nothing can listen on 127.0.0.1, port {port}: it is taken"):
+            serve(MODEL, adapter, port=port, wait=False)
+
+
+def test_without_gradio_the_cure_is_named_and_the_module_loads_all_the_same():
+    code = "import sys; sys.modules['gradio'] = None; from sur_adapter.serve import serve; serve(*sys.argv[1:])"
+    done = subprocess.run([sys.executable, "-c", code, MODEL, "nowhere"], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ImportError: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
+
+
+def test_the_server_itself_speaks_to_nobody_else(adapter):
+    code = """
+import sys, time
+asked = set()
+def watch(event, given):
+    if event == "socket.getaddrinfo":
+        asked.add(given[0])
+    if event == "socket.connect" and isinstance(given[1], tuple):
+        asked.add(given[1][0])
+sys.addaudithook(watch)
+from sur_adapter import serve_page
+from sur_adapter.serve import serve
+page = serve(sys.argv[1], sys.argv[2], port=int(sys.argv[3]), wait=False)
+time.sleep(2)  # whoever reports home does so in a thread
+page.close()
+print(sorted(map(str, asked)))"""
+    words = [sys.executable, "-c", code, MODEL, str(adapter), str(free())]
+    open_to_all = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and not k.startswith("GRADIO")}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=open_to_all)
+    assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"127.0.0.1"}
