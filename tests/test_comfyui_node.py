@@ -10,8 +10,8 @@ from types import ModuleType
 
 import pytest
 import torch
+from hosts import ALL, LENGTH, adapter
 from repository import ROOT
-from test_guest import ALL, LENGTH, adapter
 
 from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter import AdapterConfig

@@ -13,7 +13,7 @@ from miniature import judge
 from miniature.pretrain import measure
 from miniature.pretrain.world import texts
 from miniature.scenes import CATEGORIES
-from sur_adapter.__main__ import main
+from sur_adapter.cli import main
 from sur_adapter.fingerprint import fingerprint, same
 
 MODELS = Path(__file__).parents[1] / "models/miniature"
