@@ -16,6 +16,9 @@ SMALL = {
 }
 
 
+BEHIND_A_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project with small params, run once."""
@@ -47,7 +50,7 @@ def test_an_experiment_on_a_loss_runs_train_its_arm_and_the_evaluation_alone(hom
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "ran")
     before = json.loads((folder / "models/adapter/config.json").read_text())
-    assert ran(run(folder, "dvc", "exp", "run", "-S", "loss.w_llm=0.5")) == {"train", "generate@adapter", "evaluate"}
+    assert ran(run(folder, "dvc", "exp", "run", "-S", "loss.w_llm=0.5")) == BEHIND_A_LOSS
     after = json.loads((folder / "models/adapter/config.json").read_text())
     assert before["about"]["loss"]["w_llm"] != after["about"]["loss"]["w_llm"] == 0.5
 
@@ -56,7 +59,7 @@ def test_queued_experiments_run_beside_the_workspace_and_the_table_shows_each_wi
     folder, _ = home
     before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
     run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first is what the workspace holds: nothing to run
-    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == {"train", "generate@adapter", "evaluate"}
+    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == BEHIND_A_LOSS
     _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
     queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]
     figures = {e["params"]["params.yaml"]["data"]["loss"]["w_llm"]: e["metrics"]["reports/metrics.json"]["data"] for e in queued}
@@ -70,7 +73,7 @@ def test_dvc_shows_the_metrics_and_every_plot(home):
     assert shown == json.loads((folder / "reports/metrics.json").read_text())
     run(folder, "dvc", "plots", "show")
     page, plots = (folder / "dvc_plots/index.html").read_text(), json.loads(run(folder, "dvc", "plots", "show", "--json"))
-    assert "errors" not in plots and set(plots["data"]) == {"funnel", "accuracy", "clip score", "training loss"}
+    assert "errors" not in plots and set(plots["data"]) == {"funnel", "accuracy", "clip score", "strength", "training loss"}
     assert all(word in page for word in ("clip_simple", "validation_loss", "baseline")) and "dvc_plots" not in run(folder, "git", "status")
 
 
