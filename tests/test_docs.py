@@ -174,7 +174,7 @@ def module(words: list[str]) -> None:
         else:
             assert len(paths) <= 1  # none where it is spoken of
     elif name == "sur_adapter":
-        told = helped(name, rest[0])
+        told = helped(name, *rest[:1])
         assert told and all(word in told for word in rest if word.startswith("--")), words
     elif name.startswith(("experiments", "miniature")) and rest:
         source = Path(find_spec(name + ".__main__" if find_spec(name).submodule_search_locations else name).origin).read_text()
