@@ -7,6 +7,9 @@ the commit. The commit of an adapter is the one whose dvc.lock holds its hash.
 import ast
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
+
+PARSING = Lock()  # in CPython 3.11 two threads that parse at once can spoil each other's (SystemError: recursion depth mismatch)
 
 
 def revision(*files: str | Path) -> str:
@@ -27,8 +30,10 @@ def revision(*files: str | Path) -> str:
 
 def _imports(source: Path) -> set[str]:
     """Every module that a file names in an import, wherever in it."""
-    found = set()
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+    found, text = set(), source.read_text(encoding="utf-8")
+    with PARSING:
+        tree = ast.parse(text)
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module:

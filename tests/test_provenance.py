@@ -1,5 +1,8 @@
 """Which code made something: the mark changes with the code behind a file, and with nothing else."""
 
+import gc
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -54,3 +57,28 @@ def test_it_is_that_of_the_stage_whatever_else_is_loaded(monkeypatch):
 
     monkeypatch.chdir(ROOT / "stages")
     assert revision("train.py") == revision(ROOT / "stages/train.py") != revision(ROOT / "stages/generate.py")
+
+
+class Slow:
+    """Goes with a rest in which other threads run."""
+
+    def __init__(self):
+        self.itself = self
+
+    def __del__(self):
+        time.sleep(2e-4)
+
+
+def test_several_threads_may_ask_at_once():
+    def ask(_) -> set[str]:
+        for _ in range(5):
+            Slow()
+        return {revision(ROOT / "sur_adapter/gather.py")}
+
+    before = gc.get_threshold()
+    gc.set_threshold(50)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert len(set().union(*pool.map(ask, range(40)))) == 1
+    finally:
+        gc.set_threshold(*before)
