@@ -5,7 +5,7 @@ Blocks say by their tag what becomes of them here:
     python       run, all of a page in one namespace, in the project's folder with an adapter in models/adapter
     bash         run, in the same place and order
     bash long    not run, since it takes minutes, a network, a GPU or another machine: each command, flag, file and key is checked
-    console      `sur-adapter …`: run as far as the command exists
+    console      `sur-adapter …`: run, but for the page that stays until it is stopped
     yaml         a piece of params.yaml: each key is one that params.yaml takes
     text         nothing to run: what is printed, or a formula
     mermaid      a drawing, in the README alone
