@@ -10,6 +10,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything is imported that reads it; goes with the process
 os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture
