@@ -8,10 +8,12 @@ import pytest
 from dvc.utils.hydra import apply_overrides
 from repository import ROOT
 from ruamel.yaml import YAML
+from transformers import AutoConfig
 
 from experiments.ablations.__main__ import commands
 from experiments.ablations.rows import AGAINST, ROWS
 from experiments.ablations.table import FIGURES, interval, page, results
+from sur_adapter.teacher import chosen
 
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
@@ -46,6 +48,13 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
         else:
             at(changed, place)[last] = at(PARAMS, key)
     assert changed == PARAMS
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "cache.llm.layers" in row.changes])
+def test_a_row_asks_the_llm_for_layers_that_it_has(name):
+    model = PARAMS["models"]["llm"]
+    depth = AutoConfig.from_pretrained(ROOT / model).num_hidden_layers
+    assert chosen(ROWS[name].changes["cache.llm.layers"], depth, model)
 
 
 def test_no_two_rows_are_the_same_experiment():

@@ -41,7 +41,7 @@ ROWS = {
     "layer-8": Row("LLM layer 8, the last, w_llm 0.1", {"cache.llm.layers": [8], "loss.w_llm": 0.1}),
     "layer-all": Row(
         "mean of all LLM layers, w_llm 0.1",
-        {"cache.llm.pooling": "layernorm-mean", "cache.llm.layers": [0, 1, 2, 3, 4, 5, 6, 7, 8], "loss.w_llm": 0.1},
+        {"cache.llm.pooling": "layernorm-mean", "cache.llm.layers": "all", "loss.w_llm": 0.1},
     ),
     "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}),
     "kl": Row("prompt loss `kl`, the paper's", {"loss.prompt": "kl"}),
