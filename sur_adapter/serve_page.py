@@ -22,7 +22,7 @@ def page(studio: Studio, folder: Path, guidance: float | None = None) -> gr.Bloc
         gr.HTML(HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
-                *given, draw, other = _fields(studio.handle.adapter.config.strength, guidance or studio.guidance)
+                *given, draw, other = _fields(studio.strength, guidance or studio.guidance)
                 status = gr.HTML(_status("Press Draw."), elem_id="status")
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_id="two"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CODES, NEEDED, Browser
+from loopback_hub import free
 from PIL import Image
-from test_serve_alone import free
 from test_studio import MODEL, perturbed
 
 from sur_adapter.serve import serve
@@ -28,7 +28,7 @@ def adapter(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(adapter):
-    demo = serve(MODEL, adapter, port=free(), guidance=3.0, wait=False)
+    demo = serve(adapter, MODEL, port=free(), guidance=3.0, wait=False)
     yield demo.local_url
     demo.close()
 
@@ -88,7 +88,7 @@ def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studi
     fill(browser, "#negative textarea", "blue")
     fill(browser, "#seed input", "5")
     shown = [pixels(fetched(browser, source)) for source in draw(browser)]
-    pair = load(MODEL, adapter).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
+    pair = load(adapter, MODEL).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
     assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
     assert shown[0] != shown[1]
     assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)") == ["two", "green", "stars"]
@@ -247,7 +247,7 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
             fill(tab, "#steps input", "40")
         for tab in (browser, other):
             tab.run("document.querySelector('#draw').click()")
-        studio = load(MODEL, adapter)
+        studio = load(adapter, MODEL)
         for tab, seed in ((browser, 21), (other, 22)):
             until(tab, f"{PICTURES}.length === 2")
             pair = studio.draw("there are three red circles in the picture", seed=seed, steps=40, guidance=3.0)
