@@ -11,7 +11,7 @@ import gradio as gr
 
 from sur_adapter.studio import GUIDANCE, LONGEST, SEEDS, STRENGTH, Pair, Studio
 
-PROMPT = "there are three red circles in the picture"
+PROMPT = "I can see a green robot who is sprinting"
 KEPT = 30  # pairs in the history of a session
 SMALL = 128  # pixels: smaller pictures are enlarged without blur
 

@@ -14,6 +14,7 @@ from PIL import Image
 from test_studio import MODEL, perturbed
 
 from sur_adapter.serve import serve
+from sur_adapter.serve_page import PROMPT
 from sur_adapter.studio import load
 
 CODES |= {"Home": 36, "Delete": 46}
@@ -250,7 +251,7 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
         studio = load(adapter, MODEL)
         for tab, seed in ((browser, 21), (other, 22)):
             until(tab, f"{PICTURES}.length === 2")
-            pair = studio.draw("there are three red circles in the picture", seed=seed, steps=40, guidance=3.0)
+            pair = studio.draw(PROMPT, seed=seed, steps=40, guidance=3.0)
             shown = [pixels(fetched(tab, source)) for source in tab.run(PICTURES)]
             assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
             assert tab.run("document.querySelectorAll('#history button').length") == 1, "each sees their own history"
