@@ -2,6 +2,7 @@
 
 import ast
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -27,6 +28,11 @@ def adapter(tmp_path_factory) -> Path:
 def test_no_word_and_no_sentence_becomes_markup():
     for html in (serve_page._looked([("<b onclick=a>'\"&", 0.1, 0.2)]), serve_page._status("<b onclick=a>'\"&")):
         assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
+
+
+def test_a_word_that_neither_gains_nor_loses_has_no_sign_and_the_others_have_theirs():
+    html = serve_page._looked([("a", 0.1, 0.1004), ("b", 0.1, 0.0996), ("c", 0.1, 0.13), ("d", 0.1, 0.07)])
+    assert re.findall(r"<small>(.*?)</small>", html) == ["0.0", "0.0", "+3.0", "−3.0"]
 
 
 def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter, tmp_path, monkeypatch):
