@@ -5,6 +5,7 @@ Bad input is a ValueError or FileNotFoundError of one sentence, and nothing is w
 
 import argparse
 import json
+import os
 import re
 import sys
 import warnings
@@ -160,6 +161,8 @@ def _writable(folder: Path) -> None:
 def _quiet() -> None:
     """The libraries' bars are for those who look on; what they warn each other of is for nobody here."""
     warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")  # before they are imported, which read it: what of a prompt is cut we say ourselves
     if sys.stderr.isatty():
         return
     import diffusers

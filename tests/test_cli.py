@@ -1,6 +1,8 @@
 """The command line: pictures on the same noise, what an adapter is, and how it ends for bad input."""
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
@@ -190,19 +192,15 @@ def test_a_wrong_call_ends_with_two(capsys, words, said):
 
 
 def test_a_command_ends_with_nought_or_with_one_and_no_traceback_and_draws_no_bar_where_nobody_looks(mine, tmp_path):
+    cut = r"\nThe last 22 tokens of the prompt were not read: it is too long for the text encoder."
     for words, code, out, err in (
-        (
-            (PROMPT, "--adapter", mine, "--steps", "1", "-o", tmp_path / "out.png"),
-            0,
-            f"{tmp_path}/out.png: with the adapter, strength 1;",
-            "",
-        ),
-        ((PROMPT, "--adapter", tmp_path), 1, "", f"error: {tmp_path} holds no config.json: train an adapter"),
+        (("red " * 60, "--adapter", mine, "--steps", "1", "-o", "out.png"), 0, f"out.png: with the adapter, strength 1;.*{cut}\n", ""),
+        ((PROMPT, "--adapter", "."), 1, "", "error: . holds no config.json: train an adapter .*\n"),
     ):
         command = [sys.executable, "-m", "sur_adapter", "generate", *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == code and done.stdout.startswith(out) and done.stderr.startswith(err)
-        assert len(done.stdout.splitlines()) == (code == 0) and len(done.stderr.splitlines()) == code, done.stderr
+        environment = {key: value for key, value in os.environ.items() if "VERBOSITY" not in key} | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and re.fullmatch(out, done.stdout) and re.fullmatch(err, done.stderr), done
 
 
 def test_whoever_stops_it_sees_no_traceback(monkeypatch):
