@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 
 ADAPTER = Path("models/adapter")  # where a training leaves it; a Path, so that it is never looked for on the hub
+MODEL = "a diffusion model: a folder, or a name on the hub (that which the adapter was trained for)"
 
 GENERATE = """
 examples:
@@ -78,10 +79,10 @@ def parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
     mark = commands.add_parser("fingerprint", help="the mark of a text encoder", epilog=FINGERPRINT)
     mark.add_argument("model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub")
     serve = commands.add_parser("serve", help="a web page to try prompts on", epilog=SERVE)
-    serve.add_argument("--model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub")
-    serve.add_argument("--adapter", metavar="ADAPTER", help="a folder, or a name on the hub")
+    serve.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help="a folder, or a name on the hub (%(default)s)")
+    serve.add_argument("--model", metavar="MODEL", help=MODEL)
     serve.add_argument("--host", default="127.0.0.1", help="the address that it listens on (%(default)s: this machine alone)")
-    serve.add_argument("--port", type=_whole(0, 65535), default=7860, help="%(default)s unless given")
+    serve.add_argument("--port", type=_whole(1, 65535), default=7860, help="%(default)s unless given")
     return made
 
 
@@ -105,15 +106,15 @@ def run(prog: str = "sur-adapter") -> None:
 
 
 def _generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("prompt", metavar="PROMPT", help="a plain sentence")
-    command.add_argument("--model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub")
+    command.add_argument("prompt", metavar="PROMPT", type=_words, help="a plain sentence")
     command.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help="a folder, or a name on the hub (%(default)s)")
+    command.add_argument("--model", metavar="MODEL", help=MODEL)
     command.add_argument("--revision", metavar="NAME", help="a branch, tag or commit of the adapter on the hub")
     command.add_argument("--compare", action="store_true", help="side by side: without and with the adapter, same seed and noise")
     command.add_argument("-o", "--out", metavar="FILE", type=Path, help="a PNG (picture.png, or the next name that is free)")
     command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, help="of the noise (%(default)s)")
     command.add_argument("--steps", type=_whole(1, 1000), default=20, help="of the sampler (%(default)s)")
-    command.add_argument("--guidance", metavar="SCALE", type=_number, default=7.5, help="classifier-free guidance (%(default)s)")
+    command.add_argument("--guidance", metavar="SCALE", type=_number, help="classifier-free guidance (the model's own)")
     command.add_argument("--strength", metavar="ETA", type=_number, help="of the adapter (its own): 0 is the base model, 1 all of it")
     command.add_argument("--negative", metavar="PROMPT", default="", help="what is not wanted; it is not adapted")
     command.add_argument("--size", metavar="WxH", type=_size, help="in pixels, or one number for a square (the model's own)")
@@ -126,6 +127,12 @@ def _convert(command: argparse.ArgumentParser) -> None:
     command.add_argument("--text-encoder-hash", metavar="MARK", help="the mark of that model's text encoder")
     command.add_argument("--strength", metavar="ETA", type=float, help="weight of the adapter's output (0.1, as published)")
     command.add_argument("--token-attention", action="store_true", help="attend over tokens, which the checkpoint was not trained for")
+
+
+def _words(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty: write what the picture should show")
+    return text
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

@@ -5,11 +5,13 @@ Bad input is a ValueError or FileNotFoundError of one sentence, and nothing is w
 
 import argparse
 import json
+import os
 import re
 import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from tempfile import TemporaryFile
 
 MARK = re.compile(r"([0-9a-f]{16})?(\.[0-9a-f]{16}){2}|[0-9a-f]{16}")
 
@@ -19,28 +21,24 @@ def generate(given: argparse.Namespace) -> str:
     target = _picture(given.out)
     _quiet()
     from sur_adapter import compare
-    from sur_adapter.guest import attach
+    from sur_adapter.studio import load
 
-    adapter = _adapter(given)
-    about = adapter.config.about
-    model = given.model or (about.get("base_model") if isinstance(about, dict) else None)
-    if not model:
-        raise ValueError(f"{given.adapter} does not say which diffusion model it was trained for: name one with --model")
-    pipe = compare.pipeline(model, "--model" if given.model else f"the base model of {given.adapter}")
-    handle = attach(pipe, adapter, given.strength)
-    strength, prompt = handle.strength, given.prompt
-    how = {"negative": given.negative, "seed": given.seed, "steps": given.steps, "guidance": given.guidance, "size": given.size}
+    studio, prompt = load(given.adapter, given.model, revision=given.revision), given.prompt
+    studio.pipe.set_progress_bar_config(disable=None, leave=False)  # None: off where no terminal looks on
+    strength = studio.strength if given.strength is None else given.strength
+    guidance = studio.guidance if given.guidance is None else given.guidance
+    how = {"negative": given.negative, "seed": given.seed, "steps": given.steps, "guidance": guidance, "size": given.size}
     pictures = {}
     for eta in (0.0, strength) if given.compare else (strength,):
-        handle.strength = eta
         label = f"with the adapter, strength {eta:g}" if pictures or not given.compare else "without the adapter"
-        pictures[label] = compare.draw(pipe, prompt, **how)
+        pictures[label] = studio.picture(prompt, strength=eta, **how)
     picture = compare.side_by_side(pictures, prompt) if given.compare else pictures[label]
-    names = {"model": model, "adapter": given.adapter}
+    names = {"model": studio.model, "adapter": given.adapter}
     told = {key: Path(name).name if Path(name).is_absolute() else str(name) for key, name in names.items()}  # no folders of anyone's
     drawn = list(next(iter(pictures.values())).size)
     compare.save(picture, target, {"prompt": prompt} | how | {"size": drawn, "strength": strength, "compare": given.compare} | told)
-    return f"{target}: {' | '.join(pictures)}; seed {given.seed}, {given.steps} steps, guidance {given.guidance:g}, {drawn[0]}x{drawn[1]}"
+    said = f"{target}: {' | '.join(pictures)}; seed {given.seed}, {given.steps} steps, guidance {guidance:g}, {drawn[0]}x{drawn[1]}"
+    return "\n".join([said, *studio.unread(prompt, given.negative)])
 
 
 def info(given: argparse.Namespace) -> str:
@@ -96,7 +94,7 @@ def convert(given: argparse.Namespace) -> str:
         strength=given.strength,
         about={key: value for key, value in about.items() if value},
     )
-    target.parent.mkdir(parents=True, exist_ok=True)
+    _writable(target.parent)
     with whole(target) as part:
         adapter.save_pretrained(part)
     return f"{target}: text features {adapter.config.width} wide, strength {adapter.config.strength}"
@@ -119,11 +117,12 @@ def fingerprint(given: argparse.Namespace) -> str:
 
 def serve(given: argparse.Namespace) -> str:
     """The web page, until it is stopped."""
-    if find_spec("gradio") is None:
-        raise ValueError("the page is made by gradio, which is not installed: pip install 'sur-adapter[serve]'")
-    from sur_adapter.serve import serve
+    from sur_adapter.serve import MISSING, serve
 
-    serve(model=given.model, adapter=given.adapter, host=given.host, port=given.port)
+    if find_spec("gradio") is None:
+        raise ValueError(MISSING)
+    _quiet()
+    serve(given.adapter, given.model, host=given.host, port=given.port)
     return ""
 
 
@@ -138,19 +137,32 @@ def _picture(out: Path | None) -> Path:
     if out is None:
         from sur_adapter.compare import free
 
-        return free(Path("picture.png"))
+        out = free(Path("picture.png"))
     if out.suffix.lower() != ".png":
         raise ValueError(f"--out is {out}, but pictures are written as PNG: let its name end in .png")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}: make it, or name another")
     if out.is_dir():
         raise ValueError(f"--out is {out}, which is a folder: name a file")
+    _writable(out.parent)
     return out
+
+
+def _writable(folder: Path) -> None:
+    """ValueError where nothing can be written: before the work, so that none is lost."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"nothing can be written in {folder} ({error.strerror}): name another place") from error
 
 
 def _quiet() -> None:
     """The libraries' bars are for those who look on; what they warn each other of is for nobody here."""
     warnings.simplefilter("ignore")
+    for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
+        os.environ.setdefault(name, "error")  # before they are imported, which read it: what of a prompt is cut we say ourselves
     if sys.stderr.isatty():
         return
     import diffusers
@@ -172,6 +184,7 @@ def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str
         if getattr(given, name) is not None and getattr(given, name) is not False:
             raise ValueError(f"--{name.replace('_', '-')} has no place in a checkpoint, which holds tensors alone: leave it out")
     adapter = SURAdapter.from_pretrained(source)
+    _writable(target.parent)
     published.write(adapter, target)
     lost = "" if adapter.config.published_attention else " Trained with attention over tokens: it draws otherwise in the published code."
     return f"{target}: 48 tensors; strength {adapter.config.strength}, base model and the teacher's projection are not among them.{lost}"

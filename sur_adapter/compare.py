@@ -1,55 +1,16 @@
-"""One prompt on one noise, with and without the adapter, as a picture: what the command line draws."""
+"""Pictures of one prompt side by side, and a PNG that says how it was drawn: what the command line writes."""
 
 import json
 from pathlib import Path
 from textwrap import wrap
 
-import torch
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from sur_adapter import diffusion
-from sur_adapter.compute import device
 from sur_adapter.whole import whole
 
 LEAST, GAP, SIZE, LINES = 256, 16, 16, 3  # pixels: a picture's shorter side, the space around it, the letters; lines of the prompt
 INK, SOFT, FRAME, PAPER = "#1d1d22", "#63636d", "#e2dfd8", "white"
 CHUNK = "sur-adapter"  # of the PNG, in which the settings stand as JSON
-
-
-def pipeline(model: str, asked: str):
-    """The pipeline of a diffusion model on the GPU, if there is one; steps are shown where a terminal looks on.
-
-    asked: who named the model. FileNotFoundError where there is none.
-    """
-    try:
-        pipe = diffusion.pipeline(model)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{asked} is {model!r}, where no diffusion model can be loaded: give --model, a folder that holds one or a name on the hub"
-        ) from error
-    pipe.set_progress_bar_config(disable=None, leave=False)  # None: off where no terminal is
-    return pipe.to(device())
-
-
-def draw(
-    pipe, prompt: str, *, negative: str = "", seed: int = 0, steps: int = 20, guidance: float = 7.5, size: tuple[int, int] | None = None
-) -> Image.Image:
-    """One picture, on noise that the seed alone makes, on the CPU: the same with and without an adapter, and on every device.
-
-    size: width and height, the model's own unless given. ValueError where the model cannot draw one of that size.
-    """
-    width, height = size or (None, None)
-    if size and (width % pipe.vae_scale_factor or height % pipe.vae_scale_factor):
-        raise ValueError(f"the size is {width}x{height}: give multiples of {pipe.vae_scale_factor}, as this model draws")
-    return pipe(
-        prompt,
-        negative_prompt=negative or None,
-        generator=torch.Generator().manual_seed(seed),
-        num_inference_steps=steps,
-        guidance_scale=guidance,
-        width=width,
-        height=height,
-    ).images[0]
 
 
 def side_by_side(pictures: dict[str, Image.Image], prompt: str) -> Image.Image:

@@ -22,6 +22,7 @@ SDXL takes `adapter.pool(pooled, strength=0.5)` as its pooled_prompt_embeds as w
 from inspect import signature
 from math import isfinite
 from numbers import Real
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -90,6 +91,9 @@ class Handle:
         if self._callers is not None:
             self.pipe.encode_prompt = self._callers
 
+    def __getstate__(self) -> dict:
+        return vars(self) | {"_known": {}}  # a copy's text encoders are others, which it looks at by itself
+
     def __enter__(self) -> "Handle":
         return self
 
@@ -119,9 +123,9 @@ def _encoders(pipe) -> dict:
     return {name: encoder for name in ENCODERS if (encoder := getattr(pipe, name, None)) is not None}
 
 
-def _marks(pipe) -> dict[str, int]:
-    """Which objects the text encoders are, without a hold on them: who lets one go gets its memory back."""
-    return {name: id(encoder) for name, encoder in _encoders(pipe).items()}
+def _marks(pipe) -> dict[str, ref]:
+    """Which objects the text encoders are, without a hold on them: who lets one go gets its memory back, and no other is taken for it."""
+    return {name: ref(encoder) for name, encoder in _encoders(pipe).items()}
 
 
 def _worded(given: dict, rows: int) -> Tensor:

@@ -1,26 +1,25 @@
 """A page on this machine: a prompt drawn without and with the adapter, side by side. `sur-adapter serve`, or
 
     from sur_adapter.serve import serve
-    serve()                                    # the miniature, on http://127.0.0.1:7860
+    serve("models/adapter")                    # on http://127.0.0.1:7860, with the model that it was trained for
 
 It asks nothing of any network and tells nobody anything: no fonts, scripts or figures go in or out. What a stranger types is shown as
 text. One picture is drawn at a time; who asks meanwhile waits.
 """
 
 import os
+import socket
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
-from sur_adapter.studio import load
-
-MODEL, ADAPTER = Path("models/miniature/stable-diffusion"), Path("models/adapter")  # of the folder that it is called in
-MINIATURE_GUIDANCE = 3.0  # as params.yaml has it drawn
+MISSING = "the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def serve(
+    adapter: str | Path,
     model: str | Path | None = None,
-    adapter: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     *,
@@ -29,25 +28,21 @@ def serve(
 ):
     """Opens the page, and says where; with `wait` it stays until Ctrl+C, else the page is returned and its close() ends it.
 
-    model, adapter: folders or names on the hub; the miniature's, of the working folder, unless given.
+    adapter, model: folders or names on the hub; the model is that which the adapter was trained for unless given.
     guidance: where its slider stands at first; the pipeline's own unless given.
-    Raises FileNotFoundError where there is no such model or adapter, ValueError where they do not fit each other, ImportError
-    without Gradio, OSError where the port is taken.
+    Raises FileNotFoundError where there is no such model or adapter, ValueError where they do not fit each other or where the port is
+    taken, ImportError without Gradio.
     """
-    if model is None and not MODEL.exists():
-        raise FileNotFoundError(f"{MODEL} is not in this folder: go to the project's folder, or name a diffusion model")
-    if adapter is None and not ADAPTER.exists():
-        raise FileNotFoundError(f"{ADAPTER} is not in this folder: train an adapter (`dvc repro`), or name a folder that holds one")
+    if find_spec("gradio") is None:
+        raise ImportError(MISSING)
     os.environ.update(QUIET)  # before Gradio is imported, which reads them
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError("the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'") from error
-    from sur_adapter.serve_page import STYLE, page
+    import gradio as gr
 
-    if guidance is None and model is None:
-        guidance = MINIATURE_GUIDANCE
-    studio = load(model or MODEL, adapter or ADAPTER)
+    from sur_adapter.serve_page import STYLE, page
+    from sur_adapter.studio import load
+
+    _refuse_taken(host, port)
+    studio = load(adapter, model)
     folder = tempfile.TemporaryDirectory(prefix="sur-adapter-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name  # else its copies of the pictures outlive the page
     demo = page(studio, Path(folder.name), guidance)
@@ -62,12 +57,19 @@ def serve(
         "max_file_size": "1mb",
         "show_error": True,
     }
-    try:
-        demo.launch(server_name=host, server_port=port, **options)
-    except OSError as error:
-        raise OSError(f"nothing can listen on {host}, port {port}: it is taken, or not of this machine; give another port") from error
+    demo.launch(server_name=host, server_port=port, **options)
     demo.pictures = folder  # they go when nobody holds the page any more
     print(f"{demo.local_url}  (Ctrl+C ends it)", flush=True)
     if wait:
         demo.block_thread()
     return demo
+
+
+def _refuse_taken(host: str, port: int) -> None:
+    """ValueError where nothing can listen: before the models are loaded, which takes longer."""
+    try:
+        with socket.socket() as door:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: who left a moment ago holds nothing
+            door.bind((host, port))
+    except OSError as error:
+        raise ValueError(f"nothing can listen on {host}, port {port} ({error.strerror}): give another, with --host or --port") from error

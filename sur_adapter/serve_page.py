@@ -11,7 +11,7 @@ import gradio as gr
 
 from sur_adapter.studio import GUIDANCE, LONGEST, SEEDS, STRENGTH, Pair, Studio
 
-PROMPT = "there are three red circles in the picture"
+PROMPT = "I can see a green robot who is sprinting"
 KEPT = 30  # pairs in the history of a session
 SMALL = 128  # pixels: smaller pictures are enlarged without blur
 
@@ -22,8 +22,8 @@ def page(studio: Studio, folder: Path, guidance: float | None = None) -> gr.Bloc
         gr.HTML(HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
-                *given, draw, other = _fields(studio.handle.adapter.config.strength, guidance or studio.guidance)
-                status = gr.HTML(_status("Press Draw."), elem_id="status")
+                *given, draw, other = _fields(studio.strength, guidance or studio.guidance)
+                status = gr.HTML(_status("Press Draw, or Shift+Enter in the prompt."), elem_id="status")
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_id="two"):
                     sides = [part for label, name in SIDES for part in _side(label, name)]
@@ -51,8 +51,9 @@ def page(studio: Studio, folder: Path, guidance: float | None = None) -> gr.Bloc
 def _fields(strength: float, guidance: float) -> list:
     """What is asked for, in the order of `_drawn`, and two buttons."""
     prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_length=LONGEST, elem_id="prompt")
-    negative = gr.Textbox("", label="Negative prompt", max_length=LONGEST, elem_id="negative")
-    eta = gr.Slider(0, max(STRENGTH, strength), strength, step=0.05, label="Strength of the adapter", buttons=[], elem_id="strength")
+    negative = gr.Textbox("", label="Negative prompt", info="What is not wanted; not adapted.", max_length=LONGEST, elem_id="negative")
+    most = max(STRENGTH, strength)
+    eta = gr.Slider(0, most, strength, step=0.05, label="Strength of the adapter", info=ETA, buttons=[], elem_id="strength")
     with gr.Row():
         seed = gr.Number(0, label="Seed", min_width=110, elem_id="seed")
         steps = gr.Number(20, label="Steps", min_width=110, elem_id="steps")
@@ -130,12 +131,14 @@ def _looked(looked: list[tuple[str, float, float]]) -> str:
         change = after - before
         title = f"{before:.1%} without, {after:.1%} with the adapter".replace("%", " %")
         colour = f"--kind:var(--{'more' if change > 0 else 'less'});--much:{abs(change) / largest * 60:.0f}%"
-        number = f"{100 * change:+.1f}".replace("-", "−")
+        points = round(100 * change, 1)
+        number = f"{points:+.1f}".replace("-", "−") if points else "0.0"  # what rounds to nothing has no sign
         cells.append(f'<li style="{colour}" title="{title}"><bdi>{escape(word)}</bdi><small>{number}</small></li>')
     before, after = (f"{100 * sum(row[i] for row in looked):.0f} %" for i in (1, 2))
     return LOOKED.format(cells="".join(cells), before=before, after=after)
 
 
+ETA = "0: the base model; 1: the whole adapter; more: beyond its training."
 SIDES = (("Plain", "plain"), ("Adapted", "adapted"))
 HEAD = """<h1>SUR-adapter</h1><p class="soft">One prompt, drawn plain and with the adapter, from the same noise.</p>"""
 HISTORY = """<h2>History</h2><p class="soft">Pictures with the adapter, of this session: press one to have it back.</p>"""
@@ -146,8 +149,9 @@ by the adapter. All words together: {before} without, {after} with it; the rest 
 SHARP = "<style>#plain img,#adapted img,#history img{image-rendering:pixelated}</style>"
 STYLE = """
 .gradio-container{--more:#2563d8;--less:#b4500a;--calm:#5f5f69}
-.dark{--more:#74a5ff;--less:#ff9d5c;--calm:#a5a5b1}
+.dark{color-scheme:dark;--more:#74a5ff;--less:#ff9d5c;--calm:#a5a5b1}
 .gradio-container>main,.gradio-container main.app{max-width:1100px;margin:0 auto!important}
+.gradio-container .info-text{color:var(--calm)!important}
 .gradio-container h1{font-size:1.7rem!important;font-weight:700;margin:0!important}
 .gradio-container h2{font-size:1.05rem!important;font-weight:600;margin:0!important}
 .gradio-container .html-container{padding:0!important}

@@ -1,6 +1,7 @@
 """A model hub on loopback that knows as much of the real one's interface as fetching and sending an adapter takes."""
 
 import json
+import socket
 from base64 import b64decode
 from contextlib import contextmanager
 from hashlib import sha1
@@ -8,6 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 TOKEN = "hf_loopback"
+
+
+def free() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as door:
+        door.bind(("127.0.0.1", 0))
+        return door.getsockname()[1]
 
 
 class Hub(ThreadingHTTPServer):

@@ -1,10 +1,11 @@
 """The command line: pictures on the same noise, what an adapter is, and how it ends for bad input."""
 
 import json
+import os
+import re
 import shlex
 import subprocess
 import sys
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +14,13 @@ import torch
 from bare import BARE
 from diffusers import StableDiffusionPipeline
 from guests import MINIATURE, adapter
+from loopback_hub import free
 from PIL import Image
 from repository import ROOT
 from small import digest
 
-from sur_adapter import SURAdapter, attach
+from sur_adapter import SURAdapter, attach, published
+from sur_adapter.adapter import AdapterConfig
 from sur_adapter.cli import main, parser, run
 from sur_adapter.compare import CHUNK, side_by_side
 
@@ -111,59 +114,93 @@ def test_the_mark_of_the_miniature_is_that_which_its_adapters_keep():
     assert main(["fingerprint", MINIATURE]) == "0fafc71d9964f359.6dc83fdb55f34c99.6dc83fdb55f34c99"
 
 
-def test_bad_input_is_said_in_one_sentence_and_nothing_is_written(mine, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    nameless, stranger = tmp_path / "nameless", tmp_path / "stranger"
-    adapter(nameless, base_model=None)
-    adapter(stranger, text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
-    before = digest(tmp_path)
-    for words, said in (
-        (("--adapter", str(mine), "-o", "out.jpg"), "--out is out.jpg, but pictures are written as PNG: let its name end in .png"),
-        (("--adapter", str(mine), "-o", "nowhere/out.png"), "there is no folder nowhere: make it, or name another"),
-        ((), "models/adapter holds no config.json: train an adapter"),
-        (("--adapter", str(nameless)), "does not say which diffusion model it was trained for: name one with --model"),
-        (("--adapter", str(mine), "--model", "models/none"), "--model is 'models/none', where no diffusion model can be loaded: give"),
-        (("--adapter", str(stranger)), "was trained for the text encoder of .*, and .* has another: load"),
-        (("--adapter", str(mine), "--size", "65"), "the size is 65x65: give multiples of 8, as this model draws"),
-        (("--adapter", str(mine), "--revision", "v1"), "is a folder, and a revision is of what is on the hub"),
-    ):
-        with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
-            main(["generate", PROMPT, *words])
-        assert "\n" not in str(error.value)
-    assert digest(tmp_path) == before
+@pytest.fixture(scope="module")
+def faulty(mine, tmp_path_factory) -> Path:
+    """A folder with what people have in theirs by mistake, and an adapter, `mine`."""
+    home = tmp_path_factory.mktemp("faulty")
+    (home / "mine").symlink_to(mine)
+    adapter(home / "nameless", base_model=None)
+    adapter(home / "stranger", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
+    SURAdapter(AdapterConfig(64, about={"base_model": "some/base"})).save_pretrained(home / "narrow")
+    adapter(home / "cut")
+    (home / "cut/model.safetensors").write_bytes((mine / "model.safetensors").read_bytes()[:1000])
+    (home / "file").write_text("{")
+    (home / "folder.png").mkdir()
+    published.write(SURAdapter(AdapterConfig(16, variant="official", heads=8)), home / "official.pt")
+    return home
+
+
+WRONG = {
+    "generate x": "models/adapter holds no config.json: train an adapter",
+    "generate x --adapter nowhere": "nowhere is no folder, and the hub does not give it (the hub cannot be reached",
+    "generate x --adapter file": "file is no folder: `python -m sur_adapter convert file FOLDER` makes a checkpoint an adapter",
+    "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json tells of",
+    "generate x --adapter nameless": "nameless does not say which diffusion model it was trained for: name one with --model",
+    "generate x --adapter mine --model nowhere": "the model is 'nowhere', where no diffusion model can be loaded: give --model",
+    "generate x --adapter narrow": "the base model of narrow is 'some/base', where no diffusion model can be loaded: give --model",
+    f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features 64 wide, but those of",
+    f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, and",
+    "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8, as this model draws",
+    "generate x --adapter mine --revision v1": "mine is a folder, and a revision is of what is on the hub",
+    "generate x --adapter mine -o out.jpg": "--out is out.jpg, but pictures are written as PNG: let its name end in .png",
+    "generate x --adapter mine -o nowhere/out.png": "there is no folder nowhere: make it, or name another",
+    "generate x --adapter mine -o folder.png": "--out is folder.png, which is a folder: name a file",
+    "generate x --adapter nowhere -o /proc/out.png": "nothing can be written in /proc (",
+    "convert official.pt file/folder": "nothing can be written in file (",
+    "convert official.pt mine": "mine is there already: name another place, or remove it first",
+    "convert file folder": "file cannot be read as tensors alone",
+    "convert nowhere folder": "nowhere is neither a checkpoint nor a folder: name one that is there",
+    "card mine --metrics nowhere": "nowhere cannot be read: name the metrics.json that `evaluate` wrote",
+    "fingerprint folder.png": "folder.png has no text_encoder that can be loaded: name a folder that holds one",
+    "serve --port FREE": "models/adapter holds no config.json: train an adapter",
+    "serve --host 203.0.113.7": "nothing can listen on 203.0.113.7, port 7860 (",
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_bad_input_is_said_in_one_sentence_and_ends_with_one_and_nothing_is_written(faulty, monkeypatch, capsys, call):
+    if call.startswith("serve"):
+        pytest.importorskip("gradio", reason="the page is made by the package gradio")
+    monkeypatch.chdir(faulty)
+    before = digest(faulty)
+    monkeypatch.setattr(sys, "argv", ["sur-adapter", *call.replace("FREE", str(free())).split()])
+    with pytest.raises(SystemExit) as end:
+        run()
+    said = end.value.code  # which Python itself writes on stderr, and ends with 1
+    assert said.startswith("error: ") and WRONG[call] in said and "\n" not in said and "[Errno" not in said
+    assert capsys.readouterr().out == "" and digest(faulty) == before
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--seed", "one"), "argument --seed: 'one': give a whole number from 0 to"),
         (("--steps", "0"), "argument --steps: '0': give a whole number from 1 to 1000"),
         (("--seed", "-1"), "argument --seed: '-1': give a whole number from 0 to"),
         (("--guidance", "nan"), "argument --guidance: 'nan': give a number"),
         (("--strength", "much"), "argument --strength: 'much': give a number"),
         (("--size", "64x64x64"), "argument --size: '64x64x64': give pixels as 512 or 768x512"),
-        (("--colour", "red"), "unrecognized arguments: --colour red"),
+        ((" ",), "argument PROMPT: it is empty: write what the picture should show"),
+        ((), "the following arguments are required: PROMPT"),
+        ((PROMPT, "--colour", "red"), "unrecognized arguments: --colour red"),
     ],
 )
 def test_a_wrong_call_ends_with_two(capsys, words, said):
     with pytest.raises(SystemExit) as end:
-        main(["generate", PROMPT, *words])
+        main(["generate", *words])
     assert end.value.code == 2 and said in capsys.readouterr().err
 
 
 def test_a_command_ends_with_nought_or_with_one_and_no_traceback_and_draws_no_bar_where_nobody_looks(mine, tmp_path):
+    cut = r"\nThe last 22 tokens of the prompt were not read: it is too long for the text encoder."
     for words, code, out, err in (
-        (
-            (PROMPT, "--adapter", mine, "--steps", "1", "-o", tmp_path / "out.png"),
-            0,
-            f"{tmp_path}/out.png: with the adapter, strength 1;",
-            "",
-        ),
-        ((PROMPT, "--adapter", tmp_path), 1, "", f"error: {tmp_path} holds no config.json: train an adapter"),
+        (("red " * 60, "--adapter", mine, "--steps", "1", "-o", "out.png"), 0, f"out.png: with the adapter, strength 1;.*{cut}\n", ""),
+        ((PROMPT, "--adapter", "."), 1, "", "error: . holds no config.json: train an adapter .*\n"),
     ):
         command = [sys.executable, "-m", "sur_adapter", "generate", *map(str, words)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == code and done.stdout.startswith(out) and done.stderr.startswith(err)
-        assert len(done.stdout.splitlines()) == (code == 0) and len(done.stderr.splitlines()) == code, done.stderr
+        environment = {key: value for key, value in os.environ.items() if "VERBOSITY" not in key} | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and re.fullmatch(out, done.stdout) and re.fullmatch(err, done.stderr), done
 
 
 def test_whoever_stops_it_sees_no_traceback(monkeypatch):
@@ -195,12 +232,5 @@ from sur_adapter.cli import run
 run()"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
-        1, "error: the page is made by gradio, which is not installed: pip install 'sur-adapter[serve]'\n"
+        1, "error: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'\n"
     )  # fmt: skip
-
-
-def test_what_serve_is_told_is_what_the_page_takes():
-    serve = pytest.importorskip("sur_adapter.serve", reason="the page is not in this checkout").serve
-    given = parser().parse_args(["serve", "--port", "8000"])
-    bound = signature(serve).bind(model=given.model, adapter=given.adapter, host=given.host, port=given.port)
-    assert bound.arguments == {"model": None, "adapter": None, "host": "127.0.0.1", "port": 8000}

@@ -3,7 +3,7 @@
 import gc
 import pickle
 import weakref
-from copy import deepcopy
+from copy import copy, deepcopy
 
 import accelerate
 import numpy as np
@@ -29,6 +29,16 @@ def by_layer(pipe) -> None:
             accelerate.cpu_offload(part, torch.device("cpu"))
 
 
+def attached(pipe, guest, deed, first: str):
+    """The handle of a guest that comes before what is done to its pipeline, or after it."""
+    if first != "the guest":
+        deed(pipe)
+    handle = attach(pipe, guest)
+    if first == "the guest":
+        deed(pipe)
+    return handle
+
+
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_a_pipeline_in_half_precision_draws_with_its_guest_and_without_it_as_ever(model, dtype):
@@ -49,11 +59,7 @@ def test_weights_that_are_kept_elsewhere_draw_the_same_picture(model, offload, f
     guest, before = adapter(pipe), draw(pipe)
     attach(whole, guest)
     expected = draw(whole)
-    if first == "offloading":
-        offload(pipe)
-    handle = attach(pipe, guest)
-    if first == "the guest":
-        offload(pipe)
+    handle = attached(pipe, guest, offload, first)
     assert pipe.unet.device.type == ("meta" if offload is by_layer else "cpu")
     assert np.array_equal(draw(pipe), expected) and not np.array_equal(expected, before)
     assert {p.device.type for p in guest.parameters()} == {"cpu"}
@@ -118,11 +124,7 @@ def test_a_word_of_several_vectors_that_was_learned_is_adapted_as_any_other(mode
     if model == "sdxl":
         pipe.tokenizer_2 = deepcopy(pipe.tokenizer)
     guest = adapter(pipe)
-    if first == "the word":
-        learn(pipe)
-    handle = attach(pipe, guest)
-    if first == "the guest":
-        learn(pipe)
+    handle = attached(pipe, guest, learn, first)
     adapted, picture = encode(pipe, "a <cat>"), draw(pipe, ("a <cat>",))
     handle.remove()
     own = encode(pipe, "a <cat>")
@@ -148,11 +150,7 @@ def test_a_lora_of_unet_and_text_encoder_and_its_scale_act_beside_the_guest(mode
     pytest.importorskip("peft", reason="diffusers loads a LoRA by the package peft alone")
     pipe = ALL[model]()
     guest, plain = adapter(pipe), draw(pipe)
-    if first == "the LoRA":
-        pipe.load_lora_weights(low_rank(pipe), adapter_name="style")
-    handle = attach(pipe, guest)
-    if first == "the guest":
-        pipe.load_lora_weights(low_rank(pipe), adapter_name="style")
+    handle = attached(pipe, guest, lambda pipe: pipe.load_lora_weights(low_rank(pipe), adapter_name="style"), first)
     pipe.set_adapters("style", 1.0)
     scales = [{}, {"cross_attention_kwargs": {"scale": 0.5}}]
     with_both, adapted = [draw(pipe, **scale) for scale in scales], encode(pipe)
@@ -196,11 +194,11 @@ def test_a_pipeline_is_saved_without_its_guest_and_copied_with_it(model, tmp_pat
     before = draw(pipe)
     pipe.save_pretrained(tmp_path / "without")
     assert digest(tmp_path / "with") == digest(tmp_path / "without")
-    for copy in copies:
-        copy.set_progress_bar_config(disable=True)
-        assert np.array_equal(draw(copy), adapted)
-        copy.encode_prompt.__self__.remove()
-        assert np.array_equal(draw(copy), before)
+    for other in copies:
+        other.set_progress_bar_config(disable=True)
+        assert np.array_equal(draw(other), adapted)
+        other.encode_prompt.__self__.remove()
+        assert np.array_equal(draw(other), before)
 
 
 def test_what_goes_wrong_in_the_house_ends_the_visit_too():
@@ -251,6 +249,17 @@ def test_a_text_encoder_that_was_exchanged_for_another_is_refused_at_the_next_pr
     handle.strength = 1.0
     setattr(pipe, name, getattr(own, name))
     draw(pipe)
+
+
+def test_another_text_encoder_at_the_place_in_memory_of_one_that_was_let_go_is_refused_all_the_same():
+    pipe, stranger = pipeline(), pipeline(seed=1).text_encoder
+    attach(pipe, adapter(pipe))
+    place, pipe.text_encoder = id(pipe.text_encoder), None
+    gc.collect()
+    others = [copy(stranger) for _ in range(10_000)]  # one of them gets it
+    pipe.text_encoder = next(other for other in others if id(other) == place)
+    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, and this pipeline has another"):
+        draw(pipe)
 
 
 def test_a_text_encoder_that_is_let_go_gives_its_memory_back_and_the_callers_features_are_drawn_from():

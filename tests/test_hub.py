@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from ast import literal_eval
@@ -131,6 +132,12 @@ def test_figures_that_cannot_be_read_are_refused_before_anything_is_sent(mine, t
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(error, match=said):
         SURAdapter.from_pretrained(mine).push_to_hub(NAME, metrics=tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "two words", "../models"])
+def test_what_can_be_no_name_on_the_hub_is_refused_before_anybody_is_asked(mine, name):
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} cannot be a name on the hub: give owner/name")):
+        SURAdapter.from_pretrained(mine).push_to_hub(name)
 
 
 def test_a_path_is_a_folder_and_never_asked_of_the_hub_and_a_folder_has_no_revision(mine, tmp_path):

@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser import CODES, NEEDED, Browser
+from loopback_hub import free
 from PIL import Image
-from test_serve_alone import free
 from test_studio import MODEL, perturbed
 
 from sur_adapter.serve import serve
+from sur_adapter.serve_page import PROMPT
 from sur_adapter.studio import load
 
 CODES |= {"Home": 36, "Delete": 46}
@@ -28,7 +29,7 @@ def adapter(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(adapter):
-    demo = serve(MODEL, adapter, port=free(), guidance=3.0, wait=False)
+    demo = serve(adapter, MODEL, port=free(), guidance=3.0, wait=False)
     yield demo.local_url
     demo.close()
 
@@ -88,12 +89,12 @@ def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studi
     fill(browser, "#negative textarea", "blue")
     fill(browser, "#seed input", "5")
     shown = [pixels(fetched(browser, source)) for source in draw(browser)]
-    pair = load(MODEL, adapter).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
+    pair = load(adapter, MODEL).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
     assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
     assert shown[0] != shown[1]
     assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)") == ["two", "green", "stars"]
     changes = browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")
-    assert changes == [f"{100 * (after - before):+.1f}".replace("-", "−") for _, before, after in pair.looked]
+    assert [float(change.replace("−", "-")) for change in changes] == [round(100 * (after - before), 1) for _, before, after in pair.looked]
 
 
 @NEEDED
@@ -119,7 +120,7 @@ def test_the_slider_moves_by_keys_and_at_0_both_pictures_are_one(browser, addres
     assert browser.run(f"{slider}.value") == "0"
     plain, adapted = draw(browser)
     assert pixels(fetched(browser, plain)) == pixels(fetched(browser, adapted))
-    assert set(browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")) == {"+0.0"}
+    assert set(browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")) == {"0.0"}
 
 
 @NEEDED
@@ -139,6 +140,15 @@ def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, 
     assert browser.run("document.querySelector('#prompt textarea').value") == "a red heart"
     assert browser.run("document.querySelector('#seed input').value") == "3"
     assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent).join(' ')") == "a red heart"
+
+
+@NEEDED
+def test_the_page_says_how_to_draw_by_keys_and_so_it_is(browser, address):
+    opened(browser, address)
+    assert browser.run("document.querySelector('#status').innerText.trim()") == "Press Draw, or Shift+Enter in the prompt."
+    browser.run("document.querySelector('#prompt textarea').focus()")
+    browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8, text="\r")
+    until(browser, f"{PICTURES}.length === 2")
 
 
 @NEEDED
@@ -247,10 +257,10 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
             fill(tab, "#steps input", "40")
         for tab in (browser, other):
             tab.run("document.querySelector('#draw').click()")
-        studio = load(MODEL, adapter)
+        studio = load(adapter, MODEL)
         for tab, seed in ((browser, 21), (other, 22)):
             until(tab, f"{PICTURES}.length === 2")
-            pair = studio.draw("there are three red circles in the picture", seed=seed, steps=40, guidance=3.0)
+            pair = studio.draw(PROMPT, seed=seed, steps=40, guidance=3.0)
             shown = [pixels(fetched(tab, source)) for source in tab.run(PICTURES)]
             assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
             assert tab.run("document.querySelectorAll('#history button').length") == 1, "each sees their own history"

@@ -2,24 +2,22 @@
 
 import ast
 import os
+import re
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import guests
 import pytest
+from loopback_hub import free
 from repository import ROOT
 from test_studio import MODEL, perturbed
 
 from sur_adapter import serve_page
+from sur_adapter.cli import parser
 from sur_adapter.serve import serve
 from sur_adapter.studio import load
-
-
-def free() -> int:
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        return door.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -32,9 +30,14 @@ def test_no_word_and_no_sentence_becomes_markup():
         assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
 
 
+def test_a_word_that_neither_gains_nor_loses_has_no_sign_and_the_others_have_theirs():
+    html = serve_page._looked([("a", 0.1, 0.1004), ("b", 0.1, 0.0996), ("c", 0.1, 0.13), ("d", 0.1, 0.07)])
+    assert re.findall(r"<small>(.*?)</small>", html) == ["0.0", "0.0", "+3.0", "−3.0"]
+
+
 def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter, tmp_path, monkeypatch):
     monkeypatch.setattr(serve_page, "KEPT", 2)
-    studio, past = load(MODEL, adapter), []
+    studio, past = load(adapter, MODEL), []
     for seed in range(4):
         values = ("a star", "", seed, 1, 1.0, 3.0)
         *_, past = serve_page._drawn(studio, tmp_path, past, values, lambda done, desc: None)
@@ -44,19 +47,14 @@ def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter
     ]
 
 
-def test_without_arguments_it_takes_the_miniature_of_the_working_folder(adapter, tmp_path, monkeypatch):
+def test_without_arguments_it_draws_with_the_adapter_of_the_working_folder_and_the_model_that_it_was_trained_for(tmp_path, monkeypatch):
+    guests.adapter(tmp_path / "models/adapter")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match="models/miniature/stable-diffusion is not in this folder: go to the project's folder"):
-        serve()
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/miniature").symlink_to(ROOT / "models/miniature")
-    with pytest.raises(FileNotFoundError, match=r"models/adapter is not in this folder: train an adapter \(`dvc repro`\)"):
-        serve()
-    (tmp_path / "models/adapter").symlink_to(adapter)
-    demo = serve(port=free(), wait=False)
+    given = parser().parse_args(["serve"])
+    demo = serve(given.adapter, given.model, given.host, free(), wait=False)
     try:
         fields = {block["props"].get("label"): block["props"].get("value") for block in demo.config["components"]}
-        assert fields["Guidance"] == 3.0 and fields["Steps"] == 20 and fields["Strength of the adapter"] == 1.0
+        assert fields["Guidance"] == 7.5 and fields["Steps"] == 20 and fields["Strength of the adapter"] == 1.0
         assert demo.local_url.startswith("http://127.0.0.1:") and demo.share_url is None
     finally:
         demo.close()
@@ -67,8 +65,8 @@ def test_a_taken_port_is_named(adapter):
         door.bind(("127.0.0.1", 0))
         door.listen()
         port = door.getsockname()[1]
-        with pytest.raises(OSError, match=f"nothing can listen on 127.0.0.1, port {port}: it is taken"):
-            serve(MODEL, adapter, port=port, wait=False)
+        with pytest.raises(ValueError, match=rf"nothing can listen on 127.0.0.1, port {port} \(.*in use\): give another, with --host"):
+            serve(adapter, MODEL, port=port, wait=False)
 
 
 def test_without_gradio_the_cure_is_named_and_the_module_loads_all_the_same():
@@ -88,8 +86,9 @@ def watch(event, given):
         asked.add(given[1][0])
 sys.addaudithook(watch)
 from sur_adapter import serve_page
+from sur_adapter.cli import parser
 from sur_adapter.serve import serve
-page = serve(sys.argv[1], sys.argv[2], port=int(sys.argv[3]), wait=False)
+page = serve(sys.argv[2], sys.argv[1], port=int(sys.argv[3]), wait=False)
 time.sleep(2)  # whoever reports home does so in a thread
 page.close()
 print(sorted(map(str, asked)))"""

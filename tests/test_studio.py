@@ -36,7 +36,7 @@ def adapter(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(adapter) -> Studio:
-    return load(MODEL, adapter)
+    return load(adapter, MODEL)
 
 
 def pixels(*images) -> list[bytes]:
@@ -137,11 +137,17 @@ def test_without_a_word_on_guidance_the_pipelines_own_holds(studio):
     assert pixels(studio.draw(PROMPT, steps=2).plain) == pixels(studio.draw(PROMPT, steps=2, guidance=7.5).plain)
 
 
+def test_a_prompt_that_is_empty_or_too_long_is_refused_for_one_picture_too(studio):
+    for prompt, said in ((" ", "the prompt is empty"), ("a" * (LONGEST + 1), "the prompt has 2,001 characters")):
+        with pytest.raises(ValueError, match=said):
+            studio.picture(prompt, strength=1.0, **FEW)
+
+
 def test_no_model_and_no_adapter_get_a_sentence_each(adapter, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no diffusion model can be loaded from .*nowhere: name a folder that holds one"):
-        load(tmp_path / "nowhere", adapter)
+    with pytest.raises(FileNotFoundError, match="the model is '.*nowhere', where no diffusion model can be loaded: give --model"):
+        load(adapter, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
-        load(MODEL, tmp_path)
+        load(tmp_path, MODEL)
     SURAdapter(AdapterConfig(64)).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="text features 64 wide"):
-        load(MODEL, tmp_path)
+        load(tmp_path, MODEL)
