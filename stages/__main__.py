@@ -3,16 +3,19 @@
 A verb is a function of its own name in stages/VERB.py. Its positional arguments are its files, from the command line;
 its keyword-only arguments are sections of params.yaml. The signature is the schema.
 
-Beside the verbs, three commands of one's own, which no stage of dvc.yaml runs:
+Beside the verbs, four commands of one's own, which no stage of dvc.yaml runs:
 
     python -m stages export FOLDER               # the kept pairs as SURD lays them out
     python -m stages suite FOLDER                # the pairs held out for the test, as prompts to be judged by
     python -m stages forget ID|URL|USER          # out of the raw shards, and never kept again; says what to run next
+    python -m stages plan rows=14000000          # rows, disk, hours and memory of every stage, before anything is spent
 """
 
 import ctypes
+import json
 import os
 import sys
+from collections import Counter
 from contextlib import suppress
 from importlib import import_module
 from inspect import Parameter, signature
@@ -22,7 +25,8 @@ from ruamel.yaml import YAML
 
 from sur_adapter.schema import nearest
 
-COMMANDS = ("export", "suite", "forget")
+COMMANDS = ("export", "suite", "forget", "plan")
+PLANNED = "sources caption scores filter models cache adapter loss train generate sweep evaluate"  # the sections that a plan goes by
 VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "sweep", "evaluate")
 
 
@@ -41,7 +45,7 @@ def main(argv: list[str]) -> None:
     if not least <= len(paths) <= len(files):
         raise ValueError(f"{verb} takes {', '.join(a.name for a in files)}: {len(paths)} paths were given")
     sections = [a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY]
-    run(*map(Path, paths), **_sections(Path(os.environ.get("SUR_PARAMS", "params.yaml")), sections))
+    run(*map(Path, paths), **_sections(_params(), sections))
 
 
 def _export(*folder: str) -> None:
@@ -78,10 +82,43 @@ def _forget(*what: str) -> None:
     print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")
 
 
+def _plan(*changes: str) -> None:
+    from sur_adapter.plan import plan
+    from sur_adapter.plan_rates import Rates, mean_size
+    from sur_adapter.plan_table import table
+    from sur_adapter.prompts import read_prompts
+
+    options = _numbers(plan, changes)
+    params = _sections(_params(), PLANNED.split())
+    raw, _, _, _, funnel, *_ = _paths("filter")
+    prompts = Path(params["generate"]["prompts"])
+    categories = Counter(row["category"] for row in read_prompts(prompts)) if prompts.exists() else None
+    earlier = json.loads(funnel.read_text()) if funnel.exists() else None
+    means = {name: mean for name in params["sources"] if (mean := mean_size(raw / name))}
+    found = plan(params, Rates.read(Path("experiments/benchmarks")), earlier, categories, means, **options)
+    print(table(found, **{name: options.get(name, plan.__kwdefaults__[name]) for name in ("mfu", "teraflops", "teraflops_fp32")}))
+
+
+def _numbers(function, words: tuple[str, ...]) -> dict:
+    """`rows=14000000 mfu=0.3` as keyword arguments of a function, all of them numbers above nought."""
+    known, found = list(function.__kwdefaults__), {}
+    for word in words:
+        name, _, value = word.partition("=")
+        number = YAML(typ="safe").load(value) if value else None
+        if name not in known or not isinstance(number, (int, float)) or number <= 0:
+            raise ValueError(f"plan does not take {word!r}{nearest(name, known)}: give a number above 0 to one of {'=…, '.join(known)}=…")
+        found[name] = number
+    return found
+
+
 def _paths(stage: str) -> list[Path]:
     """The paths of a stage, which stand in dvc.yaml alone."""
     body = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]
     return [Path(word) for word in body.get("do", body)["cmd"].split()[4:]]
+
+
+def _params() -> Path:
+    return Path(os.environ.get("SUR_PARAMS", "params.yaml"))
 
 
 def _sections(file: Path, names: list[str]) -> dict:

@@ -1,6 +1,6 @@
 """train: the adapter, from cached features alone.
 
-On several GPUs: `train.processes` in params.yaml, or the same command under `accelerate launch -m` or `torchrun -m`.
+On several GPUs: `train.processes` in params.yaml, or a launcher in `train.launch`, which the stage puts itself under.
 """
 
 import json
@@ -23,12 +23,14 @@ from sur_adapter.cached import Cached
 from sur_adapter.denoising import Denoising, empty_prompt, frozen
 from sur_adapter.objective import Objective
 from sur_adapter.optimizers import OPTIMIZERS, SCHEDULES
-from sur_adapter.portion import team
+from sur_adapter.portion import launcher, team
 from sur_adapter.provenance import revision
 from sur_adapter.schema import choose, settings
 from sur_adapter.store import Split, Store
 from sur_adapter.trainer import fit
 from sur_adapter.work import Work, digest
+
+UNDER = "SUR_LAUNCHED"  # set for what a launcher runs: not every one says so itself, and the stage shall not launch itself for ever
 
 
 def train(
@@ -36,8 +38,9 @@ def train(
 ) -> None:
     options = options_of_training(**settings(options_of_training, train, "train"))
     weights = settings(objective, loss, "loss")
-    if launched(options.pop("processes"), clip, llm, vae, bank, out, log):
+    if launched(options.pop("launch"), options.pop("processes"), clip, llm, vae, bank, out, log):
         return
+    train = {key: value for key, value in train.items() if key != "launch"}  # what is made does not tell of machines and addresses
     splits, about, made = load([clip, llm, *([vae] if weights["w_diffusion"] else [])], models)
     check(splits, options, weights)
     where = compute.device(options.pop("device"))
@@ -65,7 +68,10 @@ def train(
             model.save_pretrained(out)
             log.mkdir(parents=True, exist_ok=True)
             (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
-            print(f"{len(splits['train'])} pairs, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}")
+            several = f", {crew.num_processes} processes" if crew.num_processes > 1 else ""
+            print(
+                f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
+            )
     crew.end_training()
 
 
@@ -79,6 +85,7 @@ def options_of_training(
     every: int = 50,
     device: str = "auto",
     processes: int | str = 1,
+    launch: str | None = None,
     precision: str = "fp32",
     optimizer: str = "muon",
     weight_decay: float = 0.1,
@@ -119,14 +126,16 @@ def widths(train: Cached, weights: dict) -> dict[str, int]:
     return {"width": one.simple.shape[-1], "teacher_width": one.teacher.shape[-1] if weights["w_llm"] else 0, "pooled_width": pooled}
 
 
-def launched(processes: int | str, *paths: Path) -> bool:
-    """Whether the stage has been run by that many processes (auto: one for each GPU). Not where it is one of several already."""
-    count = max(1, torch.cuda.device_count()) if processes == "auto" else processes
-    if count == 1 or "WORLD_SIZE" in os.environ:
+def launched(launch: str | None, processes: int | str, *paths: Path) -> bool:
+    """Whether the stage has been run under a launcher of processes (portion.launcher). Not where it is one of them already."""
+    if "WORLD_SIZE" in os.environ or UNDER in os.environ:
         return False
-    run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "stages", "train"]
-    if subprocess.run([*run, *map(str, paths)]).returncode:
-        raise ValueError(f"one of the {count} processes that train failed: what it said stands above")
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"  # this environment's launchers before all others
+    if not (words := launcher(launch, processes, beside)):
+        return False
+    words += ["-m", "stages", "train", *map(str, paths)]
+    if subprocess.run(words, env=os.environ | {"PATH": beside, UNDER: "1"}).returncode:
+        raise ValueError("one of the processes that train failed: what it said stands above")
     return True
 
 

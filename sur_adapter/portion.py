@@ -1,5 +1,8 @@
-"""What one of several processes does of a batch, so that all of them together do what one would."""
+"""What one of several processes does of a batch, so that all of them together do what one would; and how they are started."""
 
+import shlex
+import shutil
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -41,3 +44,22 @@ def team(device: str, batch: int) -> tuple[Accelerator, Portion]:
     if batch % crew.num_processes:
         raise ValueError(f"train.batch is {batch}, which {crew.num_processes} processes cannot share evenly: make it a multiple of them")
     return crew, Portion(crew.process_index, crew.num_processes)
+
+
+def launcher(launch: str | None, processes: int | str, path: str | None = None) -> list[str]:
+    """The command that starts the processes, up to the module that each runs; empty where this one is enough.
+
+    launch: such a command, e.g. "accelerate launch --multi_gpu --num_processes 4"; None: torchrun on this machine, for so many `processes`
+    (auto: one for each GPU). path: where programs are looked for. Raises ValueError for what is none of these.
+    """
+    if launch is None:
+        count = max(1, torch.cuda.device_count()) if processes == "auto" else processes
+        return [] if count == 1 else [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}"]
+    words = shlex.split(launch) if isinstance(launch, str) and launch.count('"') % 2 == launch.count("'") % 2 == 0 else []
+    if not words or not shutil.which(words[0], path=path):
+        raise ValueError(
+            f"params.yaml: train.launch is {launch!r}, which is no command here: name a launcher as torchrun or accelerate launch, or null"
+        )
+    if processes != 1:
+        raise ValueError(f"params.yaml: train.launch is {launch!r} and train.processes {processes!r}: only one of them may say how many")
+    return words

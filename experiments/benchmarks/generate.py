@@ -25,7 +25,12 @@ def main() -> None:
     how = {name: params["generate"][name] for name in ("steps", "guidance", "batch", "precision")}
     pipe = diffusion.pipeline(params["models"]["diffusion"]).to(device())
     forms = {"many at a time": how, "one at a time": how | {"batch": 1}, "one at a time, fp32": how | {"batch": 1, "precision": "fp32"}}
-    figures = {"device": f"{pipe.device.type}, {torch.get_num_threads()} threads", "pictures": COUNT} | how
+    figures = {
+        "model": params["models"]["diffusion"],
+        "device": f"{pipe.device.type}, {torch.get_num_threads()} threads",
+        "pictures": COUNT,
+    }
+    figures |= {"resolution": params["models"]["resolution"]} | how
     figures |= {name: round(measured(pipe, params, form), 2) for name, form in forms.items()}
     figures["times_faster"] = round(figures["many at a time"] / figures["one at a time, fp32"], 2)
     text = json.dumps(figures, indent=2) + "\n"
