@@ -1,6 +1,6 @@
 """What a project may look like just after a kill, and what it must look like in the end.
 
-`python -m tests.chaos KILLS SEED` is the long form, over all stages by `dvc repro`; tests/test_wrong_kills.py is the short one.
+`python -m tests.chaos KILLS SEED` is the long form; tests/test_wrong_kills.py is the short one.
 """
 
 from contextlib import suppress
