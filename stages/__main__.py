@@ -90,12 +90,13 @@ def _verify(*words: str) -> None:
     if words or not Path("dvc.lock").exists():
         raise ValueError("verify takes no words, and compares with dvc.lock: run it in a project that was run (`dvc repro`)")
     stages = YAML(typ="safe").load(Path("dvc.lock"))["stages"].values()
-    cache = Path(subprocess.run(["dvc", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip(), "files", "md5")
+    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
+    cache = Path(asked.stdout.strip(), "files", "md5")
     bad, count = spoilt({Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}, cache)
     bad, weights = bad + unfinished(root()), _weights()
     print("".join(f"{file} is not what was written\n" for file in [*bad, *weights]), end="")
-    commands = [f"rm -rf {shlex.join(map(str, bad))} && dvc repro"] * bool(bad)
-    commands += [f"git checkout -- {shlex.join(weights)}"] * bool(weights)
+    commands = [f"git checkout -- {shlex.join(weights)}"] * bool(weights)  # first: stages reckon with them
+    commands += [f"rm -rf {shlex.join(map(str, bad))} && dvc repro"] * bool(bad)
     if commands:
         raise ValueError(f"{len(bad) + len(weights)} files are not what was written: mend them by `{'; '.join(commands)}`")
     print(f"{count} files are what was written")
