@@ -30,7 +30,7 @@ class Dvc:
         self.afresh()
         start = time.monotonic()
         stages = ran(run(folder, *self.command))
-        self.longest = 2.5 * (time.monotonic() - start) / len(stages)
+        self.longest = 1.5 * (time.monotonic() - start) / len(stages)
         self.peace = files(folder)
         self.calm()
 
