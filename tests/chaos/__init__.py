@@ -7,6 +7,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 from ruamel.yaml import YAML
 
@@ -43,7 +44,10 @@ def left(folder: Path, work: Path) -> list[str]:
         with FileLock(lock, timeout=0):  # raises Timeout where it is held
             pass
     held = YAML(typ="safe").load(rwlock) if (rwlock := folder / ".dvc/tmp/rwlock").exists() else {}
-    return found + [f"{kind} {path}" for kind, paths in held.items() for path in paths]
+    for kind, paths in held.items():
+        for path, by in paths.items():  # of a process that is gone DVC lets go itself, where it comes to it
+            found += [f"{kind} {path}" for one in (by if isinstance(by, list) else [by]) if psutil.pid_exists(one["pid"])]
+    return found
 
 
 def _hidden(name: str) -> bool:
