@@ -8,6 +8,7 @@ Pictures are scenes of the miniature, each with its keyword prompt. What is wron
 """
 
 import json
+import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -204,6 +205,11 @@ class Gallery:
 
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # with the library's 5, a crowd at a busy machine's door hangs for half a minute
+
+    def handle_error(self, *_) -> None:
+        """Nobody need hear of a reader who went away amid an answer."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(*_)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -3,18 +3,22 @@
 A verb is a function of its own name in stages/VERB.py. Its positional arguments are its files, from the command line;
 its keyword-only arguments are sections of params.yaml. The signature is the schema.
 
-Beside the verbs, four commands of one's own, which no stage of dvc.yaml runs:
+Beside the verbs, five commands of one's own, which no stage of dvc.yaml runs:
 
     python -m stages export FOLDER               # the kept pairs as SURD lays them out
     python -m stages suite FOLDER                # the pairs held out for the test, as prompts to be judged by
     python -m stages forget ID|URL|USER          # out of the raw shards, and never kept again; says what to run next
     python -m stages plan rows=14000000          # rows, disk, hours and memory of every stage, before anything is spent
+    python -m stages verify                      # reads every byte that was written, names what a disk has spoilt, says what mends it
 """
 
 import ctypes
 import json
 import os
+import shlex
+import subprocess
 import sys
+import tempfile
 from collections import Counter
 from contextlib import suppress
 from importlib import import_module
@@ -24,8 +28,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from sur_adapter.schema import nearest
+from sur_adapter.whole import disk
 
-COMMANDS = ("export", "suite", "forget", "plan")
+COMMANDS = ("export", "suite", "forget", "plan", "verify")
 PLANNED = "sources caption scores filter models cache adapter loss train generate sweep evaluate"  # the sections that a plan goes by
 VERBS = ("crawl", "caption", "score", "filter", "cache", "train", "generate", "sweep", "evaluate")
 
@@ -111,6 +116,34 @@ def _numbers(function, words: tuple[str, ...]) -> dict:
     return found
 
 
+def _verify(*words: str) -> None:
+    from sur_adapter.spoilt import spoilt, unfinished
+    from sur_adapter.work import root
+
+    if words or not Path("dvc.lock").exists():
+        raise ValueError("verify takes no words, and compares with dvc.lock: run it in a project that was run (`dvc repro`)")
+    stages = YAML(typ="safe").load(Path("dvc.lock"))["stages"].values()
+    asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
+    cache = Path(asked.stdout.strip(), "files", "md5")
+    bad, count = spoilt({Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}, cache)
+    bad, weights = bad + unfinished(root()), _weights()
+    print("".join(f"{file} is not what was written\n" for file in [*bad, *weights]), end="")
+    commands = [f"git checkout -- {shlex.join(weights)}"] * bool(weights)  # first: stages reckon with them
+    commands += [f"rm -rf {shlex.join(map(str, bad))} && dvc repro"] * bool(bad)
+    if commands:
+        raise ValueError(f"{len(bad) + len(weights)} files are not what was written: mend them by `{'; '.join(commands)}`")
+    print(f"{count} files are what was written")
+
+
+def _weights() -> list[str]:
+    """Weights in git that are not what was committed; its own index would believe their times."""
+    with tempfile.TemporaryDirectory() as folder:
+        env = os.environ | {"GIT_INDEX_FILE": f"{folder}/index"}
+        for words in (["read-tree", "HEAD"], ["diff", "--name-only", "--relative", "--diff-filter=M", "--", "*.safetensors"]):
+            done = subprocess.run(["git", *words], env=env, capture_output=True, text=True)
+    return done.stdout.splitlines()
+
+
 def _paths(stage: str) -> list[Path]:
     """The paths of a stage, which stand in dvc.yaml alone."""
     body = YAML(typ="safe").load(Path("dvc.yaml"))["stages"][stage]
@@ -152,7 +185,8 @@ if __name__ == "__main__":
     _quiet()
     keep_memory()
     try:
-        main(sys.argv[1:])
+        with disk():
+            main(sys.argv[1:])
     except (FileNotFoundError, ValueError) as error:
         if os.environ.get("SUR_DEBUG"):
             raise

@@ -30,6 +30,7 @@ from sur_adapter.sheet import sheet
 from sur_adapter.store import Store
 from sur_adapter.strengths import strengths
 from sur_adapter.vote_page import vote_page
+from sur_adapter.whole import whole, write_whole
 
 BATCH = 32  # pictures that a measure sees at once
 
@@ -71,21 +72,20 @@ def evaluate(
     human = vote.figures(voted, key, reckoning["resamples"], seed) if votes else ({}, {})
     for found, why in (compared(table, vectors, gauges.sets), embedding(adapter, features), by_strength(sweep, asked, gauges), human):
         numbers, notes = numbers | plain(found), notes | why
-    metrics.parent.mkdir(parents=True, exist_ok=True)
     _write_json(metrics, numbers)
     _write_json(metrics.parent / "notes.json", notes)
     schema = pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in gauges.measures)])
     write_table(metrics.parent / "judgements.parquet", table, schema)
     plots(numbers, table, metrics.parent / "plots")
-    beside(rows["random"], asked, pictures).save(metrics.parent / "same_seed.png")
+    with whole(metrics.parent / "same_seed.png") as part:
+        beside(rows["random"], asked, pictures).save(part, "png")
     made = {"funnel": _read_json(funnel), "history": _read_json(training / "history.json"), "config": _read_json(adapter / "config.json")}
     made["params"] = {"evaluate": evaluate, "generate": generate or {}, "models": models or {}}
     card = funnel.with_name("data.md")
     made["data"] = card.read_text(encoding="utf-8") if card.exists() else ""
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(pages.page(numbers, notes, table, asked, rows, pictures, **made), encoding="utf-8", newline="\n")
-    report.with_name("ab_vote.html").write_text(vote_page(key, asked, pictures), encoding="utf-8", newline="\n")
-    key.to_csv(report.with_name("ab_key.csv"), index=False, lineterminator="\n")
+    write_whole(report, pages.page(numbers, notes, table, asked, rows, pictures, **made))
+    write_whole(report.with_name("ab_vote.html"), vote_page(key, asked, pictures))
+    write_whole(report.with_name("ab_key.csv"), key.to_csv(index=False, lineterminator="\n"))
     print(summary(numbers, notes))
 
 
@@ -227,16 +227,15 @@ def by_strength(sweep: Path | None, asked: dict, gauges: Gauges) -> tuple[dict, 
 
 def plots(numbers: dict, table: pd.DataFrame, folder: Path) -> None:
     """CSV files for `dvc plots`: accuracy.csv (category, arm), arms.csv (arm; what is measured without a judge), strength.csv."""
-    folder.mkdir(parents=True, exist_ok=True)
     arms, semantic = [arm for arm in ARMS if arm in set(table.arm)], numbers.get("semantic", {})
     names = sorted([*categories(semantic), "overall"]) if semantic else []
     cells = [(name, arm, semantic[name][arm]) for name in names for arm in arms]
     accuracy = [(name, arm, f"{name}, {arm}", found["value"], found["low"], found["high"]) for name, arm, found in cells]
-    pd.DataFrame(accuracy, columns=["category", "arm", "label", "accuracy", "low", "high"]).to_csv(folder / "accuracy.csv", index=False)
+    _write_csv(folder / "accuracy.csv", pd.DataFrame(accuracy, columns=["category", "arm", "label", "accuracy", "low", "high"]))
     measured = {k: numbers[k] for k in ("clip_score", "diversity") if k in numbers} | {m: numbers["quality"][m] for m in quality.MEASURES}
-    pd.DataFrame([{"arm": arm} | {k: v[arm] for k, v in measured.items()} for arm in arms]).to_csv(folder / "arms.csv", index=False)
+    _write_csv(folder / "arms.csv", pd.DataFrame([{"arm": arm} | {k: v[arm] for k, v in measured.items()} for arm in arms]))
     curve = [(float(eta), at["value"], at["low"], at["high"]) for eta, at in numbers.get("strength", {}).items()]
-    pd.DataFrame(sorted(curve), columns=["strength", "accuracy", "low", "high"]).to_csv(folder / "strength.csv", index=False)
+    _write_csv(folder / "strength.csv", pd.DataFrame(sorted(curve), columns=["strength", "accuracy", "low", "high"]))
 
 
 def summary(numbers: dict, notes: dict) -> str:
@@ -254,7 +253,11 @@ def summary(numbers: dict, notes: dict) -> str:
 
 
 def _write_json(path: Path, tree: dict) -> None:
-    path.write_text(json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8", newline="\n")
+    write_whole(path, json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _write_csv(path: Path, table: pd.DataFrame) -> None:
+    write_whole(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _read_json(path: Path):

@@ -15,6 +15,7 @@ from sur_adapter.near import close, distinct, groups, unpacked
 from sur_adapter.overlap import nearly_equal
 from sur_adapter.records import group_split, read_table, write_table
 from sur_adapter.schema import nearest, settings
+from sur_adapter.whole import write_whole
 
 CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width", "height", "nsfw", "licence", "dropped"]
 ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
@@ -38,13 +39,12 @@ def filter(
     least = {name: filter[name] for name in tables if name in filter}
     table = decide(join(raw, captions, tables, list(sources)), least, frozen(splits) if splits else None, **rules)
     counts = count(table[["source", "dropped", "split"]])
-    funnel.parent.mkdir(parents=True, exist_ok=True)
-    funnel.write_text(json.dumps(counts, indent=2) + "\n")
+    write_whole(funnel, json.dumps(counts, indent=2) + "\n")
     steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
-    pd.Series(steps, name="rows").rename_axis("step").to_csv(funnel.with_suffix(".csv"), lineterminator="\n")
+    write_whole(funnel.with_suffix(".csv"), pd.Series(steps, name="rows").rename_axis("step").to_csv(lineterminator="\n"))
     levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
     about = card(table, counts, [levels] if isinstance(levels, str) else list(levels))
-    (funnel.parent / "data.md").write_text(about, encoding="utf-8", newline="\n")
+    write_whole(funnel.parent / "data.md", about)
     columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *tables, "dropped", "group", "split"]
     order = table.id.array.argsort(kind="stable")
     write_table(pairs, pd.DataFrame({c: table.pop(c).array.take(order) for c in columns}))  # popped: no column is held twice

@@ -28,6 +28,7 @@ from sur_adapter.provenance import revision
 from sur_adapter.schema import choose, settings
 from sur_adapter.store import Split, Store
 from sur_adapter.trainer import fit
+from sur_adapter.whole import write_whole
 from sur_adapter.work import Work, digest
 
 UNDER = "SUR_LAUNCHED"  # set for what a launcher runs: not every one says so itself, and the stage shall not launch itself for ever
@@ -66,8 +67,8 @@ def train(
         history, rate = fit(model, goal, splits["train"], splits["validation"], work, tell, device=where, **options)
         if crew.is_main_process:
             model.save_pretrained(out)
-            log.mkdir(parents=True, exist_ok=True)
-            (log / "history.json").write_text(json.dumps(history, indent=1) + "\n")
+            write_whole(log / "history.json", json.dumps(history, indent=1) + "
+")
             several = f", {crew.num_processes} processes" if crew.num_processes > 1 else ""
             print(
                 f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
@@ -205,11 +206,12 @@ def objective(
 def load(folders: list[Path], models: dict) -> tuple[dict[str, Cached], dict, list]:
     """(split -> its pairs, where they come from, the manifests of all shards). folders: of words, teacher, and latents if asked for.
 
-    Refused if they do not hold the same rows, or if other models made them.
+    Refused if they do not hold the same rows, if other models made them, or if a number is not the one that was written.
     """
     stores = [Store(folder) for folder in folders]
     for store in stores:
         store.expect(base_model=models.get("diffusion"), llm=models.get("llm"))
+        store.check()
     layers = sorted(stores[1].names, key=lambda name: (len(name), name))  # layer_6 before layer_12
     about = stores[0].about | stores[1].about | {"layers": layers, "data": sha256("".join(stores[0].ids).encode()).hexdigest()[:16]}
     splits = {split: Cached(Split(stores, split), layers) for split in ("train", "validation")}

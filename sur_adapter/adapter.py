@@ -20,11 +20,12 @@ from math import isfinite
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sur_adapter import sealed
 from sur_adapter.fingerprint import fingerprint  # noqa: F401  the caches ask for it here
 from sur_adapter.schema import nearest
+from sur_adapter.whole import write_whole
 
 VARIANTS = ("sur", "paper", "official")
 
@@ -110,9 +111,8 @@ class SURAdapter(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """config.json and model.safetensors."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        write_whole(folder / "config.json", json.dumps(asdict(self.config), indent=2, sort_keys=True) + "\n")
+        sealed.save(self.state_dict(), folder / "model.safetensors")
 
     def push_to_hub(self, name: str, **options) -> str:
         """Config, weights and a model card to `name` (owner/name) on the hub; the commit's address. options: hub.push says which."""
@@ -139,7 +139,7 @@ class SURAdapter(nn.Module):
                 raise FileNotFoundError(f"{folder} holds no {name}: train an adapter (`dvc repro`), or name a folder that holds one")
         adapter = SURAdapter(_config(folder / "config.json"))
         try:
-            adapter.load_state_dict(load_file(folder / "model.safetensors"))
+            adapter.load_state_dict(sealed.load(folder / "model.safetensors")[0])
         except (RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[-1].strip()
             raise ValueError(

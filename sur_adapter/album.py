@@ -4,11 +4,13 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sur_adapter.records import ended, genuine
+
 
 class Album(Mapping):
     """id -> bytes, of the ids asked for, out of the tars of all folders of `raw`.
 
-    Raises ValueError where a tar is broken or an id has no picture.
+    Raises ValueError where a tar is broken, an id has no picture, or a picture is not the one that was crawled.
     """
 
     def __init__(self, raw: Path, ids: set[str]):
@@ -22,7 +24,9 @@ class Album(Mapping):
         file, start, size = self._places[key]
         with file.open("rb") as opened:
             opened.seek(start)
-            return opened.read(size)
+            data = opened.read(size)
+        genuine(file, key, data)
+        return data
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -38,5 +42,8 @@ def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
             with tarfile.open(file, "r:") as tar:
                 for member in tar:
                     yield member.name.partition(".")[0], (file, member.offset_data, member.size)
+                ended(tar)
+        except PermissionError:
+            raise
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error

@@ -3,13 +3,12 @@
 `queries.safetensors` holds `<layer>.q` [count, h·e], `.to_k`, `.to_v` [h·e, d], `.to_out` [c, h·e], `.bias` [c], fp16.
 """
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
 
+from sur_adapter import sealed
 from sur_adapter.loss import CrossAttention
 
 PARTS = ("q", "to_k", "to_v", "to_out", "bias")
@@ -18,25 +17,23 @@ PARTS = ("q", "to_k", "to_v", "to_out", "bias")
 def write(layers: dict[str, CrossAttention], folder: Path, model: str | None = None) -> None:
     """model: whose layers they are."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        f"{name}.{part}": getattr(layer, part).detach().half().cpu().contiguous() for name, layer in layers.items() for part in PARTS
-    }
-    manifest = {"model": model, "heads": {name: layer.heads for name, layer in layers.items()}}
-    about = {"manifest": json.dumps(manifest, sort_keys=True)}  # one entry: safetensors writes several in any order
-    save_file(tensors, folder / "queries.safetensors", about)
+    tensors = {f"{name}.{part}": getattr(layer, part).half() for name, layer in layers.items() for part in PARTS}
+    sealed.save(tensors, folder / "queries.safetensors", model=model, heads={name: layer.heads for name, layer in layers.items()})
 
 
 def read(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, model: str | None = None) -> list[CrossAttention]:
     """The layers of a folder, ready to be asked; dtype is what they reckon in.
 
-    FileNotFoundError where there are none, ValueError where they are another model's than `model`.
+    FileNotFoundError where there are none, ValueError where they are spoilt or another model's than `model`.
     """
     file = folder / "queries.safetensors"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: loss.prompt `attention` needs it; run `dvc repro` to record it")
-    with safe_open(file, "pt") as opened:
-        manifest = json.loads(opened.metadata()["manifest"])
+    try:
+        tensors, manifest = sealed.load(file)
+    except SafetensorError as error:
+        raise ValueError(f"{file} is cut short or broken ({error}): remove its folder and run `dvc repro` again") from error
     if model and manifest["model"] not in (model, None):
         raise ValueError(f"{file} was recorded from {manifest['model']!r}, but {model!r} is asked for: it is stale; run `dvc repro`")
-    tensors = {k: v.to(device, dtype) for k, v in load_file(file).items()}
+    tensors = {k: v.to(device, dtype) for k, v in tensors.items()}
     return [CrossAttention(h, *(tensors[f"{name}.{part}"] for part in PARTS)) for name, h in sorted(manifest["heads"].items())]

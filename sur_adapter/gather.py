@@ -137,6 +137,11 @@ async def _run(line: _Line, listing: Callable, work: Work | None, after: int, li
         line.ready.put(error)
 
 
+def _heard(task: asyncio.Task) -> None:
+    """What goes wrong is told once, of the first row in order; of the rows under way beside it nobody need hear."""
+    task.cancelled() or task.exception()
+
+
 async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: Desk, after: int, limit: int | None, unless: Unless) -> None:
     """A task for each row, in order; None at the end, however it comes."""
     try:
@@ -149,7 +154,8 @@ async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: De
                     if unless and not row["dropped"] and unless(row):
                         row = row | {"dropped": "forgotten"}
                     await line.enter()
-                    waiting.put_nowait(asyncio.create_task(line.fetch(desk, number, row)))
+                    waiting.put_nowait(task := asyncio.create_task(line.fetch(desk, number, row)))
+                    task.add_done_callback(_heard)
                 number += 1
                 if number == limit:
                     return

@@ -99,6 +99,16 @@ def _read(table: sqlite3.Connection, key: bytes) -> np.ndarray | None:
     return np.frombuffer(row[0][:-8], np.float64) if whole else None
 
 
+def sound(file: Path) -> bool:
+    """Whether every number of a file is as it was measured."""
+    try:
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as table:
+            rows = table.execute("SELECT picture, numbers FROM kept")
+            return all(_sealed(key, row[:-8]) == row for key, row in rows) and table.execute("PRAGMA quick_check").fetchone() == ("ok",)
+    except (sqlite3.Error, TypeError):
+        return False
+
+
 def _sealed(key: bytes, numbers: bytes) -> bytes:
     """With a seal of eight bytes, by which a flipped bit is found; the picture is measured anew then."""
     return numbers + sha256(key + numbers).digest()[:8]

@@ -74,6 +74,6 @@ def numbers(values: torch.Tensor, stored: str, cure: str) -> np.ndarray:
 
 def _finished(file: Path) -> bool:
     try:
-        return file.exists() and bool(Shard.open(file))
+        return file.exists() and Shard.open(file).intact()
     except ValueError:
         return False

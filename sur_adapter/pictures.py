@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from sur_adapter.records import open_image, read_table, read_tar
+from sur_adapter.records import genuine, open_image, read_table, read_tar
 
 FORMATS = ("PNG", "JPEG", "WEBP")  # the only decoders strangers' bytes get to see
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}  # MPO: a phone's JPEG with a second view
@@ -49,7 +49,8 @@ Look = Callable[[Sequence[bool] | None], Iterator[Image.Image]]
 def kept(raw: Path) -> Iterator[tuple[str, pd.DataFrame, Look]]:
     """For each shard of a raw folder: its number as text, the rows crawl kept, and a look at their pictures (RGB), one at a time.
 
-    A look takes which of the rows are wanted; None for all. Raises ValueError where table and tar do not hold the same ids.
+    A look takes which of the rows are wanted; None for all. Raises ValueError where table and tar do not hold the same ids, or a picture
+    is not the one that was crawled.
     """
     tables = sorted(raw.glob("prompts-*.parquet"))
     if not tables:
@@ -68,4 +69,5 @@ def _pictures(tar: Path, ids: list[str], wanted: Sequence[bool] | None = None) -
         if found != key:
             raise ValueError(f"{tar} holds {found} where its table says {key}: remove its folder and run `dvc repro` again")
         if want:
+            genuine(tar, key, data)
             yield open_image(data)

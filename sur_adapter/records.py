@@ -5,6 +5,7 @@ picture's bytes. Everything written here is byte-identical when its content is: 
 and it is there whole, or not at all.
 """
 
+import tarfile
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from io import BytesIO
@@ -44,6 +45,12 @@ def record_id(data: bytes) -> str:
     return sha256(data).hexdigest()[:16]
 
 
+def genuine(file: Path, key: str, data: bytes) -> None:
+    """ValueError where bytes out of `file` are not those that the crawl named by their digest."""
+    if record_id(data) != key:
+        raise ValueError(f"{file}: the picture {key} is not what was crawled: `python -m stages verify` says how to mend it")
+
+
 def group_split(group: str, test: float, validation: float) -> str:
     """ "train" | "validation" | "test": a function of the group's id alone, the same on every machine."""
     share = int(sha256(f"split {group}".encode()).hexdigest()[:8], 16) / 2**32
@@ -51,14 +58,14 @@ def group_split(group: str, test: float, validation: float) -> str:
 
 
 def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:
-    """One Parquet file, zstd, columns in the order of the schema."""
+    """One Parquet file, zstd, columns in the order of the schema; each page with its checksum."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
     else:
         table = pa.Table.from_pylist(list(rows), schema=schema)
     with whole(path) as part:
-        pq.write_table(table, part, compression="zstd")
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
 
 
 def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -67,9 +74,16 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
     try:
-        return pd.concat([pq.ParquetFile(f).read(columns).to_pandas() for f in files], ignore_index=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        return pd.concat([_checked(f).read(columns).to_pandas() for f in files], ignore_index=True)
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
+
+
+def _checked(file: Path) -> pq.ParquetFile:
+    """Raises OSError where it is read and a page is not as it was written."""
+    return pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
@@ -84,8 +98,6 @@ def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
 
 def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     """(key, extension, bytes) of each member of all shards of a folder, or of one file, in order."""
-    import tarfile
-
     files = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
     if not files:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
@@ -95,16 +107,29 @@ def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
                 for member in tar:
                     key, _, ext = member.name.partition(".")
                     yield key, ext, tar.extractfile(member).read()
+                ended(tar)
+        except PermissionError:
+            raise
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
 
 
+def ended(tar: tarfile.TarFile) -> None:
+    """Raises ReadError where what follows the last member is no end: the module takes a member whose head is spoilt for the end."""
+    tar.fileobj.seek(tar.offset)
+    if any(block.strip(b"\0") for block in iter(lambda: tar.fileobj.read(2**20), b"")):
+        raise tarfile.ReadError(f"no member begins at byte {tar.offset}")
+
+
 def open_image(data: bytes) -> Image.Image:
-    """The picture in some bytes, RGB on white."""
-    image = Image.open(BytesIO(data))
-    if image.mode in ("RGBA", "LA", "P"):
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-    return image.convert("RGB")
+    """The picture in some bytes, RGB on white. Raises ValueError where they are none."""
+    try:
+        image = Image.open(BytesIO(data))
+        if image.mode in ("RGBA", "LA", "P"):
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+        return image.convert("RGB")
+    except (OSError, SyntaxError) as error:  # Pillow's decoders raise either on bytes that were spoilt
+        raise ValueError(f"a picture cannot be decoded ({error}): `python -m stages verify` says which file is spoilt") from error
 
 
 def chunks(items: list, size: int) -> list[list]:

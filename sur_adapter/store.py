@@ -55,7 +55,7 @@ def write_vectors(path: Path, ids: list[str], vectors: dict[str, np.ndarray | Se
 
 def _digest(content: np.ndarray | list[str]) -> str:
     """Sixteen hex digits of numbers or ids."""
-    return sha256(content.tobytes() if isinstance(content, np.ndarray) else json.dumps(content).encode()).hexdigest()[:16]
+    return sha256(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else json.dumps(content).encode()).hexdigest()[:16]
 
 
 @dataclass
@@ -75,16 +75,25 @@ class Shard:
                 manifest = json.loads(opened.metadata.metadata[b"manifest"])
                 ids = opened.read(["id"])["id"].to_pylist()
                 columns = {name: _column(opened, file, name, kind) for name, kind in manifest["features"].items()}
+                rows, digest, *_ = (manifest[key] for key in ("rows", "ids", "shards", "about"))
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"a shard under {file.parent} is cut short or broken ({file.name}: {error}): {CURE}") from error
-        if len(ids) != manifest["rows"] or _digest(ids) != manifest["ids"]:
-            raise ValueError(f"{file} holds {len(ids)} rows, and not the {manifest['rows']} that were written: {CURE}")
+        if len(ids) != rows or _digest(ids) != digest:
+            raise ValueError(f"{file} holds {len(ids)} rows, and not the {rows} that were written: {CURE}")
         return cls(file, ids, manifest, columns)
 
     def intact(self) -> bool:
         """Whether every number is as it was written."""
         flat = {name: c.values if isinstance(c, Ragged) else c.reshape(-1) for name, c in self.columns.items()}
-        return all(_digest(flat[name]) == kind["digest"] for name, kind in self.manifest["features"].items())
+        return all(_digest(flat[name]) == kind.get("digest") for name, kind in self.manifest["features"].items())
+
+
+def holds(file: Path) -> bool:
+    """Whether a Parquet file is a shard of features, as its metadata tells."""
+    try:
+        return b"manifest" in (pq.read_metadata(file).metadata or {})
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"a shard under {file.parent} is cut short or broken ({file.name}: {error}): {CURE}") from error
 
 
 def _column(opened: pq.ParquetFile, file: Path, name: str, kind: dict) -> "np.ndarray | Ragged":
@@ -176,7 +185,7 @@ class Store:
         """Reads every byte; ValueError names the first shard that is not as it was written."""
         for shard in self.shards:
             if not shard.intact():
-                raise ValueError(f"{shard.file} is not what was written: {CURE}")
+                raise ValueError(f"{shard.file} is not what was written: `python -m stages verify` says how to mend it")
 
 
 class Split:

@@ -126,10 +126,13 @@ class Work:
 
 
 def _tidy(folder: Path) -> None:
-    """Removes what has lain untouched for a month."""
+    """Removes what has lain untouched for a month, but not what a process is at: a clock that was wrong makes new things old."""
     for old in (f for f in folder.iterdir() if OURS.fullmatch(f.name)):
-        try:
+        with suppress(OSError, Timeout):  # somebody else was first, or is at it
             if time.time() - old.stat().st_mtime > FORGOTTEN_AFTER:
-                shutil.rmtree(old) if old.is_dir() else old.unlink()
-        except OSError:  # somebody else was first
-            continue
+                if old.is_dir() or old.suffix == ".lock":
+                    with FileLock(old.with_suffix(".lock"), timeout=0) as lock:
+                        shutil.rmtree(old.with_suffix(""), ignore_errors=True)
+                        os.unlink(lock.lock_file)
+                else:
+                    old.unlink()
