@@ -4,6 +4,8 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from sur_adapter.records import plain
+
 
 class Album(Mapping):
     """id -> bytes, of the ids asked for, out of the tars of all folders of `raw`.
@@ -36,7 +38,7 @@ def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
     for file in sorted(folder.glob("*.tar")):
         try:
             with tarfile.open(file, "r:") as tar:
-                for member in tar:
+                for member in plain(tar, file.stat().st_size):
                     yield member.name.partition(".")[0], (file, member.offset_data, member.size)
         except (tarfile.TarError, EOFError, OSError) as error:
             raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error

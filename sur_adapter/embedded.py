@@ -16,7 +16,8 @@ from PIL import Image
 
 from sur_adapter import comfyui
 from sur_adapter.comfyui import Prompts
-from sur_adapter.pictures import FORMATS, MAX_PIXELS
+from sur_adapter.pictures import MAX_PIXELS
+from sur_adapter.records import FORMATS
 from sur_adapter.stealth import hidden
 
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769

@@ -4,6 +4,8 @@ import ast
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from io import BytesIO
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from sur_adapter.adapter import AdapterConfig
 from sur_adapter.captioner import Captioner
 from sur_adapter.checkpoint import KEY, resume
 from sur_adapter.clip_score import Clip
-from sur_adapter.records import read_table
+from sur_adapter.records import read_table, read_tar, write_tar
 from sur_adapter.sources import folder as folders
 from sur_adapter.sources import urls
 from sur_adapter.store import Store
@@ -221,6 +223,20 @@ def test_a_checkpoint_of_a_training_that_was_put_there_by_another_runs_nothing(t
     with pytest.raises(pickle.UnpicklingError), Work("train", seed=0) as work:
         work.keep(KEY, buffer.getvalue())
         resume(work, {})
+
+
+def test_a_pickle_in_a_tar_is_bytes_to_us_and_refused_by_whoever_reads_webdataset_beside_us(tmp_path, mark):
+    file = tmp_path / "images-000000.tar"
+    write_tar(file, [("a", kind, pickle.dumps(Charge(mark))) for kind in ("pyd", "pickle", "pth")])
+    assert [ext for _, ext, _ in read_tar(file)] == ["pyd", "pickle", "pth"]
+    code = f"""
+from pathlib import Path
+from sur_adapter.records import write_tar
+write_tar(Path({str(tmp_path / "other.tar")!r}), [])
+import webdataset
+for sample in webdataset.WebDataset({str(file)!r}, shardshuffle=False).decode(): pass"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode and "enforce_security" in done.stderr
 
 
 def planted_parquet(file: Path, mark: Path, **columns) -> Path:
