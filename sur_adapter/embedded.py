@@ -101,8 +101,16 @@ def _unpacked(text: str | None) -> dict[str, str]:
     return {"parameters": text}
 
 
+def sidecar(text: str) -> Prompts:
+    """What stands in a text file beside a picture: as `parameters`, or words and no more, such as "{red|blue} cat"."""
+    try:
+        return parameters(text)
+    except BROKEN:
+        return _text(text), None
+
+
 def parameters(text: str) -> Prompts:
-    """AUTOMATIC1111's lines (a sidecar .txt too), or the JSON of Fooocus, SwarmUI or ComfyUI."""
+    """AUTOMATIC1111's lines, or the JSON of Fooocus, SwarmUI or ComfyUI."""
     if text.lstrip().startswith("{"):
         values = json.loads(text)
         if any(isinstance(node, dict) and "class_type" in node for node in values.values()):
