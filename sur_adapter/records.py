@@ -70,8 +70,8 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
     try:
-        return pd.concat([pq.ParquetFile(f).read(columns).to_pandas() for f in files], ignore_index=True)
-    except (pa.ArrowInvalid, OSError) as error:
+        return pd.concat([pq.ParquetFile(f).read(columns).replace_schema_metadata(None).to_pandas() for f in files], ignore_index=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
 
 
