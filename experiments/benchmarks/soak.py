@@ -70,7 +70,6 @@ class Watch:
 def soak_reading(count: int) -> dict:
     """Each sample once, in batches at random, as a training takes them: fp32, in memory of their own."""
     watch = Watch()
-    torch.set_num_threads(1)  # threads that wait for one another on a busy machine cost what no sample asked for
     with TemporaryDirectory() as folder:
         reading.make(Path(folder), count, reading.NARROW)
         cached = Cached(Split([Store(Path(folder, lane)) for lane in ("clip", "llm")], "train"), ["layer_31"])
@@ -132,6 +131,7 @@ PARTS: dict[str, Callable[..., dict]] = {"reading": soak_reading, "filter": soak
 
 
 def main(part: str, *counts: int) -> None:
+    torch.set_num_threads(1)  # threads that wait for one another on a busy machine cost what no sample asked for
     figures = json.dumps(PARTS[part](*counts), indent=2)
     Path(__file__).with_name(f"soak-{part}.json").write_text(figures + "\n")
     print(figures)
