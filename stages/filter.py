@@ -142,7 +142,10 @@ def frozen(file: Path) -> pd.Series:
     """id -> split. Raises ValueError or FileNotFoundError for anything but a table of the two."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: write a table of id and split there, or its head alone (id,split) to freeze nothing")
-    table = pd.read_csv(file, dtype=str)
+    try:
+        table = pd.read_csv(file, dtype=str)
+    except (ValueError, OSError):  # no CSV, no text
+        table = pd.DataFrame()
     if not {"id", "split"} <= set(table) or not table.split.isin(ORDER).all() or table.id.duplicated().any():
         raise ValueError(f"{file} must hold each id once, with one of {', '.join(ORDER)} as its split")
     return table.set_index("id").split

@@ -67,8 +67,7 @@ def train(
         history, rate = fit(model, goal, splits["train"], splits["validation"], work, tell, device=where, **options)
         if crew.is_main_process:
             model.save_pretrained(out)
-            write_whole(log / "history.json", json.dumps(history, indent=1) + "
-")
+            write_whole(log / "history.json", json.dumps(history, indent=1) + "\n")
             several = f", {crew.num_processes} processes" if crew.num_processes > 1 else ""
             print(
                 f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"

@@ -59,6 +59,10 @@ class AdapterConfig:
         if not isfinite(self.strength):
             raise ValueError(f"adapter.strength is {self.strength}: give a number, 0 for the base model, 1 for the whole adapter")
 
+    def least_weights(self) -> int:
+        """No network of this config has fewer."""
+        return 4 * self.depth * self.width**2 + self.teacher_width * self.width + 2 * self.pooled_width**2
+
 
 class SURAdapter(nn.Module):
     """SURAdapter(config) is the network of the config's variant, whichever that is."""
@@ -137,8 +141,11 @@ class SURAdapter(nn.Module):
         for name in ("config.json", "model.safetensors"):
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} holds no {name}: train an adapter (`dvc repro`), or name a folder that holds one")
-        adapter = SURAdapter(_config(folder / "config.json"))
+        config, size = _config(folder / "config.json"), (folder / "model.safetensors").stat().st_size
         try:
+            if config.least_weights() > size:  # before they take up memory
+                raise SafetensorError(f"it has {size} bytes")
+            adapter = SURAdapter(config)
             adapter.load_state_dict(sealed.load(folder / "model.safetensors")[0])
         except (RuntimeError, SafetensorError) as error:
             first = str(error).splitlines()[-1].strip()
@@ -153,9 +160,12 @@ def _config(file: Path) -> AdapterConfig:
     try:
         values = json.loads(file.read_text())
         unknown = sorted(values.keys() - known)
+        for key, least in {"width": 1, "depth": 1, "heads": 1, "teacher_width": 0, "pooled_width": 0}.items():
+            if not unknown and (type(values.get(key, least)) is not int or values.get(key, least) < least):
+                raise ValueError(f"{key} is {values[key]!r}")
         if not unknown:
             return AdapterConfig(**values)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} is no config of an adapter ({error}): fetch or train the adapter anew") from error
     raise ValueError(
         f"{file} has the unknown key {unknown[0]!r}{nearest(unknown[0], known)}: take the version of this package that wrote it"

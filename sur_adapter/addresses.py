@@ -2,16 +2,24 @@
 
 The address of a picture comes from a stranger, and so does a redirect. A name is resolved once, what it stands for is checked, and the
 connection goes to the very address that was checked. What may be private, a source on this machine, is named: "127.0.0.1:8000".
+
+Addresses may carry secrets, too: what is asked for is not what is written down (`bare`).
 """
 
+import re
 from collections.abc import Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from aiohttp.abc import AbstractResolver
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 NAT64 = int(IPv6Address("64:ff9b::")) >> 32  # RFC 6052: the last 32 bits are an IPv4 address
+
+SECRET = re.compile(
+    r"token|signature|credential|passw|secret|session|hmac|jwt|auth(?!or)|api-?key|(?:^|[-_.])(?:key|sig|pwd|pass|policy)(?:[-_.]|$)", re.I
+)  # names of what opens doors, or helps to
 
 
 class PrivateAddress(OSError):
@@ -65,3 +73,28 @@ class PublicResolver(AbstractResolver):
 
     async def close(self) -> None:
         await self.inner.close()
+
+
+def bare(url: str | None) -> str | None:
+    """An address as it may be written down: without user, password, and what looks like a key in its query; others letter for letter."""
+    if not url:
+        return url
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # no address: nobody will ask for it
+        return url.partition("?")[0].rpartition("@")[2]
+    query, fragment = ("&".join(part for part in some.split("&") if not _opens(part)) for some in (parts.query, parts.fragment))
+    kept = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=fragment)
+    return url if kept == parts else urlunsplit(kept)
+
+
+def _opens(part: str) -> bool:
+    return bool(SECRET.search(unquote(part.partition("=")[0])))
+
+
+def site(param: str, url: str) -> None:
+    """ValueError where the address of a source holds what params.yaml, which is shared, must not."""
+    if bare(url) != url:
+        raise ValueError(
+            f"params.yaml: {param} holds a user, a password or a key: leave it out; a token is read from the environment alone"
+        )

@@ -4,7 +4,7 @@ import tarfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from sur_adapter.records import ended, genuine
+from sur_adapter.records import ended, genuine, plain
 
 
 class Album(Mapping):
@@ -40,7 +40,7 @@ def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
     for file in sorted(folder.glob("*.tar")):
         try:
             with tarfile.open(file, "r:") as tar:
-                for member in tar:
+                for member in plain(tar, file.stat().st_size):
                     yield member.name.partition(".")[0], (file, member.offset_data, member.size)
                 ended(tar)
         except PermissionError:

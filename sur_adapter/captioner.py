@@ -22,7 +22,7 @@ from transformers import (
 from sur_adapter import compute
 from sur_adapter.ahead import ahead
 from sur_adapter.clip_score import Clip, score
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 LONGEST = 40  # tokens; BLIP's sentences rarely pass 20
 
@@ -50,9 +50,10 @@ class Captioner:
             )
         device = compute.device(device)
         with named("caption.model", model):
-            self.look, self.words = AutoImageProcessor.from_pretrained(model), AutoTokenizer.from_pretrained(model)
+            self.look = AutoImageProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.words = AutoTokenizer.from_pretrained(model, **SETTINGS_ALONE)
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
-            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype).to(device).eval()
+            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **WEIGHTS_ALONE).to(device).eval()
         self.judge = Clip(judge, "caption.judge") if judge else None
         text = self.model.config.get_text_config(decoder=True)
         self.length = min(LONGEST, getattr(text, "max_position_embeddings", LONGEST))

@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from sur_adapter.compute import device
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 
 class Clip:
@@ -18,8 +18,8 @@ class Clip:
     def __init__(self, model: str, param: str = "scores.….model"):
         self.device = device()
         with named(param, model):
-            self.processor = AutoProcessor.from_pretrained(model)
-            self.model = AutoModel.from_pretrained(model, dtype=torch.float32).to(self.device).eval()
+            self.processor = AutoProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.model = AutoModel.from_pretrained(model, dtype=torch.float32, **WEIGHTS_ALONE).to(self.device).eval()
 
     @torch.inference_mode()
     def images(self, images: list[Image.Image]) -> np.ndarray:

@@ -39,8 +39,11 @@ def licence(model: str) -> str:
     readme = next((file for folder in (Path(model), Path(model).parent) if isfile(file := folder / "README.md")), None)
     if not isdir(model) or readme is None:
         return "see its model card on the hub"
-    told = (metadata_load(readme) or {}).get("license")
-    return str(told) if told else "its card names none"
+    try:
+        told = (metadata_load(readme) or {}).get("license")
+    except Exception:  # a stranger's card can break its reader in any way
+        return "its card cannot be read"
+    return told if told and isinstance(told, str) else "its card names none"  # a list may hold itself a thousand times over
 
 
 def _models(tree, key: str = ""):

@@ -6,7 +6,7 @@ Strangers wrote these graphs: links may lead in circles or nowhere, values may b
 
 import json
 import re
-from itertools import chain
+from itertools import chain, islice
 
 Prompts = tuple[str | None, str | None]  # (positive, negative)
 SIDES = ("positive", "negative")
@@ -18,6 +18,7 @@ JOINED = re.compile(r"(text|string)_?\w")  # text_a, string1: what a node of str
 PASSED = re.compile(
     "text|prompt|string|value|conditioning|guider|base_positive|cond|clip_[lg]|t5xxl", re.I
 )  # inputs whose links lead to words
+MOST = 16  # samplers asked for words: each may lead through the whole graph
 WORDS = re.compile("text|prompt|string|primitive|wildcard", re.I)  # nodes that hold or join strings
 
 
@@ -27,7 +28,7 @@ def graph(text: str) -> Prompts:
     nodes = {str(k): v for k, v in saved.items() if isinstance(v, dict) and isinstance(v.get("inputs"), dict)}
     samplers = [n["inputs"] for n in nodes.values() if "sampler" in str(n.get("class_type")).lower()]
     others = [n["inputs"] for n in nodes.values() if isinstance(n["inputs"].get("positive"), list)]  # detailers, upscalers
-    for inputs in chain(samplers, others):
+    for inputs in islice(chain(samplers, others), MOST):
         positive, negative = (_walk(nodes, inputs.get(side) or inputs.get("guider"), side, set()) for side in SIDES)
         if positive:
             return positive, negative

@@ -108,7 +108,7 @@ def fingerprint(given: argparse.Namespace) -> str:
     from sur_adapter.fingerprint import fingerprint
 
     try:
-        return fingerprint(CLIPTextModel.from_pretrained(given.model, subfolder="text_encoder"))
+        return fingerprint(CLIPTextModel.from_pretrained(given.model, subfolder="text_encoder", use_safetensors=True))
     except OSError as error:
         raise FileNotFoundError(
             f"{given.model} has no text_encoder that can be loaded: name a folder that holds one, or a model of the hub"

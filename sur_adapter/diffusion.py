@@ -7,20 +7,22 @@ import transformers
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 
 def part(model: str, cls, subfolder: str, **options):
     """One frozen part of a diffusion model, from a folder or the hub. FileNotFoundError with the cure where there is none."""
+    alone = WEIGHTS_ALONE if issubclass(cls, torch.nn.Module) else SETTINGS_ALONE
     with named("models.diffusion", model, subfolder):
-        return cls.from_pretrained(model, subfolder=subfolder, **options)
+        return cls.from_pretrained(model, subfolder=subfolder, **alone, **options)
 
 
 def pipeline(model: str) -> DiffusionPipeline:
     """The pipeline of the class that the model's own index names, without a safety checker where it would have one."""
     with named("models.diffusion", model, "pipeline"):
         checked = "safety_checker" in DiffusionPipeline.load_config(model)
-        pipe = DiffusionPipeline.from_pretrained(model, **({"safety_checker": None, "requires_safety_checker": False} if checked else {}))
+        unchecked = {"safety_checker": None, "requires_safety_checker": False} if checked else {}
+        pipe = DiffusionPipeline.from_pretrained(model, **WEIGHTS_ALONE, **unchecked)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -16,7 +16,8 @@ from PIL import Image
 
 from sur_adapter import comfyui
 from sur_adapter.comfyui import Prompts
-from sur_adapter.pictures import FORMATS, MAX_PIXELS
+from sur_adapter.pictures import MAX_PIXELS
+from sur_adapter.records import FORMATS
 from sur_adapter.stealth import hidden
 
 USER_COMMENT, EXIF_IFD = 0x9286, 0x8769
@@ -100,8 +101,16 @@ def _unpacked(text: str | None) -> dict[str, str]:
     return {"parameters": text}
 
 
+def sidecar(text: str) -> Prompts:
+    """What stands in a text file beside a picture: as `parameters`, or words and no more, such as "{red|blue} cat"."""
+    try:
+        return parameters(text)
+    except BROKEN:
+        return _text(text), None
+
+
 def parameters(text: str) -> Prompts:
-    """AUTOMATIC1111's lines (a sidecar .txt too), or the JSON of Fooocus, SwarmUI or ComfyUI."""
+    """AUTOMATIC1111's lines, or the JSON of Fooocus, SwarmUI or ComfyUI."""
     if text.lstrip().startswith("{"):
         values = json.loads(text)
         if any(isinstance(node, dict) and "class_type" in node for node in values.values()):

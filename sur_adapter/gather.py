@@ -14,6 +14,7 @@ from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from threading import Event, Thread
 
+from sur_adapter.addresses import bare
 from sur_adapter.records import record_id
 from sur_adapter.web import Web
 from sur_adapter.work import Work
@@ -90,7 +91,7 @@ class _Line:
         self.room.set()
 
     async def fetch(self, desk: Desk, number: int, row: dict) -> dict:
-        row = await desk.picture(number, row)
+        row = await desk.picture(number, row) | {"url": bare(row["url"])}
         self.bytes += len(row["data"] or b"")
         return row
 
@@ -151,7 +152,7 @@ async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: De
         async with aclosing(listing(desk)) as rows:
             async for row in rows:
                 if number >= after:
-                    if unless and not row["dropped"] and unless(row):
+                    if unless and not row["dropped"] and (unless(row) or unless(row | {"url": bare(row["url"])})):
                         row = row | {"dropped": "forgotten"}
                     await line.enter()
                     waiting.put_nowait(task := asyncio.create_task(line.fetch(desk, number, row)))

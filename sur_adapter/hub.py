@@ -78,7 +78,7 @@ def figures(file: Path) -> dict:
     """What a metrics.json holds; ValueError or FileNotFoundError where it is none."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{file} is no JSON ({error}): name the metrics.json that `evaluate` wrote") from error
     except OSError as error:
         raise FileNotFoundError(f"{file} cannot be read: name the metrics.json that `evaluate` wrote") from error

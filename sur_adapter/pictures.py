@@ -9,9 +9,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, UnidentifiedImageError
 
-from sur_adapter.records import genuine, open_image, read_table, read_tar
+from sur_adapter.records import FORMATS, genuine, open_image, read_table, read_tar
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # the only decoders strangers' bytes get to see
 EXTENSIONS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}  # MPO: a phone's JPEG with a second view
 SIGNATURES = (b"\x89PNG", b"\xff\xd8\xff", b"RIFF")
 MAX_PIXELS = 50_000_000

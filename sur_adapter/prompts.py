@@ -63,7 +63,7 @@ def _rows(file: Path) -> list[tuple[str, dict]]:
 
 def _parse(line: str, where: str) -> dict:
     try:
-        return json.loads(line)
+        return importers.parse(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): write one object a line") from error
 

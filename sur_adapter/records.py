@@ -5,6 +5,7 @@ picture's bytes. Everything written here is byte-identical when its content is: 
 and it is there whole, or not at all.
 """
 
+import os
 import tarfile
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
@@ -19,6 +20,7 @@ from PIL import Image
 from sur_adapter.whole import whole
 
 SHARD = 2048  # rows a shard
+FORMATS = ("PNG", "JPEG", "WEBP")  # the only decoders strangers' bytes get to see
 
 RAW = pa.schema(
     [
@@ -74,10 +76,10 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
     try:
-        return pd.concat([_checked(f).read(columns).to_pandas() for f in files], ignore_index=True)
+        return pd.concat([_checked(f).read(columns).replace_schema_metadata(None).to_pandas() for f in files], ignore_index=True)
     except PermissionError:
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
 
 
@@ -88,10 +90,11 @@ def _checked(file: Path) -> pq.ParquetFile:
 
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
     """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
+    os.environ.setdefault("WDS_SECURE", "1")  # else whoever reads by webdataset in this process unpickles what a tar holds
     from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole(path) as part, TarWriter(str(part), mtime=0, user="", group="") as tar:
+    with whole(path) as part, part.open("wb") as file, TarWriter(file, mtime=0, user="", group="") as tar:
         for key, ext, data in members:
             tar.write({"__key__": key, ext: data})
 
@@ -103,8 +106,8 @@ def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
     for file in files:
         try:
-            with tarfile.open(file) as tar:
-                for member in tar:
+            with tarfile.open(file, "r:") as tar:  # not packed: what is may unpack to anything
+                for member in plain(tar, file.stat().st_size):
                     key, _, ext = member.name.partition(".")
                     yield key, ext, tar.extractfile(member).read()
                 ended(tar)
@@ -121,10 +124,20 @@ def ended(tar: tarfile.TarFile) -> None:
         raise tarfile.ReadError(f"no member begins at byte {tar.offset}")
 
 
+def plain(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar of so many bytes. Raises tarfile.ReadError for whatever a shard has not: links, folders, devices, holes, paths,
+    members that claim to be longer than the tar, or less than nothing, by which a reader would go round in circles."""
+    for member in tar:
+        within = 0 <= member.size <= size - member.offset_data
+        if not member.isreg() or member.issparse() or "/" in member.name or member.name.startswith(".") or not within:
+            raise tarfile.ReadError(f"it holds {member.name[:80]!r}, which is no plain file of a shard")
+        yield member
+
+
 def open_image(data: bytes) -> Image.Image:
     """The picture in some bytes, RGB on white. Raises ValueError where they are none."""
     try:
-        image = Image.open(BytesIO(data))
+        image = Image.open(BytesIO(data), formats=FORMATS)
         if image.mode in ("RGBA", "LA", "P"):
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
         return image.convert("RGB")

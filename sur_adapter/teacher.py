@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig
 
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 POOLINGS = ("last", "mean", "tokens", "layernorm-mean")
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -42,13 +42,14 @@ class Teacher:
         self.dtype = dtype(precision, device)
         rounding = quantisation(bits, self.dtype)
         with named("models.llm", model):
-            config = AutoConfig.from_pretrained(model)
+            config = AutoConfig.from_pretrained(model, **SETTINGS_ALONE)
         self.layers, self.pooling, self.tokens = chosen(layers, depth(config), model), pooling, tokens
         cut(config, max(self.layers))
         with named("models.llm", model):
-            self.tokenizer = AutoTokenizer.from_pretrained(model)
+            self.tokenizer = AutoTokenizer.from_pretrained(model, **SETTINGS_ALONE)
+            where = device_map or (device if bits else None)
             self.model = AutoModel.from_pretrained(
-                model, config=config, dtype=self.dtype, quantization_config=rounding, device_map=device_map or (device if bits else None)
+                model, config=config, dtype=self.dtype, quantization_config=rounding, device_map=where, **WEIGHTS_ALONE
             ).eval()
         if not (bits or device_map):
             self.model.to(device)

@@ -14,6 +14,7 @@ The prompt as found stands beside the cleaned one, and nothing is cut: what is t
 import re
 from collections.abc import Mapping
 
+LONGEST = 20_000  # characters: brackets in brackets cost as much again for each level
 NETWORK = re.compile(r"<[A-Za-z][^<>\n]*>")
 TOKEN = re.compile(r"\\+[()\[\]{}]?|[()\[\]{}]|[^\\()\[\]{}]+")
 CLOSES = {")": "(", "]": "[", "}": "{"}
@@ -26,8 +27,9 @@ def clean(prompt: str | None) -> str | None:
     """The prompt without the grammar of weights and networks; as it is where there is none of it. Cleaning twice is cleaning once.
 
     Brackets inside a sentence, as in "a man (old and tired)", stay; round a whole part of a list they weigh it, and go.
+    What is longer than anyone writes stays as it is.
     """
-    while prompt is not None and (once := _once(prompt)) != prompt:
+    while prompt is not None and len(prompt) <= LONGEST and (once := _once(prompt)) != prompt:
         prompt = once  # shorter each time: a bracket that was escaped may now stand round a whole part
     return prompt
 

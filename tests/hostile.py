@@ -5,8 +5,10 @@ import json
 import socket
 import struct
 import time
+import tracemalloc
 import zlib
 from collections.abc import Callable
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -113,3 +115,16 @@ def trickle(seconds: float, head: bytes = b"") -> Callable:
 def endless(file) -> None:
     while True:
         file.write(b"x" * 65536)
+
+
+@contextmanager
+def bounded(megabytes: float, seconds: float):
+    """No more memory at a time and no more of the processor than that."""
+    tracemalloc.start()
+    began = time.process_time()
+    try:
+        yield
+        assert time.process_time() - began < seconds
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 2**20
+    finally:
+        tracemalloc.stop()

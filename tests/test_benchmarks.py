@@ -3,7 +3,7 @@
 import pytest
 
 from experiments.benchmarks import filter as filtering
-from experiments.benchmarks import reading
+from experiments.benchmarks import reading, soak
 
 
 def test_made_up_rows_are_filtered_and_each_is_kept_or_has_its_reason(tmp_path):
@@ -19,3 +19,31 @@ def test_cached_samples_are_read_and_their_bytes_counted(monkeypatch):
     found = reading.measure(300)
     assert found["samples"] == 300 and found["kilobytes_a_sample"] == pytest.approx(2 * (2 * 77 * 768 + 4096) / 1000, abs=0.1)
     assert found["samples_per_second"] > 0
+
+
+def test_a_run_that_grows_dearer_or_larger_is_told_from_a_flat_one():
+    watch = soak.Watch()
+    watch.marks = [(i, 0.002 * i, 10**8) for i in range(401)]
+    flat = watch.figures()
+    assert flat["cost_last_to_first"] == flat["memory_last_to_second"] == 1 and flat["cpu_ms_a_row_by_quarter"] == [2.0] * 4
+    watch.marks = [(i, 1e-5 * i**2, 10**8 + 10**6 * i) for i in range(401)]
+    grown = watch.figures()
+    assert grown["cost_last_to_first"] == pytest.approx(7, abs=0.01) and grown["private_megabytes_at_most"] == 500
+    assert grown["memory_last_to_second"] == pytest.approx(450.5 / 250.5, abs=0.001)
+
+
+def test_every_sample_passes_the_trainers_reader_once_and_is_watched():
+    found = soak.soak_reading(700)
+    assert (found["samples"], found["batches"]) == (700, 11) and len(found["cpu_ms_a_batch_by_quarter"]) == 4
+    assert found["private_megabytes_at_most"] >= max(found["private_megabytes_by_quarter"]) > 0
+
+
+def test_rows_are_counted_as_the_crawler_takes_them():
+    watch = soak.Watch()
+    assert list(watch.passing(iter("abcdefgh"), 8)) == list("abcdefgh")
+    assert [done for done, _, _ in watch.marks] == list(range(9))
+
+
+def test_a_small_soak_of_the_filter_tells_what_a_row_costs_at_each_size():
+    found = soak.soak_filter(600, 300)
+    assert [run["rows"] for run in found["runs"]] == [300, 600] and all(run["kept"] for run in found["runs"])

@@ -20,7 +20,7 @@ from sur_adapter.ahead import ahead
 from sur_adapter.compute import device
 from sur_adapter.diffusion import part
 from sur_adapter.lane import fill, identity, numbers
-from sur_adapter.records import chunks, open_image
+from sur_adapter.records import FORMATS, chunks, open_image
 
 CURE = "set cache.vae.precision to fp32"
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -107,7 +107,7 @@ def _batches(pictures, ids: list[str], sizes: list[list[int]], batch: int) -> It
     """(row numbers, their pixels, their frames): rows of one bucket at a time, in their order."""
     inside: dict[int, list[int]] = {}
     for i, key in enumerate(ids):
-        bucket = nearest(*Image.open(BytesIO(pictures[key])).size, sizes) if len(sizes) > 1 else 0
+        bucket = nearest(*Image.open(BytesIO(pictures[key]), formats=FORMATS).size, sizes) if len(sizes) > 1 else 0
         inside.setdefault(bucket, []).append(i)
     for bucket in sorted(inside):
         for some in chunks(inside[bucket], batch):

@@ -4,8 +4,19 @@ An id follows from what its prompt says, not from where it stands: a list that i
 its pictures. A prompt that a list holds twice counts twice there, and here: the second is called -2.
 """
 
+import json
 from collections import Counter
 from hashlib import sha256
+
+
+def parse(text: str):
+    """JSON of a stranger. Raises json.JSONDecodeError, whatever is wrong with it."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        raise
+    except (RecursionError, ValueError):  # a million brackets, ten thousand digits
+        raise json.JSONDecodeError("nested too deep, or a number too long", text, 0) from None
 
 
 def named(list_name: str, rows: list[dict]) -> list[dict]:

@@ -8,7 +8,7 @@ What a judge here makes of these prompts is not the published figure, which is o
 import json
 from pathlib import Path
 
-from sur_adapter.importers import named
+from sur_adapter.importers import named, parse
 
 CATEGORIES = {
     "colors": "color",
@@ -22,7 +22,7 @@ CATEGORIES = {
 
 def recognises(name: str, text: str) -> bool:
     try:
-        first = json.loads(text.lstrip().partition("\n")[0])
+        first = parse(text.lstrip().partition("\n")[0])
     except json.JSONDecodeError:
         return False
     return isinstance(first, dict) and {"tag", "include", "prompt"} <= first.keys() and "id" not in first
@@ -39,7 +39,7 @@ def rows(file: Path, text: str) -> list[dict]:
 
 def _row(line: str, where: str) -> list[dict]:
     try:
-        row = json.loads(line)
+        row = parse(line)
         category = CATEGORIES[row["tag"]]
         kept = {"category": category, "prompt": row["prompt"].strip(), "include": list(row["include"])}
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:

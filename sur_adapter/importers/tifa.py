@@ -8,6 +8,8 @@ our `count`, what is a thing (object, animal/human, food, …) our `object`; oth
 import json
 from pathlib import Path
 
+from sur_adapter.importers import parse
+
 SKILLS = {"activity": "action", "counting": "count", "animal/human": "object", "animal": "object", "human": "object", "food": "object"}
 
 
@@ -18,7 +20,7 @@ def recognises(name: str, text: str) -> bool:
 def rows(file: Path, text: str) -> list[dict]:
     """id, category, prompt, atoms where there are questions. Raises ValueError that names the entry."""
     try:
-        entries = json.loads(text)
+        entries = parse(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{file}: not JSON ({error.msg} in line {error.lineno}): take TIFA's file as published") from error
     found: dict[str, dict] = {}

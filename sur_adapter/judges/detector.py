@@ -24,7 +24,7 @@ from transformers import (
 
 from sur_adapter.clip_score import Clip
 from sur_adapter.compute import device
-from sur_adapter.schema import named, nearest
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named, nearest
 
 PARAM = "evaluate.judge.detector.model"
 COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
@@ -119,7 +119,7 @@ def _clip(model: str) -> Clip:
 def load(model: str) -> "Worded | Masked":
     """Loaded once. FileNotFoundError where there is none."""
     with named(PARAM, model):
-        kind = AutoConfig.from_pretrained(model).model_type
+        kind = AutoConfig.from_pretrained(model, **SETTINGS_ALONE).model_type
     if kind not in ("owlv2", "owlvit", "mask2former"):
         raise ValueError(f"params.yaml: {PARAM} is {model!r}, of the kind {kind}: name an OWLv2 or a Mask2Former")
     return (Masked if kind == "mask2former" else Worded)(model)
@@ -130,8 +130,10 @@ class Worded:
 
     def __init__(self, model: str):
         with named(PARAM, model):
-            self.processor = AutoProcessor.from_pretrained(model)
-            self.model = AutoModelForZeroShotObjectDetection.from_pretrained(model, dtype=torch.float32).to(device()).eval()
+            self.processor = AutoProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.model = (
+                AutoModelForZeroShotObjectDetection.from_pretrained(model, dtype=torch.float32, **WEIGHTS_ALONE).to(device()).eval()
+            )
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, names: list[str], least: float) -> list[Thing]:
@@ -149,8 +151,8 @@ class Masked:
 
     def __init__(self, model: str):
         with named(PARAM, model):
-            self.processor = AutoImageProcessor.from_pretrained(model)
-            self.model = AutoModelForUniversalSegmentation.from_pretrained(model, dtype=torch.float32).to(device()).eval()
+            self.processor = AutoImageProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.model = AutoModelForUniversalSegmentation.from_pretrained(model, dtype=torch.float32, **WEIGHTS_ALONE).to(device()).eval()
         labels = self.model.config.id2label
         self.known = {label: i for i, label in labels.items()} | (dict(zip(COCO, labels, strict=True)) if len(labels) == len(COCO) else {})
 

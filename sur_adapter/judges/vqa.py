@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, BlipForQuestionAnswering
 
 from sur_adapter import compute
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 PARAM = "evaluate.judge.vqa.model"
 YES_NO = ["yes", "no"]
@@ -56,7 +56,7 @@ def _atoms(prompt: dict) -> list[tuple[str, str, list[str]]]:
 def load(model: str) -> "Blip | Chat":
     """Loaded once. FileNotFoundError where there is none, ValueError where it cannot be asked."""
     with named(PARAM, model):
-        config = AutoConfig.from_pretrained(model)
+        config = AutoConfig.from_pretrained(model, **SETTINGS_ALONE)
     return (Blip if config.model_type == "blip" else Chat)(model, config)
 
 
@@ -69,8 +69,8 @@ class Blip:
                 f"params.yaml: {PARAM} is {model!r}, a BLIP that answers no questions: name one such as Salesforce/blip-vqa-base"
             )
         with named(PARAM, model):
-            self.processor = AutoProcessor.from_pretrained(model)
-            self.model = BlipForQuestionAnswering.from_pretrained(model, dtype=_dtype()).to(compute.device()).eval()
+            self.processor = AutoProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.model = BlipForQuestionAnswering.from_pretrained(model, dtype=_dtype(), **WEIGHTS_ALONE).to(compute.device()).eval()
 
     @torch.inference_mode()
     def ask(self, image: Image.Image, question: str, choices: list[str]) -> np.ndarray:
@@ -99,8 +99,8 @@ class Chat:
 
     def __init__(self, model: str, config):
         with named(PARAM, model):
-            self.processor = AutoProcessor.from_pretrained(model)
-            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=_dtype()).to(compute.device()).eval()
+            self.processor = AutoProcessor.from_pretrained(model, **SETTINGS_ALONE)
+            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=_dtype(), **WEIGHTS_ALONE).to(compute.device()).eval()
         if not getattr(self.processor, "chat_template", None):
             raise ValueError(
                 f"params.yaml: {PARAM} is {model!r}, which has no chat template: name a chat model such as Qwen/Qwen2.5-VL-7B-Instruct"

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from sur_adapter.compute import device
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 PARAM = "evaluate.measures.pickscore"
 
@@ -36,6 +36,6 @@ def measure(
 @cache
 def _load(model: str, processor: str) -> tuple:
     with named(f"{PARAM}.processor", processor):
-        read = AutoProcessor.from_pretrained(processor)
+        read = AutoProcessor.from_pretrained(processor, **SETTINGS_ALONE)
     with named(f"{PARAM}.model", model):
-        return read, AutoModel.from_pretrained(model, dtype=torch.float32).to(device()).eval()
+        return read, AutoModel.from_pretrained(model, dtype=torch.float32, **WEIGHTS_ALONE).to(device()).eval()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from sur_adapter.ahead import ahead
@@ -58,7 +59,11 @@ def _head(file: str | None, clip: Clip) -> Callable[[np.ndarray], np.ndarray]:
         raise FileNotFoundError(
             f"params.yaml: scores.clip.head is {file!r}, which is no file: name a safetensors file with weight and bias"
         )
-    tensors, width = load_file(file), clip.model.config.projection_dim
+    width = clip.model.config.projection_dim
+    try:
+        tensors = load_file(file)
+    except SafetensorError as error:
+        raise ValueError(f"params.yaml: scores.clip.head {file} cannot be read as safetensors ({error}): fetch it again") from error
     if {name: tensor.shape for name, tensor in tensors.items()} != {"weight": (1, width), "bias": (1,)}:
         shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items()))
         raise ValueError(f"params.yaml: scores.clip.head {file} holds {shapes}: this CLIP needs weight (1, {width}) and bias (1,)")

@@ -7,7 +7,7 @@ from itertools import islice
 from PIL import Image
 
 from sur_adapter.ahead import ahead
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, WEIGHTS_ALONE, named
 
 LEVELS = {"None": 0.0, "Soft": 1 / 3, "Mature": 2 / 3, "X": 1.0}  # Civitai's; any other level counts as the worst
 SAFE = ("normal", "safe", "sfw", "neutral", "drawings")  # labels of the common models that say a picture is harmless
@@ -47,8 +47,8 @@ def _judge(model: str) -> tuple:
     from sur_adapter.compute import device
 
     with named("scores.nsfw.model", model):
-        look = AutoImageProcessor.from_pretrained(model)
-        judge = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32).eval()
+        look = AutoImageProcessor.from_pretrained(model, **SETTINGS_ALONE)
+        judge = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32, **WEIGHTS_ALONE).eval()
     labels = judge.config.id2label
     safe = [i for i, label in labels.items() if label.lower() in SAFE]
     if not safe:

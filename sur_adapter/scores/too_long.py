@@ -6,7 +6,7 @@ from functools import cache
 from PIL import Image
 from transformers import AutoTokenizer
 
-from sur_adapter.schema import named
+from sur_adapter.schema import SETTINGS_ALONE, named
 from sur_adapter.wording import too_long, words
 
 
@@ -21,4 +21,4 @@ def score(images: Iterable[Image.Image], rows: list[dict], *, model: str) -> lis
 def _tokenizer(model: str):
     """Loaded once, though shards come one at a time."""
     with named("scores.too_long.model", model, "tokenizer"):
-        return AutoTokenizer.from_pretrained(model)
+        return AutoTokenizer.from_pretrained(model, **SETTINGS_ALONE)

@@ -8,6 +8,7 @@ import os
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from sur_adapter.addresses import site
 from sur_adapter.gather import Desk, Unless, gather
 from sur_adapter.work import Work
 
@@ -40,6 +41,7 @@ def rows(
     workers: at a time to one host. timeout: seconds for a picture as a whole. private: hosts on this machine, as host:port.
     Raises ValueError if the API gives no first page; a later page that fails is a row of its own, with the reason.
     """
+    site("sources.civitai.url", url)
     for name, value, known in (("listing", listing, tuple(LISTINGS)), ("nsfw", nsfw, ORDER)):
         if value not in known:
             raise ValueError(f"params.yaml: sources.civitai.{name} is {value!r}: name one of {', '.join(known)}")

@@ -110,7 +110,7 @@ def _chosen(file: Path, limit: int, condition: pc.Expression | None) -> pa.Table
             raise ValueError("sources.diffusiondb: no picture meets the conditions: loosen them in params.yaml")
         these = pc.field("part_id").isin(enough)
         table = data.to_table([*COLUMNS, *({USER} & set(data.schema.names))], filter=these if condition is None else condition & these)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file} cannot be read ({error}): fetch it again") from error
     return table.take(pc.sort_indices(table["part_id"])[:limit])  # stable: in the table's order within a part
 
@@ -135,6 +135,8 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo | None, max_bytes:
     """(bytes, None), or (None, reason). Nothing is ever unpacked to disk, and no more is unpacked than may be kept."""
     if member is None:
         return None, "file missing"
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):  # the others unpack all at once, however much that is
+        return None, "file broken"
     try:
         with archive.open(member) as file:
             data = file.read(max_bytes + 1)

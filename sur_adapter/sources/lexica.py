@@ -6,6 +6,7 @@ Nothing is known of the service since 2024, when it often timed out: a query tha
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlencode, urlsplit
 
+from sur_adapter.addresses import site
 from sur_adapter.gather import Desk, Unless, gather
 from sur_adapter.work import Work
 
@@ -30,6 +31,7 @@ def rows(
     rate: requests a second to one host. workers: at a time to one host. private: hosts on this machine, as host:port.
     Raises ValueError without a query, or if the first one fails.
     """
+    site("sources.lexica.url", url)
     if not queries:
         raise ValueError("params.yaml: sources.lexica.queries is empty: name what to search for")
     manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}

@@ -49,7 +49,9 @@ def rows(
     known = _columns(file)
     for name in (url, prompt):
         if name not in known:
-            raise ValueError(f"{path} has no column {name!r}, but {', '.join(known)}: name the right one in sources.urls.url and .prompt")
+            raise ValueError(
+                f"{path} has no column {name!r}, but {', '.join(known)[:200]}: name the right one in sources.urls.url and .prompt"
+            )
     names = {"url": url, "complex_prompt": prompt, "negative_prompt": negative_prompt, "nsfw": nsfw, "user": user}
     names = {key: name for key, name in names.items() if name in known}
     manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
@@ -67,7 +69,7 @@ def _file(path: str) -> Path:
 def _columns(file: Path) -> list[str]:
     try:
         return pq.read_schema(file).names if file.suffix == ".parquet" else list(pd.read_csv(file, nrows=0))
-    except (pa.ArrowInvalid, ValueError, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error}): mend or replace it") from error
 
 
@@ -89,7 +91,7 @@ async def _rows(file: Path, names: dict[str, str], licence: str | None) -> Async
                 told = {key: _text(told[name]) for key, name in names.items()}
                 row = {"source": "urls", "negative_prompt": None, "width": None, "height": None, "nsfw": None, "licence": licence}
                 yield row | told | {"dropped": None if told["url"] else "no address"}
-    except (pa.ArrowInvalid, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error}): mend or replace it") from error
 
 

@@ -1,0 +1,141 @@
+"""Whether a long run stays flat: the cost of a row and the memory held, from its first quarter to its last.
+
+    python -m experiments.benchmarks.soak reading 100000            # samples through the trainer's reader, each once, as drawn
+    python -m experiments.benchmarks.soak filter 50000 200000       # rows through filter, one run of each size
+    python -m experiments.benchmarks.soak crawl 10000               # pictures from a server of its own through the crawler
+
+Writes soak-<part>.json beside this file. The filter holds a whole table, so what must stay flat there is what a row costs, from size to
+size. Costs are of the processor, not of the clock, and memory is what is this process's own: a busy machine changes neither by much.
+`cost_last_to_first` and `memory_last_to_second` are quarters against quarters: 1 is flat.
+"""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import wraps
+from itertools import pairwise
+from multiprocessing import Process, Queue, get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from experiments.benchmarks import crawl as crawling
+from experiments.benchmarks import filter as filtering
+from experiments.benchmarks import reading
+from sur_adapter.cached import Cached
+from sur_adapter.sources import civitai
+from sur_adapter.store import Split, Store
+
+MARKS = 400  # of a run, at the least, where it has so many rows
+
+
+class Watch:
+    """What was done, what it had cost and what was held, again and again while rows pass."""
+
+    def __init__(self):
+        self.marks: list[tuple[int, float, int]] = []  # rows, seconds of the processor, bytes
+
+    def mark(self, done: int) -> None:
+        self.marks.append((done, time.process_time(), reading.private_memory()))
+
+    def passing(self, rows: Iterable, count: int) -> Iterator:
+        step = max(1, count // MARKS)
+        self.mark(0)
+        for done, row in enumerate(rows, 1):
+            yield row
+            if done % step == 0:
+                self.mark(done)
+
+    def figures(self) -> dict:
+        """By quarters of the rows."""
+        done, seconds, held = (np.array(column, float) for column in zip(*self.marks, strict=True))
+        cuts = np.searchsorted(done, np.linspace(0, done[-1], 5))
+        cost = [1000 * (seconds[b] - seconds[a]) / (done[b] - done[a]) for a, b in pairwise(cuts)]
+        memory = [held[a + 1 : b + 1].mean() / 1e6 for a, b in pairwise(cuts)]
+        return {
+            "rows": int(done[-1]),
+            "cpu_ms_a_row_by_quarter": [round(c, 4) for c in cost],
+            "private_megabytes_by_quarter": [round(m, 1) for m in memory],
+            "private_megabytes_at_most": round(held.max() / 1e6, 1),
+            "cost_last_to_first": round(cost[3] / cost[0], 3),
+            "memory_last_to_second": round(memory[3] / memory[1], 3),
+        }
+
+
+def soak_reading(count: int) -> dict:
+    """Each sample once, in batches at random, as a training takes them: fp32, in memory of their own."""
+    watch = Watch()
+    with TemporaryDirectory() as folder:
+        reading.make(Path(folder), count, reading.NARROW)
+        cached = Cached(Split([Store(Path(folder, lane)) for lane in ("clip", "llm")], "train"), ["layer_31"])
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+        read = 0
+        for batch in watch.passing(order.split(reading.BATCH), -(-count // reading.BATCH)):
+            read += len(cached.rows(batch, "cpu").simple)
+    assert read == count
+    found = watch.figures()
+    return {"samples": count, "batch": reading.BATCH, "text_width": reading.NARROW, "batches": found.pop("rows")} | {
+        key.replace("a_row", "a_batch"): value for key, value in found.items()
+    }
+
+
+def soak_filter(*counts: int) -> dict:
+    """Prompts that share their words are tied, which is the dearer way."""
+    runs = []
+    for count in sorted(counts):
+        with TemporaryDirectory() as folder, _alone() as process:
+            filtering.make(Path(folder), count)
+            found = process.submit(filtering.measured, Path(folder), filtering.OVERLAPS["near"]).result()
+        cost, held = 1000 * found["cpu_seconds"] / count, 1e6 * found["most_memory_GB"] / count
+        runs.append({"rows": count, "cpu_ms_a_row": round(cost, 4), "kilobytes_a_row": round(held, 2)} | found)
+    return {"runs": runs, "cost_last_to_first": round(runs[-1]["cpu_ms_a_row"] / runs[0]["cpu_ms_a_row"], 3)}
+
+
+def soak_crawl(count: int) -> dict:
+    port: Queue = Queue()
+    server = Process(target=crawling.serve, args=(port,), daemon=True)
+    server.start()
+    number, size = port.get()
+    with _alone() as process:
+        found = process.submit(crawled, number, count).result()
+    server.kill()
+    return {"bytes_per_picture": size} | found
+
+
+def crawled(port: int, count: int) -> dict:
+    """A crawl in this process, watched where the source hands its rows on."""
+    watch, rows = Watch(), civitai.rows
+
+    @wraps(rows)
+    def watched(*words, **settings) -> Iterator[dict]:
+        yield from watch.passing(rows(*words, **settings), count)
+
+    civitai.rows = watched
+    with TemporaryDirectory() as work:
+        os.environ |= {"SUR_WORK": work, "TQDM_DISABLE": "1"}
+        crawling.measure(port, count)
+    return watch.figures()
+
+
+def _alone() -> ProcessPoolExecutor:
+    """A process for each task, with nothing of the one before."""
+    return ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)
+
+
+PARTS: dict[str, Callable[..., dict]] = {"reading": soak_reading, "filter": soak_filter, "crawl": soak_crawl}
+
+
+def main(part: str, *counts: int) -> None:
+    torch.set_num_threads(1)  # threads that wait for one another on a busy machine cost what no sample asked for
+    figures = json.dumps(PARTS[part](*counts), indent=2)
+    Path(__file__).with_name(f"soak-{part}.json").write_text(figures + "\n")
+    print(figures)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *map(int, sys.argv[2:]))
