@@ -48,8 +48,8 @@ for where, tag, code in json.load(sys.stdin):
 """
 TOOLS = {"cat", "cd", "cp", "export", "git", "ls", "rm", "sed"}
 NOUNS = (
-    "album bank captioner compute denoising diffusion export forget gauges kept lane metrics objective overlap pictures portion prompts "
-    "records schema store strengths suite teacher trainer vote work"
+    "album bank captioner compute denoising diffusion engine export forget gauges kept lane metrics objective overlap pictures pool "
+    "portion prompts records schema store strengths suite teacher trainer vote work"
 )
 ERRORS = [*(f"stages/{name}.py" for name in (*VERBS, "__main__")), *(f"sur_adapter/{name}.py" for name in NOUNS.split())]
 # the page of troubles has every sentence of these; of other files, what it quotes must be there

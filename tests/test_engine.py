@@ -1,0 +1,108 @@
+"""Whichever engine works on the shards, the outs are the same bytes, and what goes wrong is one sentence."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import pytest
+from parity import Parity
+from repository import ROOT
+from small import digest, encode, write_shards
+
+import stages.crawl
+from miniature.scenes import make
+from stages.caption import caption
+from stages.score import score
+from sur_adapter.engine import Engine, Made
+
+pytestmark = pytest.mark.usefixtures("own_work")
+TWO = {"kind": "processes", "workers": 2}
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    """Ten pictures in three shards, one of them with a sentence of its own."""
+    rows = [{"source": "s", "url": f"u{k}", "data": encode(make(k).draw()), "dropped": None, "complex_prompt": "a, 8k"} for k in range(10)]
+    rows[5]["simple_prompt"] = "a red circle"
+    folder = tmp_path_factory.mktemp("shards")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stages.crawl, "SHARD", 4)
+        write_shards(folder / "s", rows)
+    return folder
+
+
+def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_gone_afterwards(tmp_path):
+    with Engine(partial(Parity, tmp_path), **TWO) as engine:
+        answers = list(engine.map(range(6)))
+    assert [number for number, _ in answers] == list(range(6))
+    pids = {pid for _, pid in answers}
+    assert os.getpid() not in pids and 1 <= len(pids) <= 2
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_work_of_a_process_that_was_killed_is_given_to_another_and_no_more_often_than_allowed(tmp_path):
+    with Engine(partial(Parity, tmp_path), kind="processes", workers=1, retries=1) as engine:
+        assert [number for number, _ in engine.map([8, 9])] == [8, 9]
+    (tmp_path / "killed").unlink()
+    with (
+        Engine(partial(Parity, tmp_path), kind="processes", workers=1, retries=0) as engine,
+        pytest.raises(ValueError, match=r"were killed 1 times, for lack of memory, perhaps: set fewer engine.workers"),
+    ):
+        list(engine.map([8, 9]))
+
+
+def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards, models, tmp_path):
+    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": 3}
+    for name, engine in (("inline", None), ("processes", TWO)):
+        caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, engine=engine)
+        score(shards, tmp_path / name / "captions", tmp_path / name / "phash", scores={"phash": {}}, sources={"s": {}}, engine=engine)
+    assert digest(tmp_path / "processes") == digest(tmp_path / "inline")
+    assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(3)}
+
+
+def test_what_a_worker_refuses_is_refused_by_the_stage_in_the_same_words(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"^seven is odd: give an even number$"), Engine(partial(Parity, tmp_path), **TWO) as engine:
+        list(engine.map([6, 7]))
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        ({"kind": "procesess"}, r"engine.kind is 'procesess' \(did you mean 'processes'\?\)"),
+        ({"kind": "processes", "workers": 0}, "engine.workers is 0: give a whole number of at least 1, or auto"),
+        ({"kind": "processes", "gpus": 1.5}, "engine.gpus is 1.5: give the GPUs of a worker"),
+        ({"kind": "processes", "gpus": 99}, "engine.gpus is 99, and . GPUs are here: set it to 0"),
+        ({"kind": "processes", "retries": -1}, "engine.retries is -1: give a whole number"),
+    ],
+)
+def test_an_engine_that_cannot_be_is_refused_in_a_sentence(tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        Engine(partial(Parity, tmp_path), **wrong)
+
+
+def test_what_lies_on_a_disk_of_another_machine_alone_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("sur_adapter.engine.PATIENCE", 0.1)
+    (tmp_path / "a").write_bytes(b"1")
+    made = Made.of(tmp_path / "a", 1)
+    made.check()
+    (tmp_path / "a").write_bytes(b"2")
+    with pytest.raises(ValueError, match="is not here as a worker wrote it: put the project, and SUR_WORK, on a disk"):
+        made.check()
+
+
+def test_no_stage_tracks_the_engine():
+    from dvc.repo import Repo
+
+    with Repo(str(ROOT)) as repo:
+        tracked = {key for stage in repo.index.stages for dep in stage.params for key in dep.params}
+    assert "caption" in tracked and not any(key.split(".")[0] == "engine" for key in tracked)
+
+
+def test_who_works_here_waits_for_no_other_engine():
+    code = (
+        "import sys; from sur_adapter.engine import Engine; print(list(Engine(lambda: abs).map([-1])), {'ray', 'torch'} & set(sys.modules))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.strip() == "[1] set()"
