@@ -70,13 +70,17 @@ class Engine:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Lets the workers go, and whatever they are still at."""
         self._run.close()
 
     def map(self, tasks: Iterable, name: str = "") -> Iterator:
         """The answers in the order of the tasks, which are asked for no sooner than there is somebody to do them. An exception of a worker
-        is raised here."""
+        is raised here. name: what a bar says of them, where workers show none of their own."""
         total = len(tasks) if hasattr(tasks, "__len__") else None
-        with tqdm(desc=name, total=total, unit="shard", disable=True if self.inline else None) as bar:
+        with tqdm(desc=name, total=total, unit="shard", disable=True if self.inline or not name else None) as bar:
             waiting, told = {}, 0
             for number, answer in self._run.answers(tasks):
                 if isinstance(answer, Made) and not self.inline:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 class Parity:
-    """7 is refused; 8 ends the process, the first time."""
+    """7 is refused; 8 ends the process, the first time; 5 is answered with torch's threads instead of the process."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -16,4 +16,8 @@ class Parity:
         if number == 8 and not (self.folder / "killed").exists():
             (self.folder / "killed").touch()
             os._exit(9)
+        if number == 5:
+            import torch
+
+            return number, torch.get_num_threads()
         return number, os.getpid()

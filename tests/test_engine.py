@@ -7,36 +7,36 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import tiny
+import torch
 from parity import Parity
 from repository import ROOT
-from small import digest, encode, write_shards
+from small import SOURCES, digest
 
 import stages.crawl
-from miniature.scenes import make
+import stages.generate
 from stages.caption import caption
+from stages.crawl import crawl
+from stages.generate import generate
 from stages.score import score
+from sur_adapter import records
 from sur_adapter.engine import Engine, Made
+from sur_adapter.features import llm, vae
 
 pytestmark = pytest.mark.usefixtures("own_work")
-TWO = {"kind": "processes", "workers": 2}
+ONE, TWO = ({"kind": "processes", "workers": count} for count in (1, 2))
+PROMPTS = ROOT / "prompts/miniature"
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory) -> Path:
-    """Ten pictures in three shards, one of them with a sentence of its own."""
-    rows = [{"source": "s", "url": f"u{k}", "data": encode(make(k).draw()), "dropped": None, "complex_prompt": "a, 8k"} for k in range(10)]
-    rows[5]["simple_prompt"] = "a red circle"
-    folder = tmp_path_factory.mktemp("shards")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stages.crawl, "SHARD", 4)
-        write_shards(folder / "s", rows)
-    return folder
+def tiny_models(tmp_path_factory) -> dict:
+    return tiny.models(tmp_path_factory.mktemp("tiny"))
 
 
 def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_gone_afterwards(tmp_path):
     with Engine(partial(Parity, tmp_path), **TWO) as engine:
-        answers = list(engine.map(range(6)))
-    assert [number for number, _ in answers] == list(range(6))
+        answers = list(engine.map([0, 1, 2, 3, 4, 6]))
+    assert [number for number, _ in answers] == [0, 1, 2, 3, 4, 6]
     pids = {pid for _, pid in answers}
     assert os.getpid() not in pids and 1 <= len(pids) <= 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -53,13 +53,31 @@ def test_work_of_a_process_that_was_killed_is_given_to_another_and_no_more_often
         list(engine.map([8, 9]))
 
 
+def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with Engine(partial(Parity, tmp_path), kind="processes", workers=1) as engine:
+            assert list(engine.map([5])) == [(5, 3)]
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_crawl_is_the_same_bytes_whoever_looks_at_the_pictures(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages.crawl, "AT_ONCE", 40)
+    crawl(tmp_path / "miniature", sources=SOURCES, engine=TWO)
+    assert digest(tmp_path / "miniature") == digest(raw / "miniature")
+
+
 def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards, models, tmp_path):
     rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": 3}
     for name, engine in (("inline", None), ("processes", TWO)):
         caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, engine=engine)
-        score(shards, tmp_path / name / "captions", tmp_path / name / "phash", scores={"phash": {}}, sources={"s": {}}, engine=engine)
+        score(
+            shards, tmp_path / name / "captions", tmp_path / name / "phash", scores={"phash": {}}, sources={"s": {}}, engine=engine and ONE
+        )
     assert digest(tmp_path / "processes") == digest(tmp_path / "inline")
-    assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(3)}
+    assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(10)}
 
 
 def test_what_a_worker_refuses_is_refused_by_the_stage_in_the_same_words(tmp_path):
@@ -106,3 +124,30 @@ def test_who_works_here_waits_for_no_other_engine():
     )
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[1] set()"
+
+
+def test_lanes_of_the_cache_are_the_same_bytes_in_one_process_and_in_two(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "SHARD", 5)
+    rows, pictures = tiny.pairs(16)
+    for name, engine in (("inline", None), ("processes", TWO)):
+        llm.write(rows, {}, tmp_path / name / "llm", tiny_models, engine, layers="all", tokens=40)
+        vae.write(rows, pictures, tmp_path / name / "vae", tiny_models, engine and ONE, batch=2)
+    assert digest(tmp_path / "processes") == digest(tmp_path / "inline") and len(digest(tmp_path / "inline")) == 2 * 4
+
+
+def test_pictures_of_an_arm_are_the_same_bytes_in_one_process_and_in_two_and_no_batch_is_drawn_twice(tiny_models, tmp_path, monkeypatch):
+    options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
+    given = {"models": tiny_models, "generate": options}
+    generate(PROMPTS, tmp_path / "processes" / "baseline", engine=ONE, **given)
+    paint, drawn = stages.generate.paint, []
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or (paint(*a, **k) if len(drawn) < 3 else stopped()))
+        generate(PROMPTS, tmp_path / "inline" / "baseline", **given)
+    monkeypatch.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or paint(*a, **k))
+    generate(PROMPTS, tmp_path / "inline" / "baseline", **given)
+    assert len(drawn) == 3 + 1, "three batches; the third was interrupted"
+    assert digest(tmp_path / "processes") == digest(tmp_path / "inline") and len(digest(tmp_path / "inline")) == 2
+
+
+def stopped():
+    raise KeyboardInterrupt
