@@ -28,7 +28,10 @@ class Cluster:
             _connect(self.ray, address)
         try:
             count = self._count(workers, gpus)
-            options = {"num_cpus": self.threads, "num_gpus": gpus, "max_restarts": retries, "max_task_retries": retries}
+            # A task waits for its actor to be started again however long that takes to begin: until Ray knows that a machine is gone, every
+            # try counts as one of the task's
+            again = {"max_restarts": retries, "max_task_retries": -1 if retries else 0}
+            options = {"num_cpus": self.threads, "num_gpus": gpus} | again
             actor = self.ray.remote(**options)(Actor)
             self.made = [self.ray.put(make)]
             told = {name: os.environ[name] for name in TOLD if name in os.environ}

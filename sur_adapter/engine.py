@@ -126,10 +126,10 @@ class Worker:
         self.make, self.threads, self.do = make, threads, None
 
     def __call__(self, task):
+        os.environ["OMP_NUM_THREADS"] = str(self.threads)  # of what is imported from here on
+        if torch := sys.modules.get("torch"):
+            torch.set_num_threads(self.threads)
         if self.do is None:
-            os.environ["OMP_NUM_THREADS"] = str(self.threads)  # of what is imported from here on
-            if torch := sys.modules.get("torch"):
-                torch.set_num_threads(self.threads)
             tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # the bar of all shards is the stage's own
             self.do = self.make()
         return self.do(task)

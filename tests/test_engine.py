@@ -6,6 +6,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import tiny
 import torch
@@ -55,10 +56,11 @@ def test_work_of_a_process_that_was_killed_is_given_to_another_and_no_more_often
 
 def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
     before = torch.get_num_threads()
-    torch.set_num_threads(3)
+    other = 1 if before > 1 else 2
+    torch.set_num_threads(other)
     try:
         with Engine(partial(Parity, tmp_path), kind="processes", workers=1) as engine:
-            assert list(engine.map([5])) == [(5, 3)]
+            assert list(engine.map([5, 5])) == [(5, other)] * 2
     finally:
         torch.set_num_threads(before)
 
@@ -151,3 +153,22 @@ def test_pictures_of_an_arm_are_the_same_bytes_in_one_process_and_in_two_and_no_
 
 def stopped():
     raise KeyboardInterrupt
+
+
+def test_a_stage_that_is_killed_takes_its_workers_with_it(tmp_path):
+    code = """
+import time
+from functools import partial
+from pathlib import Path
+from parity import Parity
+from sur_adapter.engine import Engine
+with Engine(partial(Parity, Path(".")), kind="processes", workers=1) as engine:
+    print(next(engine.map([1]))[1], flush=True)
+    time.sleep(600)"""
+    env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as stage:
+        worker = psutil.Process(int(stage.stdout.readline()))
+        assert worker.is_running() and worker.pid != stage.pid
+        stage.kill()
+    gone, alive = psutil.wait_procs([worker], timeout=20)
+    assert not alive
