@@ -128,16 +128,18 @@ def test_who_works_here_waits_for_no_other_engine():
     assert said.strip() == "[1] set()"
 
 
-def test_lanes_of_the_cache_are_the_same_bytes_in_one_process_and_in_two(tiny_models, tmp_path, monkeypatch):
+def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_another(tiny_models, tmp_path, monkeypatch):
     monkeypatch.setattr(records, "SHARD", 5)
     rows, pictures = tiny.pairs(16)
-    for name, engine in (("inline", None), ("processes", TWO)):
+    for name, engine in (("inline", None), ("processes", ONE)):
         llm.write(rows, {}, tmp_path / name / "llm", tiny_models, engine, layers="all", tokens=40)
-        vae.write(rows, pictures, tmp_path / name / "vae", tiny_models, engine and ONE, batch=2)
+        vae.write(rows, pictures, tmp_path / name / "vae", tiny_models, engine, batch=2)
     assert digest(tmp_path / "processes") == digest(tmp_path / "inline") and len(digest(tmp_path / "inline")) == 2 * 4
 
 
-def test_pictures_of_an_arm_are_the_same_bytes_in_one_process_and_in_two_and_no_batch_is_drawn_twice(tiny_models, tmp_path, monkeypatch):
+def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_another_and_no_batch_is_drawn_twice(
+    tiny_models, tmp_path, monkeypatch
+):
     options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
     given = {"models": tiny_models, "generate": options}
     generate(PROMPTS, tmp_path / "processes" / "baseline", engine=ONE, **given)
