@@ -56,7 +56,7 @@ def test_of_two_machines_one_is_lost_amid_captioning_and_the_captions_are_those_
 
     def kill() -> None:
         while not left:
-            time.sleep(0.002)
+            time.sleep(0.01)
             left.extend(root().glob("caption-*/captions-*"))
         cluster.remove_node(lost, allow_graceful=False)
 
