@@ -49,7 +49,7 @@ def main(argv: list[str]) -> None:
     least = sum(a.default is Parameter.empty for a in files)
     if not least <= len(paths) <= len(files):
         raise ValueError(f"{verb} takes {', '.join(a.name for a in files)}: {len(paths)} paths were given")
-    sections = [a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY]
+    sections = {a.name: a.default is Parameter.empty for a in arguments if a.kind is Parameter.KEYWORD_ONLY}
     run(*map(Path, paths), **_sections(_params(), sections))
 
 
@@ -94,7 +94,7 @@ def _plan(*changes: str) -> None:
     from sur_adapter.prompts import read_prompts
 
     options = _numbers(plan, changes)
-    params = _sections(_params(), PLANNED.split())
+    params = _sections(_params(), dict.fromkeys(PLANNED.split(), True))
     raw, _, _, _, funnel, *_ = _paths("filter")
     prompts = Path(params["generate"]["prompts"])
     categories = Counter(row["category"] for row in read_prompts(prompts)) if prompts.exists() else None
@@ -154,14 +154,15 @@ def _params() -> Path:
     return Path(os.environ.get("SUR_PARAMS", "params.yaml"))
 
 
-def _sections(file: Path, names: list[str]) -> dict:
+def _sections(file: Path, names: dict[str, bool]) -> dict:
+    """Sections by name, and whether each must be there."""
     if not file.exists():
         raise ValueError(f"{file} is missing: run from the project's folder, or copy a preset (`cp presets/miniature.yaml params.yaml`)")
     params = YAML(typ="safe").load(file) or {}
-    for name in names:
-        if name not in params:
+    for name, needed in names.items():
+        if needed and name not in params:
             raise ValueError(f"{file} has no section {name!r}{nearest(name, params)}: add it, as in presets/miniature.yaml")
-    return {name: params[name] for name in names}
+    return {name: params[name] for name in names if name in params}
 
 
 def _quiet() -> None:

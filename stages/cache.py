@@ -10,7 +10,7 @@ from sur_adapter.records import read_table
 from sur_adapter.schema import plugin, settings
 
 
-def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict) -> None:
+def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, engine: dict | None = None) -> None:
     lane = out.name
     features = plugin("sur_adapter.features", lane)
     values = settings(features.write, cache.get(lane), f"cache.{lane}")
@@ -19,4 +19,4 @@ def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict) -> No
     if kept.empty:
         raise ValueError(f"{pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
     pictures = Album(raw, set(kept["id"])) if lane in ("vae", "queries") else {}
-    features.write(kept, pictures, out, models, **values)
+    features.write(kept, pictures, out, models, engine, **values)

@@ -4,8 +4,7 @@ A run that was killed goes on at the batch where it was: what is said lies in th
 """
 
 import json
-from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -13,20 +12,22 @@ import pandas as pd
 from tqdm import tqdm
 
 from sur_adapter.captioner import Captioner
-from sur_adapter.pictures import Look, kept
+from sur_adapter.engine import Engine, Made
+from sur_adapter.pictures import Look, numbers, shard
 from sur_adapter.provenance import revision
 from sur_adapter.records import CAPTIONS, write_table
 from sur_adapter.schema import settings
 from sur_adapter.work import Work, digest, stamp
 
 
-def caption(raw: Path, out: Path, *, caption: dict) -> None:
-    write(raw, out, **settings(write, caption, "caption"))
+def caption(raw: Path, out: Path, *, caption: dict, engine: dict | None = None) -> None:
+    write(raw, out, engine, **settings(write, caption, "caption"))
 
 
 def write(
     raw: Path,
     out: Path,
+    engine: dict | None = None,
     *,
     model: str,
     top_p: float | None = None,
@@ -42,33 +43,49 @@ def write(
     """
     how = {"model": model, "top_p": top_p, "seed": seed, "candidates": candidates, "judge": judge}
     about = how | {"batch": batch, "own": own, "files": stamp(model, judge), "raw": digest(raw, "prompts-*.parquet")}
-    with Work("caption", **about, code=revision(__file__)) as work:
-        captioner = cache(lambda: Captioner(**how))
-        for number, rows, look in kept(raw):
-            if work.done(name := f"captions-{number}.parquet") is None:
-                told = (rows.simple_prompt if own else rows.simple_prompt.map(lambda _: None)).fillna("").str.strip()
-                silent = (told == "").to_numpy()
-                told[silent] = _sentences(work, number, captioner, rows.id.to_numpy(), silent, look, batch)
-                write_table(work.folder / name, pd.DataFrame({"id": rows.id, "simple_prompt": told}), CAPTIONS)
-                work.drop([f.name for f in work.folder.glob(f"{number}-*")])
+    with (
+        Work("caption", **about, code=revision(__file__)) as work,
+        Engine(partial(Captions, work, raw, how, batch, own), **settings(Engine, engine, "engine")) as workers,
+    ):
+        for _ in workers.map([number for number in numbers(raw) if work.done(_name(number)) is None], "caption"):
+            pass
         for old in out.glob("captions-*.parquet"):
             old.unlink()
         work.deliver(out, "captions-*.parquet")
 
 
-def _sentences(
-    work: Work, number: str, captioner: Callable[[], Captioner], ids: np.ndarray, silent: np.ndarray, look: Look, batch: int
-) -> list[str]:
-    """For the silent rows of a shard; the batches that an earlier run finished are not asked for again."""
-    said, count = [], int(silent.sum())
-    while len(said) < count and (some := work.done(f"{number}-{len(said):06d}")) is not None:
-        said += json.loads(some)
-    if len(said) == count:
+def _name(number: str) -> str:
+    return f"captions-{number}.parquet"
+
+
+class Captions:
+    """A worker (engine.py): the number of a shard of `raw` to its table. how: of the captioner, which it loads when it first asks one."""
+
+    def __init__(self, work: Work, raw: Path, how: dict, batch: int, own: bool):
+        self.work, self.raw, self.batch, self.own = work, raw, batch, own
+        self.captioner = cache(lambda: Captioner(**how))
+
+    def __call__(self, number: str) -> Made:
+        rows, look = shard(self.raw, number)
+        told = (rows.simple_prompt if self.own else rows.simple_prompt.map(lambda _: None)).fillna("").str.strip()
+        silent = (told == "").to_numpy()
+        told[silent] = self._sentences(number, rows.id.to_numpy(), silent, look)
+        with self.work.put(_name(number)) as part:
+            write_table(part, pd.DataFrame({"id": rows.id, "simple_prompt": told}), CAPTIONS)
+        self.work.drop([f.name for f in self.work.folder.glob(f"{number}-*")])
+        return Made.of(self.work.folder / _name(number), len(rows))
+
+    def _sentences(self, number: str, ids: np.ndarray, silent: np.ndarray, look: Look) -> list[str]:
+        """For the silent rows of a shard; the batches that an earlier run finished are not asked for again."""
+        said, count = [], int(silent.sum())
+        while len(said) < count and (some := self.work.done(f"{number}-{len(said):06d}")) is not None:
+            said += json.loads(some)
+        if len(said) == count:
+            return said
+        left = silent & (silent.cumsum() > len(said))
+        with tqdm(initial=len(said), total=count, desc=f"caption {number}", unit="picture", disable=None) as bar:
+            for some in self.captioner().captions(look(left), list(ids[left]), self.batch):
+                self.work.keep(f"{number}-{len(said):06d}", json.dumps(some).encode())
+                said += some
+                bar.update(len(some))
         return said
-    left = silent & (silent.cumsum() > len(said))
-    with tqdm(initial=len(said), total=count, desc=f"caption {number}", unit="picture", disable=None) as bar:
-        for some in captioner().captions(look(left), list(ids[left]), batch):
-            work.keep(f"{number}-{len(said):06d}", json.dumps(some).encode())
-            said += some
-            bar.update(len(some))
-    return said

@@ -8,22 +8,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from inspect import signature
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 from tqdm import tqdm
 
+from sur_adapter.engine import Engine
 from sur_adapter.forget import asked, emptied, mark, remembered
 from sur_adapter.gather import row_key
 from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
 from sur_adapter.provenance import revision
-from sur_adapter.records import RAW, SHARD, read_table, record_id, write_table, write_tar
+from sur_adapter.records import RAW, SHARD, read_table, read_tar, record_id, write_table, write_tar
 from sur_adapter.schema import plugin, settings
 from sur_adapter.wording import clean
 from sur_adapter.work import Work
 
+AT_ONCE = 256  # pictures that a worker looks at in one go
+Look = tuple[str | None, str | None, tuple[int, int]]  # the reason that it is no picture, or its extension and size
 
-def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
+
+def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: dict | None = None) -> None:
     name = out.name
     source = plugin("sur_adapter.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
@@ -31,20 +35,24 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict) -> None:
     marks = remembered(forgotten) if forgotten else set()
     inputs = source.inputs(**wanted) if hasattr(source, "inputs") else None
     about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
-    with Work(f"crawl-{name}", **about, code=revision(__file__, source.__file__)) as work:
+    with (
+        Work(f"crawl-{name}", **about, code=revision(__file__, source.__file__)) as work,
+        Engine(partial(Looks, work), **settings(Engine, engine, "engine")) as workers,
+    ):
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)
         else:
             work.clear()  # what lies on this disk is read again sooner than checked for changes
             done = []
-        count = sum(map(len, done))
+        taken = sum(map(len, done))
         unless = partial(_forgotten, marks) if marks else None
-        with closing(source.rows(work, count, unless, **wanted) if resumes else source.rows(**wanted)) as rows:
-            bar = tqdm(rows, f"crawl {name}", total, initial=count, unit="row", disable=None)
-            for first, end in _shards(work.folder, _unless(bar, marks), done):
+        with closing(source.rows(work, taken, unless, **wanted) if resumes else source.rows(**wanted)) as rows:
+            bar = tqdm(rows, f"crawl {name}", total, initial=taken, unit="row", disable=None)
+            candidates = _unless(bar, marks)
+            for first, end in _shards(work.folder, candidates if workers.inline else _looked(candidates, work, workers), done):
                 work.drop(map(row_key, range(first, end)))
-                count = end
-        if count == 0:
+                taken = end
+        if taken == 0:
             raise ValueError(f"source {name} gave no row at all: check sources.{name} in params.yaml, or remove it there")
         for old in (*out.glob("images-*.tar"), *out.glob("prompts-*.parquet")):  # a shorter crawl leaves no shard of a longer one
             old.unlink()
@@ -64,6 +72,49 @@ def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
         yield emptied(row) | {"data": None} if asked(row | key, marks) else row
 
 
+def _looked(rows: Iterable[dict], work: Work, workers: Engine) -> Iterator[dict]:
+    """The rows, each with what a worker found its picture to be, as `look`. The pictures lie on disk meanwhile; what is fetched, and which
+    of two alike came first, is no worker's business."""
+    work.drop([file.name for file in work.folder.glob("waiting-*.tar")])  # of a run that was killed: its rows come again
+    rows, groups = iter(rows), {}
+
+    def put() -> Iterator[str]:
+        for number in count():
+            name = f"waiting-{number:06d}.tar"
+            groups[name] = some = []
+            with work.put(name) as part:
+                write_tar(part, _bytes(islice(rows, AT_ONCE), some))
+            if not some:
+                return
+            yield name
+
+    for name, looks in workers.map(put()):
+        found = zip(read_tar(work.folder / name), looks, strict=True)
+        for row, came in groups.pop(name):
+            (_, _, data), look = next(found) if came else ((None, None, None), None)
+            yield row | {"data": data, "look": look}
+        work.drop([name])
+
+
+def _bytes(rows: Iterable[dict], some: list[tuple[dict, bool]]) -> Iterator[tuple[str, str, bytes]]:
+    """The pictures of some rows; fills `some` with the rows, and whether each had one."""
+    for row in rows:
+        data = row.pop("data")
+        some.append((row, data is not None))
+        if data is not None:
+            yield f"{len(some):06d}", "bin", data
+
+
+class Looks:
+    """A worker (engine.py): the name of a tar to what its pictures are."""
+
+    def __init__(self, work: Work):
+        self.work = work
+
+    def __call__(self, name: str) -> tuple[str, list[Look]]:
+        return name, [_look(data) for _, _, data in read_tar(self.work.folder / name)]
+
+
 def _done(folder: Path) -> list["pd.DataFrame"]:  # noqa: F821
     """The tables of finished shards; a table is written last, so its tar is there."""
     return [read_table(file) for file in sorted(folder.glob("prompts-*.parquet"))]
@@ -74,7 +125,7 @@ def _shards(out: Path, rows: Iterable[dict], done: list) -> Iterator[tuple[int, 
 
     Gives the numbers of the first row of each shard and of the row after its last.
     """
-    rows, number, count = iter(rows), len(done), sum(map(len, done))
+    rows, number, end = iter(rows), len(done), sum(map(len, done))
     seen = {key for table in done for key in table.id[table.dropped.isna()]}
     out.mkdir(parents=True, exist_ok=True)
     while (first := next(rows, None)) is not None:
@@ -82,17 +133,17 @@ def _shards(out: Path, rows: Iterable[dict], done: list) -> Iterator[tuple[int, 
         shard = chain([first], islice(rows, SHARD - 1))
         write_tar(out / f"images-{number:06d}.tar", _members(shard, seen, table))
         write_table(out / f"prompts-{number:06d}.parquet", table, RAW)
-        number, count = number + 1, count + len(table)
-        yield count - len(table), count
+        number, end = number + 1, end + len(table)
+        yield end - len(table), end
 
 
 def _members(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Iterator[tuple[str, str, bytes]]:
     """The pictures to keep, one at a time; fills `table` on the way, so that no more than one picture is in memory here."""
     for row in rows:
-        data = row.pop("data")
+        data, look = row.pop("data"), row.pop("look", None)
         row = {key: _clean(value) for key, value in row.items()}
         row["clean_prompt"] = clean(row.get("complex_prompt"))
-        ext = None if row["dropped"] else _judge(row, data, seen)
+        ext = None if row["dropped"] else _judge(row, data, look or _look(data), seen)
         key = record_id(data if data is not None else str(row["url"]).encode())
         table.append({"id": key} | row)  # a forgotten row has its id already
         if ext:
@@ -104,17 +155,23 @@ def _clean(value):
     return value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
-def _judge(row: dict, data: bytes, seen: set[str]) -> str | None:
-    """The extension of a picture worth keeping; else the reason goes into the row."""
+def _look(data: bytes) -> Look:
     try:
         image = decode(data)
     except NotAPicture as reason:
-        row["dropped"] = str(reason)
+        return str(reason), None, (0, 0)
+    return None, EXTENSIONS[image.format], image.size
+
+
+def _judge(row: dict, data: bytes, look: Look, seen: set[str]) -> str | None:
+    """The extension of a picture worth keeping; else the reason goes into the row."""
+    row["dropped"], ext, size = look
+    if row["dropped"]:
         return None
-    row["width"], row["height"] = image.size  # measured, whatever the source said
+    row["width"], row["height"] = size  # measured, whatever the source said
     key = record_id(data)
     if key in seen:
         row["dropped"] = "duplicate"
         return None
     seen.add(key)
-    return EXTENSIONS[image.format]
+    return ext

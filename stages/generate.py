@@ -1,21 +1,30 @@
-"""generate: one arm's pictures. Arms share prompts, seeds and the very noise."""
+"""generate: one arm's pictures. Arms share prompts, seeds and the very noise.
 
+A run that was killed goes on at the batch where it was.
+"""
+
+from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
+from tqdm import tqdm
 
 import sur_adapter.diffusion as diffusion
 from sur_adapter.adapter import SURAdapter
 from sur_adapter.arms import ARMS
 from sur_adapter.compute import device
-from sur_adapter.drawing import choose, draw
+from sur_adapter.drawing import Job, choose, draw, jobs, paint
+from sur_adapter.engine import Engine, Made
 from sur_adapter.guest import attach
 from sur_adapter.prompts import read_prompts
-from sur_adapter.records import write_table, write_tar
+from sur_adapter.provenance import revision
+from sur_adapter.records import chunks, read_tar, write_table, write_tar
 from sur_adapter.schema import settings
+from sur_adapter.work import Work, stamp
 
 
-def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict) -> None:
+def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, engine: dict | None = None) -> None:
     name = out.name
     if name not in ARMS:
         raise ValueError(f"there is no arm {name!r}: name one of {', '.join(ARMS)}")
@@ -24,9 +33,41 @@ def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: d
     options = settings(draw, {k: v for k, v in generate.items() if k not in ("prompts", "per_category")}, "generate")
     rows = choose(read_prompts(prompts), generate["per_category"])
     texts = [ARMS[name].text(row) for row in rows]
-    pipe = diffusion.pipeline(models["diffusion"]).to(device())
-    if adapter:
-        attach(pipe, SURAdapter.from_pretrained(adapter))
-    write_tar(out / "images-000000.tar", draw(pipe, rows, texts, models["resolution"], **options))
+    write(out, jobs(rows, texts, options.pop("seeds")), adapter, models, engine, **options)
     table = pd.DataFrame({"id": [r["id"] for r in rows], "category": [r["category"] for r in rows], "arm": name, "text": texts})
     write_table(out / "prompts.parquet", table)
+
+
+def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, engine: dict | None, *, batch: int = 4, **how) -> None:
+    """One shard of all pictures, in order; a batch is what a worker draws at a time. how: as of drawing.paint."""
+    parts = chunks(wanted, batch)
+    about = {"wanted": wanted, "batch": batch, "how": how, "models": models, "files": stamp(models["diffusion"], adapter and str(adapter))}
+    with (
+        Work("generate", **about, code=revision(__file__)) as work,
+        Engine(partial(Pictures, work, adapter, models, how), **settings(Engine, engine, "engine")) as workers,
+    ):
+        tasks = [(number, some) for number, some in enumerate(parts) if not (work.folder / _name(number)).exists()]
+        for _ in tqdm(workers.map(tasks), "generate", len(tasks), unit="batch", disable=None):
+            pass
+        drawn = chain.from_iterable(read_tar(work.folder / _name(number)) for number in range(len(parts)))
+        write_tar(out / "images-000000.tar", drawn)
+
+
+def _name(number: int) -> str:
+    return f"batch-{number:06d}.tar"
+
+
+class Pictures:
+    """A worker (engine.py): a batch to the tar of its pictures."""
+
+    def __init__(self, work: Work, adapter: Path | None, models: dict, how: dict):
+        self.work, self.resolution, self.how = work, models["resolution"], how
+        self.pipe = diffusion.pipeline(models["diffusion"]).to(device())
+        if adapter:
+            attach(self.pipe, SURAdapter.from_pretrained(adapter))
+
+    def __call__(self, task: tuple[int, list[Job]]) -> Made:
+        number, some = task
+        with self.work.put(_name(number)) as part:
+            write_tar(part, paint(self.pipe, some, self.resolution, **self.how))
+        return Made.of(self.work.folder / _name(number), len(some))

@@ -5,31 +5,33 @@ measures at one look writes a table for each: clip_simple and clip_complex lie i
 A run that was killed goes on at the shard where it was.
 """
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from sur_adapter.pictures import kept
+from sur_adapter.engine import Engine, Made
+from sur_adapter.pictures import numbers, shard
 from sur_adapter.provenance import revision
 from sur_adapter.records import read_table, write_table
 from sur_adapter.schema import plugin, settings
 from sur_adapter.work import Work, digest, stamp
 
 
-def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) -> None:
+def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, engine: dict | None = None) -> None:
     lane = out.name
     measure = plugin("sur_adapter.scores", lane)
     rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
     about = {"settings": rules, "files": stamp(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
-    with Work(f"score-{lane}", **about, code=revision(__file__, measure.__file__)) as work:
-        for source in sources:
-            for number, rows, look in kept(raw / source):
-                if work.done(name := f"{source}-{number}.parquet") is None:
-                    rows = _rows(rows, captions / source / f"captions-{number}.parquet")
-                    pictures = tqdm(look(), f"{lane} {source} {number}", len(rows), unit="picture", disable=None)
-                    write_table(work.folder / name, _table(rows.id, measure.score(pictures, rows.to_dict("records"), **rules)))
+    with (
+        Work(f"score-{lane}", **about, code=revision(__file__, measure.__file__)) as work,
+        Engine(partial(Scores, work, raw, captions, lane, rules), **settings(Engine, engine, "engine")) as workers,
+    ):
+        shards = [(source, number) for source in sources for number in numbers(raw / source)]
+        for _ in workers.map([task for task in shards if work.done(_name(*task)) is None], f"score {lane}"):
+            pass
         for old in out.rglob("*.parquet"):
             old.unlink()
         for source in sources:
@@ -38,6 +40,27 @@ def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict) 
                 write_table(
                     out / column / f"{source}.parquet", values[["id", column]].rename(columns={column: "value"}), _schema(values[column])
                 )
+
+
+def _name(source: str, number: str) -> str:
+    return f"{source}-{number}.parquet"
+
+
+class Scores:
+    """A worker (engine.py): source and number of a shard to the table of its scores."""
+
+    def __init__(self, work: Work, raw: Path, captions: Path, lane: str, rules: dict):
+        self.work, self.raw, self.captions, self.lane, self.rules = work, raw, captions, lane, rules
+        self.measure = plugin("sur_adapter.scores", lane)
+
+    def __call__(self, task: tuple[str, str]) -> Made:
+        source, number = task
+        rows, look = shard(self.raw / source, number)
+        rows = _rows(rows, self.captions / source / f"captions-{number}.parquet")
+        pictures = tqdm(look(), f"{self.lane} {source} {number}", len(rows), unit="picture", disable=None)
+        with self.work.put(_name(*task)) as part:
+            write_table(part, _table(rows.id, self.measure.score(pictures, rows.to_dict("records"), **self.rules)))
+        return Made.of(self.work.folder / _name(*task), len(rows))
 
 
 def _table(ids: pd.Series, values: dict[str, list] | list) -> pd.DataFrame:

@@ -10,6 +10,8 @@ import sur_adapter.diffusion as diffusion
 from sur_adapter.compute import autocast
 from sur_adapter.records import chunks
 
+Job = tuple[str, str, int]
+
 
 def choose(rows: list[dict], per_category: int) -> list[dict]:
     """The first so many of each category."""
@@ -36,20 +38,33 @@ def draw(
     seed: int = 0,
 ) -> Iterator[tuple[str, str, bytes]]:
     """(key, "png", bytes) for every prompt and seed; noise is made from prompt id and seed alone, and stays fp32 between the steps."""
-    shape = (1, pipe.unet.config.in_channels, resolution // pipe.vae_scale_factor, resolution // pipe.vae_scale_factor)
-    jobs = [(row["id"], words, k) for row, words in zip(rows, texts, strict=True) for k in range(seeds)]
-    for some in tqdm(chunks(jobs, batch), desc="generate", disable=None):
-        latents = torch.cat([diffusion.noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
-        with autocast(pipe.device.type, precision):
-            images = pipe(
-                [words for _, words, _ in some],
-                latents=latents,
-                height=resolution,
-                width=resolution,
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-            ).images
-        for (name, _, k), image in zip(some, images, strict=True):
-            buffer = BytesIO()
-            image.save(buffer, "png")
-            yield f"{name}-{k}", "png", buffer.getvalue()
+    how = {"steps": steps, "guidance": guidance, "precision": precision, "seed": seed}
+    for some in tqdm(chunks(jobs(rows, texts, seeds), batch), desc="generate", disable=None):
+        yield from paint(pipe, some, resolution, **how)
+
+
+def jobs(rows: list[dict], texts: list[str], seeds: int) -> list[Job]:
+    """A picture each: the prompt's id, its words, the number of the seed."""
+    return [(row["id"], words, k) for row, words in zip(rows, texts, strict=True) for k in range(seeds)]
+
+
+def paint(
+    pipe, some: list[Job], resolution: int, *, steps: int, guidance: float, precision: str = "fp32", seed: int = 0
+) -> Iterator[tuple[str, str, bytes]]:
+    """The pictures of one batch, as of `draw`."""
+    side = resolution // pipe.vae_scale_factor
+    shape = (1, pipe.unet.config.in_channels, side, side)
+    latents = torch.cat([diffusion.noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
+    with autocast(pipe.device.type, precision):
+        images = pipe(
+            [words for _, words, _ in some],
+            latents=latents,
+            height=resolution,
+            width=resolution,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+        ).images
+    for (name, _, k), image in zip(some, images, strict=True):
+        buffer = BytesIO()
+        image.save(buffer, "png")
+        yield f"{name}-{k}", "png", buffer.getvalue()

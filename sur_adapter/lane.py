@@ -5,6 +5,7 @@ models' weights and the code.
 """
 
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,30 +16,54 @@ from torch import nn
 from tqdm import tqdm
 
 import sur_adapter.records as records
+from sur_adapter import schema
+from sur_adapter.engine import Engine, Made
 from sur_adapter.provenance import revision
 from sur_adapter.store import Shard, write_vectors
 from sur_adapter.wording import words
 from sur_adapter.work import Work
 
+Parts = list[tuple[str, pd.DataFrame]]
 SAMPLE = 16  # numbers of each tensor that tell models apart
 
 
-def fill(out: Path, pairs: pd.DataFrame, about: dict, settings: dict, make: Callable) -> None:
-    """make(name, rows, done): the features of a shard, name -> [N, …], where `done` is the folder of the shards before it.
+def fill(
+    out: Path, pairs: pd.DataFrame, make: Callable, settings: dict, code: str, engine: dict | None, parts: Parts | None = None, finish=None
+) -> None:
+    """make: what sees: `seer(rows)` gives name -> [N, …], `seer.about` tells what models made it, and is written into every file.
 
-    about: what made the features, written into every file; settings: what else they depend on.
+    settings: what else it depends on; code: the file that it stands in. parts: what is worked on, by the name of its file, where that is
+    not the shards; finish(work, about) makes these of it.
     """
-    parts = list(records.shards(pairs))
-    depends = {"lane": out.name, "about": about, "settings": settings, "pairs": digest(pairs), "shard": records.SHARD}
-    with Work("cache", **depends, code=revision(make.__code__.co_filename)) as work:
-        for name, rows in tqdm(parts, desc=f"cache {out.name}", disable=None):
-            file = work.folder / f"{name}.parquet"
-            if _finished(file):
-                continue
-            write_vectors(file, rows["id"].tolist(), make(name, rows, work.folder), about, len(parts))
-        for old in out.glob("*.parquet"):  # fewer pairs leave no shard of more
-            old.unlink()
-        work.deliver(out, "*.parquet")
+    depends = {"lane": out.name, "settings": settings, "pairs": digest(pairs), "shard": records.SHARD, "code": revision(code)}
+    parts = parts or [(f"{name}.parquet", rows) for name, rows in records.shards(pairs)]
+    with Engine(partial(Lane, make), **schema.settings(Engine, engine, "engine")) as workers:
+        (about,) = workers.map([None])
+        with Work("cache", **depends, about=about) as work:
+            tasks = [(work, name, rows, len(parts)) for name, rows in parts if not finished(work.folder / name)]
+            for _ in tqdm(workers.map(tasks), f"cache {out.name}", len(tasks), disable=None):
+                pass
+            workers.close()
+            if finish:
+                finish(work, about)
+            for old in out.glob("*.parquet"):  # fewer pairs leave no shard of more
+                old.unlink()
+            work.deliver(out, "*.parquet")
+
+
+class Lane:
+    """A worker (engine.py): some rows to a file of what `make` sees of them; to no task at all, what made it."""
+
+    def __init__(self, make: Callable):
+        self.seer = make()
+
+    def __call__(self, task: tuple[Work, str, pd.DataFrame, int] | None) -> Made | dict:
+        if task is None:
+            return self.seer.about
+        work, name, rows, count = task
+        with work.put(name) as part:
+            write_vectors(part, rows["id"].tolist(), self.seer(rows), self.seer.about, count)
+        return Made.of(work.folder / name, len(rows))
 
 
 def digest(pairs: pd.DataFrame) -> str:
@@ -72,7 +97,7 @@ def numbers(values: torch.Tensor, stored: str, cure: str) -> np.ndarray:
     return result.numpy()
 
 
-def _finished(file: Path) -> bool:
+def finished(file: Path) -> bool:
     try:
         return file.exists() and Shard.open(file).intact()
     except ValueError:

@@ -51,14 +51,23 @@ def kept(raw: Path) -> Iterator[tuple[str, pd.DataFrame, Look]]:
     A look takes which of the rows are wanted; None for all. Raises ValueError where table and tar do not hold the same ids, or a picture
     is not the one that was crawled.
     """
+    for number in numbers(raw):
+        yield number, *shard(raw, number)
+
+
+def numbers(raw: Path) -> list[str]:
+    """Of the shards of a raw folder."""
     tables = sorted(raw.glob("prompts-*.parquet"))
     if not tables:
         read_table(raw)  # says what is missing
-    for table in tables:
-        rows = read_table(table)
-        rows = rows[rows.dropped.isna()].reset_index(drop=True)
-        number = table.stem.removeprefix("prompts-")
-        yield number, rows, partial(_pictures, raw / f"images-{number}.tar", list(rows.id))
+    return [table.stem.removeprefix("prompts-") for table in tables]
+
+
+def shard(raw: Path, number: str) -> tuple[pd.DataFrame, Look]:
+    """The rows crawl kept of one shard, and a look at their pictures, as of `kept`."""
+    rows = read_table(raw / f"prompts-{number}.parquet")
+    rows = rows[rows.dropped.isna()].reset_index(drop=True)
+    return rows, partial(_pictures, raw / f"images-{number}.tar", list(rows.id))
 
 
 def _pictures(tar: Path, ids: list[str], wanted: Sequence[bool] | None = None) -> Iterator[Image.Image]:

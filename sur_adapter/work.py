@@ -15,10 +15,11 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
+from uuid import uuid4
 
 from filelock import FileLock, Timeout
 
@@ -94,8 +95,19 @@ class Work:
             return None
 
     def keep(self, key: str, data: bytes) -> None:
-        with whole(self.folder / key) as part:
+        with self.put(key) as part:
             part.write_bytes(data)
+
+    @contextmanager
+    def put(self, key: str) -> Iterator[Path]:
+        """A path to write to, kept under `key` at the end of the block. Two that make the same at a time do not mind each other."""
+        part = self.folder / f".{key}.{uuid4().hex}.part"
+        yield part
+        os.replace(part, self.folder / key)
+
+    def __getstate__(self) -> dict:
+        """What a worker elsewhere needs (engine.py): the lock stays with the stage."""
+        return {"folder": self.folder}
 
     def drop(self, keys: Iterable[str]) -> None:
         for key in keys:

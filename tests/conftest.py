@@ -39,3 +39,20 @@ def raw(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("raw")
     crawl(folder / "miniature", sources=SOURCES)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """Thirty pictures in ten shards, in shards/s, one of them with a sentence of its own: to be read, never written into."""
+    from small import encode, write_shards
+
+    import stages.crawl
+    from miniature.scenes import make
+
+    rows = [{"source": "s", "url": f"u{k}", "data": encode(make(k).draw()), "dropped": None, "complex_prompt": "a, 8k"} for k in range(30)]
+    rows[5]["simple_prompt"] = "a red circle"
+    folder = tmp_path_factory.mktemp("shards")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(stages.crawl, "SHARD", 3)
+        write_shards(folder / "s", rows)
+    return folder

@@ -48,8 +48,8 @@ for where, tag, code in json.load(sys.stdin):
 """
 TOOLS = {"cat", "cd", "cp", "export", "git", "ls", "rm", "sed"}
 NOUNS = (
-    "album bank captioner compute denoising diffusion export forget gauges kept lane metrics objective overlap pictures portion prompts "
-    "records schema sealed spoilt store strengths suite teacher trainer vote whole work"
+    "album bank captioner cluster compute denoising diffusion engine export forget gauges kept lane metrics objective overlap pictures "
+    "pool portion prompts records schema sealed spoilt store strengths suite teacher trainer vote whole work"
 )
 ERRORS = [*(f"stages/{name}.py" for name in (*VERBS, "__main__")), *(f"sur_adapter/{name}.py" for name in NOUNS.split())]
 # the page of troubles has every sentence of these; of other files, what it quotes must be there
@@ -142,6 +142,8 @@ def check(words: list[str]) -> None:
     elif program == "accelerate":
         assert rest[0] == "launch"
         module(launched(launch_command_parser().parse_args(rest[1:])))
+    elif program == "ray":
+        ray(rest)
     elif program == "pip":
         assert rest[0] == "install"
         assert all((ROOT / name).exists() for flag, name in zip(rest, rest[1:], strict=False) if flag == "-r"), words
@@ -153,6 +155,13 @@ def check(words: list[str]) -> None:
         w for w in rest if re.match(r"(presets|prompts|stages|sur_adapter|tests|experiments|miniature|docs|models/miniature)/", w)
     ):
         assert list(ROOT.glob(word.rstrip("/"))), f"{word} is not there"
+
+
+def ray(words: list[str]) -> None:
+    """Ray's own help tells of it, asked in another process: who imports Ray settles its way with tokens."""
+    if find_spec("ray"):
+        told = helped("ray.scripts.scripts", words[0])
+        assert told and all(word.split("=")[0] in told for word in words[1:]), words
 
 
 def launched(given) -> list[str]:

@@ -98,6 +98,7 @@ def keys(section: str) -> set[str]:
         "generate": ("sur_adapter.drawing", "draw"),
         "sweep": ("stages.sweep", "numbers"),
         "evaluate": ("stages.evaluate", "options"),
+        "engine": ("sur_adapter.engine", "Engine"),
         "sources": (f"sur_adapter.sources.{name}", "rows"),
         "scores": (f"sur_adapter.scores.{name}", "score"),
         "cache": (f"sur_adapter.features.{name}", "write"),

@@ -4,6 +4,7 @@ simple_length, complex_length, the tokens that are no padding.
 Of SDXL, both encoders side by side, and the second's pooled vectors: simple_pooled [p], complex_pooled [p].
 """
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,16 +20,22 @@ from sur_adapter.wording import words
 CURE = "name another model in params.yaml: models.diffusion"
 
 
-def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, *, batch: int = 64) -> None:
-    encoders = TextEncoders(models["diffusion"], device())
-    about = {"base_model": models["diffusion"], "text_encoder_weights": identity(*encoders.modules.values())}
-    about |= {name: fingerprint(module) for name, module in encoders.modules.items()}
+def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, engine: dict | None = None, *, batch: int = 64) -> None:
+    fill(out, pairs, partial(Words, models["diffusion"], batch), {"batch": batch}, __file__, engine)
 
-    def make(_name: str, rows: pd.DataFrame, _done: Path) -> dict:
+
+class Words:
+    """The text encoders of a model, asked for both prompts."""
+
+    def __init__(self, model: str, batch: int):
+        self.encoders, self.batch = TextEncoders(model, device()), batch
+        modules = self.encoders.modules
+        self.about = {"base_model": model, "text_encoder_weights": identity(*modules.values())}
+        self.about |= {name: fingerprint(module) for name, module in modules.items()}
+
+    def __call__(self, rows: pd.DataFrame) -> dict:
         read = {"simple": rows["simple_prompt"].tolist(), "complex": [words(row) for row in rows.to_dict("records")]}
-        return {name: values for column, prompts in read.items() for name, values in encode(encoders, column, prompts, batch).items()}
-
-    fill(out, pairs, about, {"batch": batch}, make)
+        return {name: v for column, prompts in read.items() for name, v in encode(self.encoders, column, prompts, self.batch).items()}
 
 
 def encode(encoders: TextEncoders, column: str, prompts: list[str], batch: int) -> dict:

@@ -7,17 +7,18 @@ function of the pairs alone, so a second run gives the same bytes; in another ba
 order).
 """
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from sur_adapter.compute import device
-from sur_adapter.lane import fill, identity, numbers
+from sur_adapter.lane import fill, finished, identity, numbers
 from sur_adapter.records import shards
-from sur_adapter.store import Shard
+from sur_adapter.store import Shard, write_vectors
 from sur_adapter.teacher import Teacher
+from sur_adapter.work import Work
 
 CURE = "set cache.llm.stored to fp32, or pooling to layernorm-mean"
 
@@ -27,6 +28,7 @@ def write(
     pictures,
     out: Path,
     models: dict,
+    engine: dict | None = None,
     *,
     layers: list[int] | str,
     pooling: str = "last",
@@ -37,28 +39,40 @@ def write(
     device_map: str | None = None,
 ) -> None:
     options = {"tokens": tokens, "precision": precision, "bits": bits, "device_map": device_map}
-    teacher = Teacher(models["llm"], layers, pooling, device(), **options)
-    about = {"llm": models["llm"], "llm_weights": identity(teacher.model), "pooling": pooling, "precision": str(teacher.dtype)[6:]}
-    first: dict[str, tuple[str, int]] = {}  # of each prompt: its shard, and its row there
+    make = partial(States, models["llm"], layers, pooling, stored, options)
+    first: dict[str, tuple[str, int]] = {}  # of each prompt: the shard that asks for it, and its place among what that asks
+    parts = []
     for name, rows in shards(pairs):
-        for i, prompt in enumerate(rows["simple_prompt"]):
-            first.setdefault(prompt, (name, i))
+        new = rows[[prompt not in first for prompt in rows["simple_prompt"]]].drop_duplicates("simple_prompt")
+        first |= {prompt: (name, i) for i, prompt in enumerate(new["simple_prompt"])}
+        parts += [(f"{name}.new", new)] if len(new) else []
+    settings = options | {"layers": layers, "stored": stored}
+    fill(out, pairs, make, settings, __file__, engine, parts, partial(_join, list(shards(pairs)), first))
 
-    def make(name: str, rows: pd.DataFrame, done: Path) -> dict:
-        prompts = rows["simple_prompt"].tolist()
-        new = [p for i, p in enumerate(prompts) if first[p] == (name, i)]
-        number = {p: i for i, p in enumerate(new)}
-        states = embed(teacher, new, stored) if new else {}
-        earlier = lru_cache(None)(lambda shard: Shard.open(done / f"{shard}.parquet"))
 
-        def found(column: str, prompt: str):
-            shard, row = first[prompt]
-            return states[column][number[prompt]] if shard == name else earlier(shard).columns[column][row]
+class States:
+    """The LLM, asked for prompts that no shard before has asked for."""
 
-        vectors = {column: [found(column, p) for p in prompts] for column in teacher.columns}
-        return vectors if pooling == "tokens" else {column: np.stack(rows) for column, rows in vectors.items()}
+    def __init__(self, model: str, layers: list[int] | str, pooling: str, stored: str, options: dict):
+        self.teacher, self.stored = Teacher(model, layers, pooling, device(), **options), stored
+        precision = str(self.teacher.dtype)[6:]
+        self.about = {"llm": model, "llm_weights": identity(self.teacher.model), "pooling": pooling, "precision": precision}
 
-    fill(out, pairs, about, options | {"layers": layers, "stored": stored}, make)
+    def __call__(self, rows: pd.DataFrame) -> dict:
+        return embed(self.teacher, rows["simple_prompt"].tolist(), self.stored)
+
+
+def _join(parts: list[tuple[str, pd.DataFrame]], first: dict[str, tuple[str, int]], work: Work, about: dict) -> None:
+    """The shards, each row with what was found for the first prompt of its words."""
+    asked = lru_cache(None)(lambda name: Shard.open(work.folder / f"{name}.new").columns)
+    columns = sorted(asked(parts[0][0]), key=lambda column: (len(column), column))  # layer_2 before layer_10
+    for name, rows in parts:
+        if not finished(work.folder / f"{name}.parquet"):
+            places = [first[prompt] for prompt in rows["simple_prompt"]]
+            found = {column: [asked(shard)[column][i] for shard, i in places] for column in columns}
+            vectors = {column: v if about["pooling"] == "tokens" else np.stack(v) for column, v in found.items()}
+            with work.put(f"{name}.parquet") as part:
+                write_vectors(part, rows["id"].tolist(), vectors, about, len(parts))
 
 
 def embed(teacher: Teacher, prompts: list[str], stored: str = "fp16") -> dict:

@@ -5,6 +5,7 @@ picture was cut, in pixels: height and width as it came, top and left of the cut
 """
 
 from collections.abc import Iterator
+from functools import partial
 from io import BytesIO
 from math import log
 from pathlib import Path
@@ -31,6 +32,7 @@ def write(
     pictures,
     out: Path,
     models: dict,
+    engine: dict | None = None,
     *,
     batch: int = 8,
     flips: bool = False,
@@ -39,23 +41,30 @@ def write(
 ) -> None:
     """flips: the mirrored picture's latents too; off, since words tell left from right. buckets: [[width, height], …] in pixels; each
     picture goes to the nearest in aspect."""
-    vae = load(models["diffusion"], precision).to(device())
-    sizes = checked(buckets or [[models["resolution"]] * 2], vae)
-    about = {"base_model": models["diffusion"], "vae_weights": identity(vae), "buckets": sizes, "precision": str(vae.dtype)[6:]}
+    sizes = buckets or [[models["resolution"]] * 2]
+    make = partial(Latents, pictures, models["diffusion"], sizes, precision, batch, flips)
+    fill(out, pairs, make, {"batch": batch, "flips": flips}, __file__, engine)
 
-    def make(_name: str, rows: pd.DataFrame, _done: Path) -> dict:
+
+class Latents:
+    """The VAE of a model, asked for pictures."""
+
+    def __init__(self, pictures, model: str, sizes: list[list[int]], precision: str, batch: int, flips: bool):
+        self.vae = load(model, precision).to(device())
+        self.pictures, self.sizes, self.batch, self.flips = pictures, checked(sizes, self.vae), batch, flips
+        self.about = {"base_model": model, "vae_weights": identity(self.vae), "buckets": sizes, "precision": str(self.vae.dtype)[6:]}
+
+    def __call__(self, rows: pd.DataFrame) -> dict:
         ids = rows["id"].tolist()
         each: list[tuple] = [None] * len(ids)
-        for some, x, frames in ahead(_batches(pictures, ids, sizes, batch)):
-            both = [encode(vae, x), encode(vae, x.flip(-1))] if flips else [encode(vae, x)]
+        for some, x, frames in ahead(_batches(self.pictures, ids, self.sizes, self.batch)):
+            both = [encode(self.vae, x), encode(self.vae, x.flip(-1))] if self.flips else [encode(self.vae, x)]
             for i, *row in zip(some, frames, *both, strict=True):
                 each[i] = row
         frames, *latents = zip(*each, strict=True)
         names = ("latents", "latents_flipped")[: len(latents)]
-        whole = (lambda rows: list(rows)) if len(sizes) > 1 else np.stack
+        whole = (lambda rows: list(rows)) if len(self.sizes) > 1 else np.stack
         return {"frame": np.array(frames, np.int32)} | {name: whole(rows) for name, rows in zip(names, latents, strict=True)}
-
-    fill(out, pairs, about, {"batch": batch, "flips": flips}, make)
 
 
 def load(model: str, precision: str) -> AutoencoderKL:

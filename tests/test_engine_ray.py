@@ -1,0 +1,90 @@
+"""On a Ray cluster a stage ends in the bytes of one process, whatever becomes of the machines."""
+
+import os
+import secrets
+import threading
+import time
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import pytest
+from parity import Parity
+from small import digest
+
+from stages.caption import caption
+from sur_adapter.engine import Engine, threads
+from sur_adapter.work import root
+
+pytestmark = [
+    pytest.mark.usefixtures("own_work"),
+    pytest.mark.skipif(not find_spec("ray"), reason="ray is not installed: pip install -r requirements-dev.txt"),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def secured():
+    """Of all clusters here: a token, loopback, nobody told. Ray reads these when it is first imported."""
+    told = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_USAGE_STATS_ENABLED": "0"}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(Path(__file__).parent))  # where a worker finds `parity`
+        for name, value in (told | {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}).items():
+            patched.setenv(name, value)
+        yield
+
+
+def started(cluster, **about):
+    """A machine of a cluster; Ray gives one half a minute to start, which is too little where much else goes on."""
+    for patience in (2, 1, 0):
+        try:
+            return cluster.add_node(**about)
+        except Exception:
+            if not patience:
+                raise
+    return None
+
+
+def test_of_two_machines_one_is_lost_amid_captioning_and_the_captions_are_those_of_one_process(shards, models, tmp_path):
+    from ray.cluster_utils import Cluster
+
+    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": 3}
+    caption(shards / "s", tmp_path / "inline", caption=rules)
+    cluster = Cluster()
+    _, lost = (started(cluster, num_cpus=threads(), **more) for more in ({"include_dashboard": False}, {}))
+    left: list = []
+
+    def kill() -> None:
+        while not left:
+            time.sleep(0.01)
+            left.extend(root().glob("caption-*/captions-*"))
+        cluster.remove_node(lost, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        caption(shards / "s", tmp_path / "ray", caption=rules, engine={"kind": "ray", "address": cluster.address})
+        killer.join()
+    finally:
+        left.append(None)
+        cluster.shutdown()
+    assert len(digest(tmp_path / "inline")) == 10 and len(left) < 5, "amid the stage"
+    assert digest(tmp_path / "ray") == digest(tmp_path / "inline")
+
+
+def test_a_cluster_of_our_own_is_heard_on_loopback_alone_and_a_worker_that_dies_is_started_again(tmp_path):
+    with Engine(partial(Parity, tmp_path), kind="ray", workers=1, retries=1) as engine:
+        (_, before), (number, after) = engine.map([6, 8])
+        assert number == 8 and (tmp_path / "killed").exists() and len({os.getpid(), before, after}) == 3
+        ours = psutil.Process().children(recursive=True)
+        ports = [c.laddr.ip for process in ours for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        assert ports and set(ports) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
+        with pytest.raises(FileNotFoundError, match="^seven is odd: give an even number$"):
+            list(engine.map([7]))
+
+
+def test_where_no_cluster_answers_a_sentence_says_so(tmp_path):
+    with pytest.raises(
+        ValueError, match="engine.address is '127.0.0.1:1', where no Ray cluster answers .*: start one by `ray start --head`"
+    ):
+        Engine(partial(Parity, tmp_path), kind="ray", address="127.0.0.1:1")
