@@ -37,7 +37,7 @@ def results(experiments: dict[str, dict], file: Path) -> pd.DataFrame:
         row, _, seed = name.rpartition("-s")
         metrics = (told.get("data") or {}).get("metrics") or {}
         numbers = (metrics.get("reports/metrics.json") or {}).get("data")
-        if row in ROWS and seed.isdigit() and numbers:
+        if row in ROWS and seed.isdigit() and numbers and not told.get("error"):  # of one that failed DVC tells the workspace's figures
             rows.append({"row": row, "seed": int(seed)} | {column: _at(numbers, path) for column, path in FIGURES.items()})
     found = pd.DataFrame(rows, columns=["row", "seed", *FIGURES])
     if file.exists():
