@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, BlipConfig, CLIPConfig, CLIPTextConfig, LlamaConfig
 from transformers.initialization import no_init_weights
 
+from sur_adapter.schema import SETTINGS_ALONE
 from sur_adapter.teacher import chosen, cut, depth
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -112,7 +113,7 @@ def _built(make: Callable[[], nn.Module]) -> nn.Module:
 def _index(model: str) -> dict:
     """The names of its parts."""
     try:
-        return DiffusionPipeline.load_config(model, local_files_only=True)
+        return DiffusionPipeline.load_config(model, local_files_only=True, **SETTINGS_ALONE)
     except (OSError, ValueError) as error:
         if model in DIFFUSION:
             return DIFFUSION[model]
@@ -121,7 +122,7 @@ def _index(model: str) -> dict:
 
 def _part(cls, model: str, name: str) -> dict:
     try:
-        return cls.load_config(model, subfolder=name, local_files_only=True)
+        return cls.load_config(model, subfolder=name, local_files_only=True, **SETTINGS_ALONE)
     except (OSError, ValueError) as error:
         if name in DIFFUSION.get(model, {}):
             return DIFFUSION[model][name]
@@ -131,12 +132,12 @@ def _part(cls, model: str, name: str) -> dict:
 def _text(model: str, name: str) -> CLIPTextConfig:
     if model in DIFFUSION and not Path(model).is_dir():
         return CLIPTextConfig(**DIFFUSION[model][name])
-    return CLIPTextConfig.from_pretrained(model, subfolder=name, local_files_only=True)
+    return CLIPTextConfig.from_pretrained(model, subfolder=name, local_files_only=True, **SETTINGS_ALONE)
 
 
 def _config(model: str):
     try:
-        return AutoConfig.from_pretrained(model, local_files_only=True)
+        return AutoConfig.from_pretrained(model, local_files_only=True, **SETTINGS_ALONE)
     except (OSError, ValueError) as error:
         if model in OTHERS:
             return OTHERS[model]()

@@ -12,12 +12,13 @@ CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
-def whole(path: Path) -> Iterator[Path]:
+def whole(path: Path, writer: str = "") -> Iterator[Path]:
     """A path to write to; its content takes the place of `path` at the end of the block, at one stroke.
 
-    What an error leaves half written goes at once, so that a full disk does not stay full of it.
+    What an error leaves half written goes at once, so that a full disk does not stay full of it. writer: who writes, where several may
+    write the same at a time.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
     try:
         yield part
         os.replace(part, path)

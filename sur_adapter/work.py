@@ -101,9 +101,8 @@ class Work:
     @contextmanager
     def put(self, key: str) -> Iterator[Path]:
         """A path to write to, kept under `key` at the end of the block. Two that make the same at a time do not mind each other."""
-        part = self.folder / f".{key}.{uuid4().hex}.part"
-        yield part
-        os.replace(part, self.folder / key)
+        with whole(self.folder / key, uuid4().hex) as part:
+            yield part
 
     def __getstate__(self) -> dict:
         """What a worker elsewhere needs (engine.py): the lock stays with the stage."""

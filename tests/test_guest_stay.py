@@ -252,12 +252,17 @@ def test_a_text_encoder_that_was_exchanged_for_another_is_refused_at_the_next_pr
 
 
 def test_another_text_encoder_at_the_place_in_memory_of_one_that_was_let_go_is_refused_all_the_same():
-    pipe, stranger = pipeline(), pipeline(seed=1).text_encoder
-    attach(pipe, adapter(pipe))
-    place, pipe.text_encoder = id(pipe.text_encoder), None
-    gc.collect()
-    others = [copy(stranger) for _ in range(10_000)]  # one of them gets it
-    pipe.text_encoder = next(other for other in others if id(other) == place)
+    stranger = pipeline(seed=1).text_encoder
+    for _ in range(30):
+        attach(pipe := pipeline(), adapter(pipe))
+        place, pipe.text_encoder = id(pipe.text_encoder), None
+        gc.collect()
+        others = [copy(stranger) for _ in range(1000)]  # one of them gets it, mostly
+        if same := [other for other in others if id(other) == place]:
+            break
+    else:
+        pytest.skip("the memory of an object that was let go is not given out again here")
+    pipe.text_encoder = same[0]
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, and this pipeline has another"):
         draw(pipe)
 

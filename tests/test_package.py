@@ -61,7 +61,7 @@ def test_the_wheel_asks_for_six_libraries_and_none_of_the_pipelines(wheel):
     told = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
     names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in told if "extra ==" not in line}
     assert names == {"torch", "diffusers", "transformers", "safetensors", "huggingface-hub", "pillow"}
-    assert {re.match(r"[\w-]+", line).group() for line in told if "extra == " in line} == {"pyiqa", "gradio"}
+    assert {re.match(r"[\w-]+", line).group() for line in told if "extra == " in line} == {"pyiqa", "gradio", "ray"}
 
 
 def test_what_it_brings_along_has_numpy_and_nothing_of_the_pipeline():

@@ -112,9 +112,9 @@ def test_weights_that_others_wrote_are_taken_as_they_are(tmp_path):
 
 def test_a_spoilt_shard_in_the_work_cache_is_no_finished_one(tmp_path):
     write_vectors(file := tmp_path / "train-000000.parquet", ["a", "b"], {"simple": np.ones((2, 4, 8), np.float16)})
-    assert lane._finished(file)
+    assert lane.finished(file)
     flip(file, file.read_bytes().index(np.ones(8, np.float16).tobytes()) + 20)
-    assert Store(tmp_path) and not lane._finished(file)
+    assert Store(tmp_path) and not lane.finished(file)
 
 
 def test_a_training_does_not_go_on_from_a_spoilt_checkpoint(own_work):
