@@ -117,7 +117,8 @@ class Studio:
     def unread(self, prompt: str, negative: str = "") -> list[str]:
         """A sentence for each text that the text encoder cuts."""
         texts = {"prompt": prompt, "negative prompt": negative}
-        lost = {name: count for name, text in texts.items() for count in too_long([text], self.pipe.tokenizer) if count}
+        with self._busy:  # a tokenizer keeps between two calls how it cuts and pads: who asks amid a drawing would change the drawing
+            lost = {name: count for name, text in texts.items() for count in too_long([text], self.pipe.tokenizer) if count}
         return [
             f"The last {count} tokens of the {name} were not read: it is too long for the text encoder." for name, count in lost.items()
         ]

@@ -98,6 +98,24 @@ def test_who_comes_second_waits_and_gets_their_own(studio):
     assert sorted(turns) == [1, 2, 3], "one is done before the next begins"
 
 
+def test_nobody_asks_the_tokenizer_while_another_draws(studio, monkeypatch):
+    """Counting the tokens turns its cutting and padding off, in the midst of which a prompt would be read whole."""
+    free = []
+
+    def look():
+        free.append(studio._busy.acquire(blocking=False))
+        if free[-1]:
+            studio._busy.release()
+
+    def counted(*_):
+        thread = Thread(target=look)
+        thread.start(), thread.join()
+        return [0]
+
+    monkeypatch.setattr("sur_adapter.studio.too_long", counted)
+    assert studio.unread(PROMPT, "blue") == [] and free == [False, False]
+
+
 @pytest.mark.parametrize(
     "changes, said",
     [
