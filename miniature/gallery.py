@@ -84,7 +84,7 @@ class Gallery:
     def sentence(self, id: int) -> str:
         """A plain sentence that is true of the picture with this id, whatever its prompt says."""
         index = id - self.id(0)
-        return simple_prompt(self.scene(index), index)
+        return simple_prompt(self.scene(index), index, "phrases")
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a gallery lives as long as its block
     def file(self, index: int) -> tuple[bytes, str]:

@@ -2,13 +2,14 @@
 
 `complex_prompt`: "masterpiece, 3 circles, red, flat color, 8k": digits, noun tags, quality tags in random
 number, order and place. `simple_prompt`: "there are three red circles in the picture": number words, articles,
-synonyms, word order. Sentence templates are split: `train` for whatever is trained, `test` for the test alone.
-Test sentences are new in their build, not in their words.
+synonyms, word order. Sentence templates are split: `train` for what reads, `test` for the test alone; what describes pictures speaks
+the `phrases` of phrases.py. Test sentences are new in their build, not in their words.
 """
 
 import re
 from random import Random
 
+from miniature.phrases import phrase
 from miniature.scenes import ACTORS, COLORS, Scene
 from miniature.silhouettes import POSES, SHAPES
 from miniature.templates import TEMPLATES
@@ -93,9 +94,9 @@ _COMPLEX = {"action": _complex_action, "color": _complex_color, "counting": _com
 
 
 def simple_prompt(scene: Scene, seed: int, split: str = "train") -> str:
-    """A plain sentence for a scene; the seed chooses template and words. split: "train" | "test"."""
+    """A plain sentence for a scene; the seed chooses template and words. split: "train" | "test" | "phrases"."""
     rng = Random(f"simple {seed} {scene.seed}")
-    template = rng.choice(TEMPLATES[scene.category][split])
+    template = phrase(scene.category, rng) if split == "phrases" else rng.choice(TEMPLATES[scene.category][split])
     return _tidy(template.format(**_SIMPLE[scene.category](scene, rng)))
 
 

@@ -1,4 +1,4 @@
-"""BlipForConditionalGeneration and its BlipProcessor: pictures to plain sentences, of the training templates only."""
+"""BlipForConditionalGeneration and its BlipProcessor: pictures to plain sentences, in phrases that hold no template of the test."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from miniature.pretrain.world import World, texts
 
 def main(world_path: Path, checkpoint: Path, out: Path, *, blip: dict) -> None:
     world = World(world_path)
-    tokenizer = train_tokenizer(texts(world.scenes, "simple", 0), blip["length"])
+    tokenizer = train_tokenizer(texts(world.scenes, "simple", 0, "phrases"), blip["length"])
     torch.manual_seed(blip["seed"])
     model = build(blip, tokenizer)
 
     def loss(step):
         rows = np.random.default_rng((blip["seed"], step)).choice(len(world.scenes), blip["batch"], replace=False)
-        ids, mask = encode(tokenizer, texts([world.scenes[i] for i in rows], "simple", blip["seed"] + step))
+        ids, mask = encode(tokenizer, texts([world.scenes[i] for i in rows], "simple", blip["seed"] + step, "phrases"))
         labels = ids.masked_fill(mask == 0, -100)
         with autocast():
             return model(pixel_values=world.pixels(rows), input_ids=ids, attention_mask=mask, labels=labels).loss
