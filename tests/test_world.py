@@ -3,15 +3,17 @@
 import re
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
 from miniature.judge import agree
 from miniature.scenes import CATEGORIES, COLORS, make
 from miniature.templates import TEMPLATES
-from miniature.words import QUALITY, complex_prompt, read, simple_prompt
+from miniature.words import LEXICON, QUALITY, complex_prompt, read, simple_prompt
 
 SCENES = [make(seed) for seed in range(1500)]
+SPLITS = ("train", "test", "phrases")
 
 
 def test_the_same_seed_draws_the_same_picture_and_another_seed_another():
@@ -40,7 +42,7 @@ def test_an_unknown_category_is_refused_with_the_names_of_the_known():
         make(0, "colour")
 
 
-@pytest.mark.parametrize("say", [complex_prompt, simple_prompt, lambda s, i: simple_prompt(s, i, "test")])
+@pytest.mark.parametrize("say", [complex_prompt, *(partial(simple_prompt, split=split) for split in SPLITS)])
 def test_what_is_said_of_a_scene_reads_back_as_what_it_shows(say):
     for i, scene in enumerate(SCENES):
         prompt = say(scene, i)
@@ -66,7 +68,7 @@ def test_keyword_prompts_carry_digits_and_quality_tags_in_many_places():
 
 
 def test_plain_sentences_carry_no_digits_and_no_quality_tags():
-    sentences = [simple_prompt(s, i, split) for i, s in enumerate(SCENES) for split in ("train", "test")]
+    sentences = [simple_prompt(s, i, split) for i, s in enumerate(SCENES) for split in SPLITS]
     assert not any(re.search(r"\d", s) or any(tag in s for tag in QUALITY) for s in sentences)
 
 
@@ -80,8 +82,24 @@ def test_test_sentences_are_new_in_their_build_but_not_in_their_words():
     assert not said["train"] & said["test"]
 
 
+def test_phrases_know_the_words_of_the_test_and_say_them_in_thousands_of_other_builds():
+    scenes = [make(i) for i in range(6000)]
+    said = {split: [simple_prompt(s, i, split) for i, s in enumerate(scenes)] for split in ("phrases", "test")}
+    words = {split: set(" ".join(sentences).lower().replace(",", "").split()) for split, sentences in said.items()}
+    assert words["test"] <= words["phrases"]
+    builds = {split: set(map(build, sentences)) for split, sentences in said.items()}
+    assert len(builds["phrases"]) > 3000 and len(builds["test"]) > 30
+    assert not builds["phrases"] & builds["test"]
+
+
+def build(sentence: str) -> str:
+    """A sentence without what it tells: "a COLOR CLASS near a COLOR CLASS"."""
+    words = re.findall(r"[a-z]+|,", sentence.lower())
+    return " ".join(LEXICON[w][0].upper() if w in LEXICON else re.sub("^an$", "a", w) for w in words)
+
+
 def test_an_article_fits_its_noun():
-    sentences = [simple_prompt(s, i, split) for i, s in enumerate(SCENES) for split in ("train", "test")]
+    sentences = [simple_prompt(s, i, split) for i, s in enumerate(SCENES) for split in SPLITS]
     assert not any(re.search(r"\ba [aeio]|\ban [^aeio]", s) for s in sentences)
 
 

@@ -23,7 +23,7 @@ PARTS = {
     "stable-diffusion/text_encoder": "`CLIPTextModel`: the text tower of `clip`, the same weights",
     "clip": "`CLIPModel`: contrastive, both styles of prompt, mostly keywords",
     "clip-eval": "`CLIPModel`: other seed, other width; for evaluation alone",
-    "blip": "`BlipForConditionalGeneration`: pictures to plain sentences, training templates only",
+    "blip": "`BlipForConditionalGeneration`: pictures to plain sentences, in phrases by the thousand",
     "llama": "`LlamaForCausalLM`: both styles and the facts that tie them; the teacher",
 }
 

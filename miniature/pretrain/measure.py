@@ -101,7 +101,7 @@ def blip(folder: Path, n: int) -> dict:
     scenes, captions = each_category(n), []
     for part in tqdm(_chunks(scenes, BATCH), desc="blip", disable=None):
         pixels = processor(images=[s.draw() for s in part], return_tensors="pt").pixel_values
-        ids = model.generate(pixel_values=pixels, max_new_tokens=20)
+        ids = model.generate(pixel_values=pixels, max_new_tokens=processor.tokenizer.model_max_length)
         captions += processor.batch_decode(ids, skip_special_tokens=True)
     told = (read(caption) for caption in captions)
     hits = [t is not None and judge.agree(t, s.include) for t, s in zip(told, scenes, strict=True)]

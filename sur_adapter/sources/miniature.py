@@ -12,7 +12,7 @@ from sur_adapter.work import Work
 def rows(work: Work | None = None, after: int = 0, unless=None, *, count: int, seed: int = 0, sentences: bool = False) -> Iterator[dict]:
     """`count` rows by the very client that crawls Civitai; the gallery is our own, so it may be asked as fast as it answers.
 
-    sentences: each row has a true sentence of its own, of the training templates, and no captioner is asked.
+    sentences: each row has a true sentence of its own, of the phrases that the captioner learnt, and no captioner is asked.
     """
     with Gallery(count, seed, retry_after=0) as gallery:
         private = [urlsplit(gallery.url).netloc]
