@@ -181,6 +181,7 @@ def objective(
     zero_snr: bool = False,
     offset_noise: float = 0.0,
     drop_condition: float = 0.0,
+    keep_complex: float = 0.0,
     projection: str = "trained",
 ) -> Objective:
     """The keys of params.yaml: loss, and what is frozen behind them. unet: how it runs, of params.yaml: train."""
@@ -191,7 +192,8 @@ def objective(
     choose("loss.target", target, ("noise", "complex"))
     divergence = partial(losses.kl, direction=kl, temperature=temperature, tokens=tokens)
     noising = Denoising(snr_gamma, offset_noise, target, t_min, t_max)
-    result = Objective(w_diffusion, w_prompt, w_llm, denoising=noising, kl=divergence, mask=mask, drop_condition=drop_condition)
+    result = Objective(w_diffusion, w_prompt, w_llm, denoising=noising, kl=divergence, mask=mask)
+    result.drop_condition, result.keep_complex = drop_condition, keep_complex
     if w_prompt and prompt == "attention":
         result.layers = banks.read(bank, where, dtype, models.get("diffusion"))
     if w_diffusion:

@@ -51,6 +51,9 @@ class Objective:
     drop_condition: the share of rows whose prompts become the empty one. The unconditional branch stays the base model's, in training
     as when pictures are drawn: for those rows the U-Net gets the features of the empty prompt plain; the prompt loss asks of the adapter
     to leave them as they are, for pipelines that adapt them after all; the teacher has nothing to say of them.
+
+    keep_complex: the share of rows where the keyword prompt stands in the sentence's place. The adapter shall leave it as it is, so that
+    who writes keywords loses nothing; again the teacher, who read the sentence, is silent.
     """
 
     w_diffusion: float
@@ -64,11 +67,13 @@ class Objective:
     kl: Callable = loss.kl
     mask: bool = False  # padding does not count, in `kl` and in the query's mean
     drop_condition: float = 0.0
+    keep_complex: float = 0.0
     empty: Tensor | None = None  # (L, d): features of the empty prompt
 
     def __call__(self, adapter: SURAdapter, batch: Features, portion: Portion | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """(L, each unweighted term that has a weight). portion: the share of the whole batch that `batch` is."""
         portion = portion or Portion()
+        batch, well_put = self._keep(batch, portion)
         batch, dropped = self._drop(batch, portion)
         query = adapter.query(batch.simple)
         adapted = adapter.adapt(batch.simple, query)  # (B, L, d)
@@ -77,7 +82,8 @@ class Objective:
         if self.w_prompt:
             terms["prompt"] = self._prompt(batch, adapted, pooled, portion)
         if self.w_llm:
-            counted = None if dropped is None else ~dropped
+            unread = [rows for rows in (well_put, dropped) if rows is not None]
+            counted = ~torch.stack(unread).any(0) if unread else None
             terms["llm"] = loss.llm(adapter.projection(_one(batch.teacher)), query, self._kept(batch, "simple"), counted, self.kl)
         if self.w_diffusion:
             plain = adapted if dropped is None else torch.where(dropped[:, None, None], self.empty, adapted)
@@ -112,6 +118,19 @@ class Objective:
         if any(length is None for length in lengths):
             raise ValueError("params.yaml: loss.mask asks for the lengths of the prompts, and the cache holds none: set it to false")
         return torch.arange(batch.simple.shape[1], device=batch.simple.device) < torch.stack(lengths).amax(0)[:, None]
+
+    def _keep(self, batch: Features, portion: Portion) -> tuple[Features, Tensor | None]:
+        """The batch with some sentences exchanged for their keyword prompts, and which [B]."""
+        if not self.keep_complex:
+            return batch, None
+        chosen = portion(torch.rand(len(batch) * portion.count) < self.keep_complex).to(batch.simple.device)
+        pairs = {name: (getattr(batch, f"simple{name}"), getattr(batch, f"complex{name}")) for name in ("", "_pooled", "_length")}
+        given = {
+            f"simple{name}": torch.where(chosen.view(-1, *[1] * (simple.ndim - 1)), complex, simple)
+            for name, (simple, complex) in pairs.items()
+            if simple is not None
+        }
+        return replace(batch, **given), chosen
 
     def _drop(self, batch: Features, portion: Portion) -> tuple[Features, Tensor | None]:
         """The batch with some prompts emptied, and which [B]."""

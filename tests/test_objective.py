@@ -9,6 +9,7 @@ from torch import nn
 from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.denoising import Denoising, predict
 from sur_adapter.objective import Features, Objective
+from sur_adapter.portion import Portion
 
 VELOCITY = {"prediction_type": "v_prediction"}
 
@@ -128,6 +129,25 @@ def test_half_of_the_prompts_are_dropped_where_half_are_asked_for(unet):
     dropped = (spy.heard[0]["words"] == empty).all((1, 2))
     assert 70 < dropped.sum() < 130
     assert torch.equal(spy.heard[0]["words"][~dropped], features(200).simple[~dropped])
+
+
+def test_a_keyword_prompt_in_a_sentences_place_is_to_be_left_as_it_is(unet):
+    """By an untrained adapter, which changes nothing, it is; and what the teacher read is not asked of it."""
+    batch = features(simple_length=torch.full((24,), 4), complex_length=torch.full((24,), 6))
+    goal = Objective(0.0, 1.0, 1.0, layers=layers(unet), keep_complex=1.0)
+    assert goal(adapter(), batch)[1]["prompt"] < 1e-6 and goal(adapter(), batch)[1]["llm"] == 0
+    assert goal(adapter(awake=True), batch)[1]["prompt"] > 0
+    asked, chosen = goal._keep(batch, Portion())
+    assert chosen.all() and torch.equal(asked.simple, batch.complex) and torch.equal(asked.simple_length, batch.complex_length)
+
+
+def test_a_third_of_the_keyword_prompts_is_kept_where_a_third_is_asked_for_and_the_other_sentences_stay():
+    batch = features(300)
+    torch.manual_seed(6)
+    asked, chosen = Objective(0.0, 1.0, 0.0, keep_complex=1 / 3)._keep(batch, Portion())
+    assert 70 < chosen.sum() < 130
+    assert torch.equal(asked.simple, torch.where(chosen[:, None, None], batch.complex, batch.simple))
+    assert torch.equal(asked.complex, batch.complex) and torch.equal(asked.teacher, batch.teacher)
 
 
 def test_padding_does_not_count_where_it_is_masked():
