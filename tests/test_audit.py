@@ -19,6 +19,4 @@ def test_no_pinned_package_has_a_known_flaw(tmp_path):
     packages = json.loads(told.read_text())["dependencies"]
     assert {p["name"]: [flaw["id"] for flaw in p["vulns"]] for p in packages if p.get("vulns")} == {}
     if unknown := [p["name"] for p in packages if "skip_reason" in p]:  # where the service is not reached, it knows of no flaw either
-        pytest.skip(
-            f"pip-audit knows nothing of {len(unknown)} of {len(packages)} packages, as {unknown[0]}: run this test again where there is a network"
-        )
+        pytest.skip(f"pip-audit knows nothing of {len(unknown)} of {len(packages)} packages, as {unknown[0]}: run this test with a network")
