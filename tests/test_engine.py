@@ -21,6 +21,7 @@ from stages.crawl import crawl
 from stages.generate import generate
 from stages.score import score
 from sur_adapter import records
+from sur_adapter.adapter import AdapterConfig, SURAdapter
 from sur_adapter.album import Album
 from sur_adapter.engine import Engine, Made
 from sur_adapter.features import llm, vae
@@ -139,13 +140,14 @@ def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_one_
 def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_one_apart_and_no_batch_is_drawn_twice(home, apart, monkeypatch):
     options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
     given = {"models": tiny.models(Path("models")), "generate": options}
-    generate(PROMPTS, Path("processes/baseline"), engine=apart, **given)
+    SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
+    generate(PROMPTS, Path("processes/adapter"), adapter, engine=apart, **given)
     paint, drawn = stages.generate.paint, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or (paint(*a, **k) if len(drawn) < 3 else stopped()))
-        generate(PROMPTS, Path("inline/baseline"), **given)
+        generate(PROMPTS, Path("inline/adapter"), adapter, **given)
     monkeypatch.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or paint(*a, **k))
-    generate(PROMPTS, Path("inline/baseline"), **given)
+    generate(PROMPTS, Path("inline/adapter"), adapter, **given)
     assert len(drawn) == 3 + 1, "three batches; the third was interrupted"
     assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2
 
