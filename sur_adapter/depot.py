@@ -39,7 +39,7 @@ class Depot:
 
     def __init__(self, address: str):
         site("engine.store", str(address))
-        if not isinstance(address, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s@]+", address) or "::" in address:
+        if not isinstance(address, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", address) or "::" in address:
             raise ValueError(
                 "params.yaml: engine.store is no address: give one such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder, "
                 "or null"

@@ -12,9 +12,11 @@ import psutil
 import pytest
 import torch
 from parity import Parity, Peek
+from repository import ROOT
 from small import digest
 
 from stages.caption import caption
+from sur_adapter.cluster import _code
 from sur_adapter.engine import Engine, threads
 from sur_adapter.work import Work, root
 
@@ -112,3 +114,8 @@ def test_where_no_cluster_answers_a_sentence_says_so(tmp_path):
         ValueError, match="engine.address is '127.0.0.1:1', where no Ray cluster answers .*: start one by `ray start --head`"
     ):
         Engine(partial(Parity, tmp_path), kind="ray", address="127.0.0.1:1")
+
+
+def test_machines_without_the_projects_folder_are_brought_its_packages_and_nothing_else():
+    brought = _code()["runtime_env"]["py_modules"]
+    assert {Path(folder).name for folder in brought} >= {"stages", "sur_adapter"} and {Path(folder).parent for folder in brought} == {ROOT}
