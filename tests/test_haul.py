@@ -1,8 +1,10 @@
 """Workers that see nothing of the stage's disk make the same bytes, by way of a store, and what goes wrong there is one sentence."""
 
+import json
 import shutil
 import tempfile
 from functools import partial
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from filelock import FileLock
 from parity import Peek
 from small import SOURCES, digest
 
+import stages.caption
 import stages.crawl
 from stages.caption import caption
 from stages.crawl import crawl
@@ -44,24 +47,44 @@ def test_a_worker_sees_what_its_task_reads_and_nothing_else_and_leaves_nothing(h
         assert (one, two) == ("one", "two") and saw_one == ["model/a", "model/b", "one"] and saw_two == ["model/a", "model/b", "two"]
         assert not seen and where != str(home) and where.endswith(str(home)), "a mirror of the stage's disk"
         assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
+        (home.parent / "store/sha256" / sha256(b"one").hexdigest()).write_bytes(b"eno")
+        with pytest.raises(ValueError, match=r"store/sha256/7692.* is not what was put there: remove it, and run the same command again"):
+            list(engine.map(["one"]))
     assert scratches() == before
-    assert len(list((home.parent / "store/sha256").iterdir())) == 5
+    assert {file.read_bytes() for file in (home.parent / "store/sha256").iterdir()} == {b"eno", b"two", b"model/a", b"model/b", b"made"}
 
 
-def captioned_and_scored(apart: dict, shards: Path, models: Path) -> None:
-    """By one process and by one that sees nothing of its disk: the bytes are the same."""
+def captioned_and_scored(apart: dict, shards: Path, models: Path, between=None) -> None:
+    """By one process and by one that sees nothing of its disk: the bytes are the same, but for what happens to the first shard between."""
     shutil.copytree(models / "blip", "blip")
     shutil.copytree(shards, "raw")
     rules = {"model": "blip", "top_p": 0.9, "batch": 3}
     for name, engine in (("inline", None), ("apart", apart)):
+        between(rules) if engine and between else None
         captions = Path(name, "captions")
         caption(Path("raw/s"), captions / "s", caption=rules, engine=engine)
         score(Path("raw"), captions, Path(name, "phash"), scores={"phash": {}}, sources={"s": {}}, engine=engine)
-    assert digest(Path("apart")) == digest(Path("inline")) and len(digest(Path("inline"))) == 11
+    one, other = digest(Path("inline")), digest(Path("apart"))
+    assert len(one) == 11 and one.keys() == other.keys()
+    assert {name for name in one if one[name] != other[name]} == ({"captions/s/captions-000000.parquet"} if between else set())
 
 
-def test_captions_and_scores_are_the_bytes_of_one_process(home, apart, shards, models):
-    captioned_and_scored(apart, shards, models)
+def test_captions_and_scores_are_the_bytes_of_one_process_and_what_an_earlier_run_said_goes_along(home, apart, shards, models, monkeypatch):
+    captioned_and_scored(apart, shards, models, partial(say_before, monkeypatch))
+    assert list(records.read_table(Path("apart/captions/s/captions-000000.parquet")).simple_prompt) == ["said before"] * 3
+
+
+def say_before(monkeypatch, rules: dict) -> None:
+    """A run that is stopped when it has captioned its first shard and not yet written it; what it said is then told from what would be."""
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(stages.caption, "write_table", stopped)
+        caption(Path("raw/s"), Path("stopped"), caption=rules)
+    (said,) = Path("work").glob("caption-*/000000-000000")
+    said.write_text(json.dumps(["said before"] * 3))
+
+
+def stopped(*_):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.skipif(not (find_spec("s3fs") and find_spec("moto")), reason="s3fs or moto is not installed: pip install s3fs 'moto[server]'")
