@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from sur_adapter.captioner import Captioner
 from sur_adapter.engine import Engine, Made
-from sur_adapter.pictures import Look, numbers, shard
+from sur_adapter.pictures import Look, members, numbers, shard
 from sur_adapter.provenance import revision
 from sur_adapter.records import CAPTIONS, write_table
 from sur_adapter.schema import settings
@@ -43,9 +43,13 @@ def write(
     """
     how = {"model": model, "top_p": top_p, "seed": seed, "candidates": candidates, "judge": judge}
     about = how | {"batch": batch, "own": own, "files": stamp(model, judge), "raw": digest(raw, "prompts-*.parquet")}
+
+    def reads(number: str) -> list:
+        return [model, judge, *members(raw, number), *work.folder.glob(f"{number}-*")]
+
     with (
         Work("caption", **about, code=revision(__file__)) as work,
-        Engine(partial(Captions, work, raw, how, batch, own), **settings(Engine, engine, "engine")) as workers,
+        Engine(partial(Captions, work, raw, how, batch, own), reads, **settings(Engine, engine, "engine")) as workers,
     ):
         for _ in workers.map([number for number in numbers(raw) if work.done(_name(number)) is None], "caption"):
             pass

@@ -37,7 +37,7 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: di
     about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
     with (
         Work(f"crawl-{name}", **about, code=revision(__file__, source.__file__)) as work,
-        Engine(partial(Looks, work), **settings(Engine, engine, "engine")) as workers,
+        Engine(partial(Looks, work), lambda name: [work.folder / name], **settings(Engine, engine, "engine")) as workers,
     ):
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)

@@ -42,9 +42,13 @@ def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, engi
     """One shard of all pictures, in order; a batch is what a worker draws at a time. how: as of drawing.paint."""
     parts = chunks(wanted, batch)
     about = {"wanted": wanted, "batch": batch, "how": how, "models": models, "files": stamp(models["diffusion"], adapter and str(adapter))}
+
+    def reads(task: tuple[int, list[Job]]) -> list:
+        return [models["diffusion"], adapter]
+
     with (
         Work("generate", **about, code=revision(__file__)) as work,
-        Engine(partial(Pictures, work, adapter, models, how), **settings(Engine, engine, "engine")) as workers,
+        Engine(partial(Pictures, work, adapter, models, how), reads, **settings(Engine, engine, "engine")) as workers,
     ):
         tasks = [(number, some) for number, some in enumerate(parts) if not (work.folder / _name(number)).exists()]
         for _ in tqdm(workers.map(tasks), "generate", len(tasks), unit="batch", disable=None):

@@ -13,7 +13,7 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from sur_adapter.engine import Engine, Made
-from sur_adapter.pictures import numbers, shard
+from sur_adapter.pictures import members, numbers, shard
 from sur_adapter.provenance import revision
 from sur_adapter.records import read_table, write_table
 from sur_adapter.schema import plugin, settings
@@ -25,9 +25,14 @@ def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, 
     measure = plugin("sur_adapter.scores", lane)
     rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
     about = {"settings": rules, "files": stamp(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
+
+    def reads(task: tuple[str, str]) -> list:
+        source, number = task
+        return [*rules.values(), *members(raw / source, number), _captions(captions, *task)]
+
     with (
         Work(f"score-{lane}", **about, code=revision(__file__, measure.__file__)) as work,
-        Engine(partial(Scores, work, raw, captions, lane, rules), **settings(Engine, engine, "engine")) as workers,
+        Engine(partial(Scores, work, raw, captions, lane, rules), reads, **settings(Engine, engine, "engine")) as workers,
     ):
         shards = [(source, number) for source in sources for number in numbers(raw / source)]
         for _ in workers.map([task for task in shards if work.done(_name(*task)) is None], f"score {lane}"):
@@ -46,6 +51,10 @@ def _name(source: str, number: str) -> str:
     return f"{source}-{number}.parquet"
 
 
+def _captions(captions: Path, source: str, number: str) -> Path:
+    return captions / source / f"captions-{number}.parquet"
+
+
 class Scores:
     """A worker (engine.py): source and number of a shard to the table of its scores."""
 
@@ -56,7 +65,7 @@ class Scores:
     def __call__(self, task: tuple[str, str]) -> Made:
         source, number = task
         rows, look = shard(self.raw / source, number)
-        rows = _rows(rows, self.captions / source / f"captions-{number}.parquet")
+        rows = _rows(rows, _captions(self.captions, *task))
         pictures = tqdm(look(), f"{self.lane} {source} {number}", len(rows), unit="picture", disable=None)
         with self.work.put(_name(*task)) as part:
             write_table(part, _table(rows.id, self.measure.score(pictures, rows.to_dict("records"), **self.rules)))

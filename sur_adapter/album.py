@@ -1,7 +1,9 @@
 """The crawled pictures by id: where each lies is kept in mind, its bytes stay on disk until asked for."""
 
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from copy import copy
+from functools import cache
 from pathlib import Path
 
 from sur_adapter.records import ended, genuine, plain
@@ -27,6 +29,16 @@ class Album(Mapping):
             data = opened.read(size)
         genuine(file, key, data)
         return data
+
+    def files(self, ids: Iterable[str]) -> set[Path]:
+        """The tars that hold some pictures."""
+        return {self._places[key][0] for key in ids}
+
+    def moved(self, placed: Callable[[Path], Path]) -> "Album":
+        """The same pictures where the tars lie elsewhere (haul.py)."""
+        other, placed = copy(self), cache(placed)
+        other._places = {key: (placed(file), start, size) for key, (file, start, size) in self._places.items()}
+        return other
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)

@@ -14,18 +14,21 @@ from typing import Any
 
 from sur_adapter.engine import Make, Worker, counted, threads
 
-TOLD = ("HF_HOME", "HF_HUB_OFFLINE", "SUR_WORK", "TRANSFORMERS_VERBOSITY")  # to workers on other machines; no secret is among them
+TOLD = ("HF_HUB_OFFLINE", "TRANSFORMERS_VERBOSITY")  # to workers on other machines; no secret is among them
+FOLDERS = ("HF_HOME", "SUR_WORK")  # told, too, to workers that see them
+LEAVING = 10  # seconds that workers may take to clear up
 
 
 class Cluster:
     """An actor whose machine or process is lost is started elsewhere with the task it had, `retries` times; and whoever has nothing left to
     do takes a second copy of what others are still at, of which the first to end counts: both write the same bytes."""
 
-    def __init__(self, make: Make, workers: int | str, gpus: float, retries: int, address: str | None):
-        self.ray, self.threads = _ray(address), threads()
+    def __init__(self, make: Make, workers: int | str, gpus: float, retries: int, address: str | None, apart: bool = False):
+        """apart: whether workers are on machines that see nothing of this one's disk; Ray then brings them the project's code, too."""
+        self.ray, self.threads, self.apart = _ray(address), threads(), apart
         self.ours = not self.ray.is_initialized()
         if self.ours:
-            _connect(self.ray, address)
+            _connect(self.ray, address, _code() if apart and address else {})
         try:
             count = self._count(workers, gpus)
             # A task waits for its actor to be started again however long that takes to begin: until Ray knows that a machine is gone, every
@@ -34,8 +37,8 @@ class Cluster:
             options = {"num_cpus": self.threads, "num_gpus": gpus} | again
             actor = self.ray.remote(**options)(Actor)
             self.made = [self.ray.put(make)]
-            told = {name: os.environ[name] for name in TOLD if name in os.environ}
-            self.actors = [actor.remote(self.threads, os.getcwd(), told) for _ in range(count)]
+            told = {name: os.environ[name] for name in (TOLD if apart else TOLD + FOLDERS) if name in os.environ}
+            self.actors = [actor.remote(self.threads, None if apart else os.getcwd(), told) for _ in range(count)]
         except BaseException:
             self.close()
             raise
@@ -89,17 +92,25 @@ class Cluster:
         return max(1, int(sum(fit))) if workers == "auto" else workers
 
     def close(self) -> None:
+        self._leave()
         for actor in getattr(self, "actors", ()):
             self.ray.kill(actor)
         self.actors, self.running = [], {}
         if self.ours and self.ray.is_initialized():
             self.ray.shutdown()
 
+    def _leave(self) -> None:
+        """Those that have nothing to do clear up, where they have something to; whoever is killed cannot."""
+        busy = [actor for _, actor in getattr(self, "running", {}).values()]
+        left = [actor.leave.remote() for actor in getattr(self, "actors", ()) if self.apart and actor not in busy]
+        if left:
+            self.ray.wait(left, num_returns=len(left), timeout=LEAVING)
+
 
 class Actor:
-    """Ray's side of a worker: in the stage's own folder, under its settings."""
+    """Ray's side of a worker: in the stage's own folder, where it sees that, under its settings."""
 
-    def __init__(self, threads: int, folder: str, told: dict[str, str]):
+    def __init__(self, threads: int, folder: str | None, told: dict[str, str]):
         self.threads, self.folder, self.told, self.worker = threads, folder, told, None
 
     def work(self, made: list, task):
@@ -107,14 +118,24 @@ class Actor:
         if self.worker is None:
             import ray
 
-            if not os.path.isdir(self.folder):
-                raise FileNotFoundError(f"a machine of the cluster sees no {self.folder}: put the project on a disk that all machines see")
-            os.chdir(self.folder)
             os.environ |= self.told
-            sys.path[:0] = [] if self.folder in sys.path else [self.folder]
+            if self.folder:
+                self._enter(self.folder)
             (make,) = ray.get(made)
             self.worker = Worker(make, self.threads)
         return self.worker(task)
+
+    def leave(self) -> None:
+        if self.worker:
+            self.worker.leave()
+
+    def _enter(self, folder: str) -> None:
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"a machine of the cluster sees no {folder}: put the project on a disk that all machines see, or name an engine.store"
+            )
+        os.chdir(folder)
+        sys.path[:0] = [] if folder in sys.path else [folder]
 
 
 def _ray(address: str | None):
@@ -131,11 +152,19 @@ def _ray(address: str | None):
     return ray
 
 
-def _connect(ray, address: str | None) -> None:
+def _code() -> dict:
+    """The packages that this process has from the folder it runs in, as Ray takes them along."""
+    folders = [folder for name, module in sys.modules.items() if "." not in name for folder in getattr(module, "__path__", ())]
+    return {"runtime_env": {"py_modules": [f for f in folders if os.path.dirname(f) == os.getcwd()], "excludes": ["**/__pycache__"]}}
+
+
+def _connect(ray, address: str | None, code: dict) -> None:
     try:
         if address and (host := address.rpartition("/")[2]).count(":") == 1:  # Ray itself would knock for minutes
             socket.create_connection(tuple(host.split(":")), timeout=10).close()
-        ray.init(address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else {"include_dashboard": False}))
+        ray.init(
+            address or "local", log_to_driver=False, logging_level="ERROR", **({} if address else {"include_dashboard": False}), **code
+        )
     except Exception as error:  # Ray's own are of many kinds, some of none
         said = " ".join(str(error).split())[:200]
         raise ValueError(

@@ -6,7 +6,8 @@
 
 What the first argument makes is a worker: it holds the models, is made once in each process when the first task comes, and is called with
 one task after another. Tasks and answers are small. What is made lies in the stage's work folder (work.py) under its final name, where all
-machines see it, so that a killed run goes on after what is finished, whichever engine began it.
+machines see it, so that a killed run goes on after what is finished, whichever engine began it. Machines that see no disk in common have a
+store instead (haul.py).
 
 Numbers on a CPU may differ by the number of threads that add them up. So every worker reckons with as many as this process would.
 """
@@ -27,12 +28,14 @@ from sur_adapter.schema import choose
 KINDS = ("inline", "processes", "ray")
 PATIENCE = 60.0  # seconds that a network disk may take to show what another machine wrote
 Make = Callable[[], Callable[[Any], Any]]
+Reads = Callable[[Any], Iterable]  # a task to what a worker reads for it: paths, and settings that may name some
 
 
 class Engine:
     """kind: inline, processes or ray. workers: how many, or auto: as many as the GPUs, else the processors, suffice for. gpus: of each
     worker; 0 leaves all to all. address: of a Ray cluster, `auto` for that of this machine, null starts one. retries: how often work whose
-    worker was lost is given to another.
+    worker was lost is given to another. store: an address of fsspec through which files go to workers and back; null: all see one disk.
+    reads: what goes there; this process itself needs no store.
 
     Raises ValueError for what cannot be.
     """
@@ -40,12 +43,14 @@ class Engine:
     def __init__(
         self,
         make: Make,
+        reads: Reads = lambda task: (),
         *,
         kind: str = "inline",
         workers: int | str = "auto",
         address: str | None = None,
         gpus: float = 0,
         retries: int = 3,
+        store: str | None = None,
     ):
         choose("engine.kind", kind, KINDS)
         if workers != "auto" and (not isinstance(workers, int) or workers < 1):
@@ -54,7 +59,12 @@ class Engine:
             raise ValueError(f"params.yaml: engine.gpus is {gpus!r}: give the GPUs of a worker, such as 0, 1, or 0.5 for half of one")
         if not isinstance(retries, int) or retries < 0:
             raise ValueError(f"params.yaml: engine.retries is {retries!r}: give a whole number, 0 for none")
-        self.inline = kind == "inline"
+        self.inline, self.haul = kind == "inline", None
+        if store is not None:
+            from sur_adapter.haul import Haul
+
+            self.haul = Haul(store, reads)
+            make = make if self.inline else self.haul.maker(make)
         if self.inline:
             self._run = _Inline(make)
         elif kind == "processes":
@@ -64,7 +74,7 @@ class Engine:
         else:
             from sur_adapter.cluster import Cluster  # and with it Ray, which nobody else waits for
 
-            self._run = Cluster(make, workers, gpus, retries, address)
+            self._run = Cluster(make, workers, gpus, retries, address, apart=store is not None)
 
     def __enter__(self) -> "Engine":
         return self
@@ -82,9 +92,9 @@ class Engine:
         total = len(tasks) if hasattr(tasks, "__len__") else None
         with tqdm(desc=name, total=total, unit="shard", disable=True if self.inline or not name else None) as bar:
             waiting, told = {}, 0
-            for number, answer in self._run.answers(tasks):
+            for number, answer in self._run.answers(self.haul.sent(tasks) if self.haul and not self.inline else tasks):
                 if isinstance(answer, Made) and not self.inline:
-                    answer.check()
+                    self.haul.received(answer.file, answer.sha256) if self.haul else answer.check()
                 bar.update()
                 waiting[number] = answer
                 while told in waiting:
@@ -101,20 +111,22 @@ class Made(NamedTuple):
 
     @classmethod
     def of(cls, file: Path, rows: int) -> "Made":
-        return cls(file, rows, _digest(file))
+        return cls(file, rows, digest(file))
 
     def check(self) -> None:
         """ValueError where the file is not here, or is not the one that was written."""
         end = monotonic() + PATIENCE
         while not self.file.exists() and monotonic() < end:
             sleep(0.2)
-        if not self.file.exists() or _digest(self.file) != self.sha256:
+        if not self.file.exists() or digest(self.file) != self.sha256:
             raise ValueError(
-                f"{self.file} is not here as a worker wrote it: put the project, and SUR_WORK, on a disk that all machines see"
+                f"{self.file} is not here as a worker wrote it: put the project, and SUR_WORK, on a disk that all machines see, or name an "
+                "engine.store"
             )
 
 
-def _digest(file: Path) -> str:
+def digest(file: Path) -> str:
+    """The SHA-256 of a file, in hex digits."""
     with file.open("rb") as opened:
         return file_digest(opened, "sha256").hexdigest()
 
@@ -133,6 +145,11 @@ class Worker:
             tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # the bar of all shards is the stage's own
             self.do = self.make()
         return self.do(task)
+
+    def leave(self) -> None:
+        """Before the process ends: what goes with it."""
+        if hasattr(self.do, "leave"):
+            self.do.leave()
 
 
 class _Inline:

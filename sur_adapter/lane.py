@@ -28,16 +28,27 @@ SAMPLE = 16  # numbers of each tensor that tell models apart
 
 
 def fill(
-    out: Path, pairs: pd.DataFrame, make: Callable, settings: dict, code: str, engine: dict | None, parts: Parts | None = None, finish=None
+    out: Path,
+    pairs: pd.DataFrame,
+    make: Callable,
+    reads: Callable[[list[str]], list],
+    settings: dict,
+    code: str,
+    engine: dict | None,
+    parts: Parts | None = None,
+    finish=None,
 ) -> None:
-    """make: what sees: `seer(rows)` gives name -> [N, …], `seer.about` tells what models made it, and is written into every file.
+    """make: what sees: `seer(rows)` gives name -> [N, …], `seer.about` tells what models made it, and is written into every file. reads:
+    the ids of some rows to what a worker reads for them, as of engine.Engine.
 
     settings: what else it depends on; code: the file that it stands in. parts: what is worked on, by the name of its file, where that is
     not the shards; finish(work, about) makes these of it.
     """
     depends = {"lane": out.name, "settings": settings, "pairs": digest(pairs), "shard": records.SHARD, "code": revision(code)}
     parts = parts or [(f"{name}.parquet", rows) for name, rows in records.shards(pairs)]
-    with Engine(partial(Lane, make), **schema.settings(Engine, engine, "engine")) as workers:
+    with Engine(
+        partial(Lane, make), lambda task: reads(task[2]["id"].tolist() if task else []), **schema.settings(Engine, engine, "engine")
+    ) as workers:
         (about,) = workers.map([None])
         with Work("cache", **depends, about=about) as work:
             tasks = [(work, name, rows, len(parts)) for name, rows in parts if not finished(work.folder / name)]

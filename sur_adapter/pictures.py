@@ -63,11 +63,17 @@ def numbers(raw: Path) -> list[str]:
     return [table.stem.removeprefix("prompts-") for table in tables]
 
 
+def members(raw: Path, number: str) -> tuple[Path, Path]:
+    """The table and the tar of one shard."""
+    return raw / f"prompts-{number}.parquet", raw / f"images-{number}.tar"
+
+
 def shard(raw: Path, number: str) -> tuple[pd.DataFrame, Look]:
     """The rows crawl kept of one shard, and a look at their pictures, as of `kept`."""
-    rows = read_table(raw / f"prompts-{number}.parquet")
+    table, tar = members(raw, number)
+    rows = read_table(table)
     rows = rows[rows.dropped.isna()].reset_index(drop=True)
-    return rows, partial(_pictures, raw / f"images-{number}.tar", list(rows.id))
+    return rows, partial(_pictures, tar, list(rows.id))
 
 
 def _pictures(tar: Path, ids: list[str], wanted: Sequence[bool] | None = None) -> Iterator[Image.Image]:

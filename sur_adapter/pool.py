@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from itertools import islice
 from threading import Thread
 from typing import Any
@@ -83,6 +84,8 @@ def _leave(alive) -> None:
     try:
         alive.recv()
     except (EOFError, OSError):
+        with suppress(Exception):  # it ends, whatever else goes wrong
+            _worker.leave()
         os._exit(1)
 
 

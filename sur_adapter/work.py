@@ -15,8 +15,9 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from copy import copy
 from hashlib import sha256
 from pathlib import Path
 from uuid import uuid4
@@ -107,6 +108,13 @@ class Work:
     def __getstate__(self) -> dict:
         """What a worker elsewhere needs (engine.py): the lock stays with the stage."""
         return {"folder": self.folder}
+
+    def moved(self, placed: Callable[[Path], Path]) -> "Work":
+        """The same where a worker works that sees nothing of this disk (haul.py): its own folder."""
+        other = copy(self)
+        other.folder = placed(self.folder)
+        other.folder.mkdir(parents=True, exist_ok=True)
+        return other
 
     def drop(self, keys: Iterable[str]) -> None:
         for key in keys:

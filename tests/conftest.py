@@ -13,12 +13,43 @@ os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+HOOK = """
+import os, sys
+HIDDEN = {hidden!r}
+
+def hook(event, words):
+    if event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove"):
+        for path in words[: 1 + (event == "os.rename")]:
+            if isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(HIDDEN):
+                raise PermissionError(13, "the stage's disk is none of a worker's", str(path))
+
+sys.addaudithook(hook)
+"""
+
 
 @pytest.fixture
 def own_work(tmp_path, monkeypatch) -> Path:
     """A place of its own for the unfinished work of one test."""
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     return tmp_path / "work"
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """Where a stage runs, its work cache inside: no process that it starts can open, list or change anything there."""
+    folder = tmp_path / "home"
+    folder.mkdir()
+    (tmp_path / "hook").mkdir()
+    (tmp_path / "hook/sitecustomize.py").write_text(HOOK.format(hidden=str(folder)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hook"))
+    monkeypatch.setenv("SUR_WORK", str(folder / "work"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def apart(home) -> dict:
+    return {"kind": "processes", "workers": 1, "store": f"file://{home.parent}/store"}
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
-"""A worker of no weight, for the tests of engines: it tells where it is, and fails or dies when asked to."""
+"""Workers of no weight, for the tests of engines: they tell where they are and what they see, and fail or die when asked to."""
 
 import os
 from pathlib import Path
+
+from sur_adapter.engine import Made
 
 
 class Parity:
@@ -21,3 +23,21 @@ class Parity:
 
             return number, torch.get_num_threads()
         return number, os.getpid()
+
+
+class Peek:
+    """The name of a file to what is in it, what lies where the worker is, and whether the folder that it may not see can be seen; a name
+    that ends in `=` to a file that it makes."""
+
+    def __init__(self, work, hidden: str):
+        self.work, self.hidden = work, hidden
+
+    def __call__(self, name: str):
+        if name.endswith("="):
+            self.work.keep(name, b"made")
+            return Made.of(self.work.folder / name, 1)
+        try:
+            seen = bool(os.listdir(self.hidden))
+        except PermissionError:
+            seen = False
+        return Path(name).read_text(), sorted(p.as_posix() for p in Path().rglob("*") if p.is_file()), seen, os.getcwd()

@@ -21,17 +21,14 @@ from stages.crawl import crawl
 from stages.generate import generate
 from stages.score import score
 from sur_adapter import records
+from sur_adapter.adapter import AdapterConfig, SURAdapter
+from sur_adapter.album import Album
 from sur_adapter.engine import Engine, Made
 from sur_adapter.features import llm, vae
 
 pytestmark = pytest.mark.usefixtures("own_work")
 ONE, TWO = ({"kind": "processes", "workers": count} for count in (1, 2))
 PROMPTS = ROOT / "prompts/miniature"
-
-
-@pytest.fixture(scope="module")
-def tiny_models(tmp_path_factory) -> dict:
-    return tiny.models(tmp_path_factory.mktemp("tiny"))
 
 
 def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_gone_afterwards(tmp_path):
@@ -121,36 +118,38 @@ def test_no_stage_tracks_the_engine():
 
 
 def test_who_works_here_waits_for_no_other_engine():
-    code = (
-        "import sys; from sur_adapter.engine import Engine; print(list(Engine(lambda: abs).map([-1])), {'ray', 'torch'} & set(sys.modules))"
-    )
+    code = """
+import sys
+from sur_adapter.engine import Engine
+print(list(Engine(lambda: abs).map([-1])), {'fsspec', 'ray', 'torch'} & set(sys.modules))"""
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert said.strip() == "[1] set()"
 
 
-def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_another(tiny_models, tmp_path, monkeypatch):
+def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_one_that_sees_nothing_of_its_disk(home, apart, monkeypatch):
     monkeypatch.setattr(records, "SHARD", 5)
-    rows, pictures = tiny.pairs(16)
-    for name, engine in (("inline", None), ("processes", ONE)):
-        llm.write(rows, {}, tmp_path / name / "llm", tiny_models, engine, layers="all", tokens=40)
-        vae.write(rows, pictures, tmp_path / name / "vae", tiny_models, engine, batch=2)
-    assert digest(tmp_path / "processes") == digest(tmp_path / "inline") and len(digest(tmp_path / "inline")) == 2 * 4
+    models = tiny.models(Path("models"))
+    rows = records.read_table(tiny.home(home, models, 16) / "pairs.parquet")
+    album = Album(Path("raw"), set(rows["id"]))
+    for name, engine in (("inline", None), ("processes", apart)):
+        llm.write(rows, {}, Path(name, "llm"), models, engine, layers="all", tokens=40)
+        vae.write(rows, album, Path(name, "vae"), models, engine, batch=2)
+    assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2 * 4
 
 
-def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_another_and_no_batch_is_drawn_twice(
-    tiny_models, tmp_path, monkeypatch
-):
+def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_one_apart_and_no_batch_is_drawn_twice(home, apart, monkeypatch):
     options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
-    given = {"models": tiny_models, "generate": options}
-    generate(PROMPTS, tmp_path / "processes" / "baseline", engine=ONE, **given)
+    given = {"models": tiny.models(Path("models")), "generate": options}
+    SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
+    generate(PROMPTS, Path("processes/adapter"), adapter, engine=apart, **given)
     paint, drawn = stages.generate.paint, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or (paint(*a, **k) if len(drawn) < 3 else stopped()))
-        generate(PROMPTS, tmp_path / "inline" / "baseline", **given)
+        generate(PROMPTS, Path("inline/adapter"), adapter, **given)
     monkeypatch.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or paint(*a, **k))
-    generate(PROMPTS, tmp_path / "inline" / "baseline", **given)
+    generate(PROMPTS, Path("inline/adapter"), adapter, **given)
     assert len(drawn) == 3 + 1, "three batches; the third was interrupted"
-    assert digest(tmp_path / "processes") == digest(tmp_path / "inline") and len(digest(tmp_path / "inline")) == 2
+    assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2
 
 
 def stopped():

@@ -10,12 +10,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from parity import Parity
+import torch
+from parity import Parity, Peek
+from repository import ROOT
 from small import digest
 
 from stages.caption import caption
+from sur_adapter.cluster import _code
 from sur_adapter.engine import Engine, threads
-from sur_adapter.work import root
+from sur_adapter.work import Work, root
 
 pytestmark = [
     pytest.mark.usefixtures("own_work"),
@@ -72,7 +75,16 @@ def test_of_two_machines_one_is_lost_amid_captioning_and_the_captions_are_those_
     assert digest(tmp_path / "ray") == digest(tmp_path / "inline")
 
 
-def test_a_cluster_of_our_own_is_heard_on_loopback_alone_and_a_worker_that_dies_is_started_again(tmp_path):
+@pytest.fixture
+def one_thread():
+    """So that two workers find place where there are two processors."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_cluster_of_our_own_is_heard_on_loopback_alone_and_a_worker_that_dies_is_started_again(one_thread, tmp_path, monkeypatch):
     with Engine(partial(Parity, tmp_path), kind="ray", workers=1, retries=1) as engine:
         (_, before), (number, after) = engine.map([6, 8])
         assert number == 8 and (tmp_path / "killed").exists() and len({os.getpid(), before, after}) == 3
@@ -81,6 +93,20 @@ def test_a_cluster_of_our_own_is_heard_on_loopback_alone_and_a_worker_that_dies_
         assert ports and set(ports) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         with pytest.raises(FileNotFoundError, match="^seven is odd: give an even number$"):
             list(engine.map([7]))
+        monkeypatch.chdir(tmp_path)
+        work_apart(tmp_path)
+
+
+def work_apart(folder: Path) -> None:
+    """With a store, a worker of the cluster that is there sees what it is sent alone, and its work comes back."""
+    (folder / "a").write_text("here")
+    (folder / "b").write_text("not asked for")
+    about = {"kind": "ray", "workers": 1, "store": f"file://{folder}/store"}
+    with Work("peek") as work, Engine(partial(Peek, work, "/"), lambda name: [Path(name)], **about) as engine:
+        (text, seen, _, where), made = engine.map(["a", "three="])
+        assert (text, seen) == ("here", ["a"]) and where != str(folder) and where.endswith(str(folder))
+        assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
+    assert not Path(where).exists()
 
 
 def test_where_no_cluster_answers_a_sentence_says_so(tmp_path):
@@ -88,3 +114,8 @@ def test_where_no_cluster_answers_a_sentence_says_so(tmp_path):
         ValueError, match="engine.address is '127.0.0.1:1', where no Ray cluster answers .*: start one by `ray start --head`"
     ):
         Engine(partial(Parity, tmp_path), kind="ray", address="127.0.0.1:1")
+
+
+def test_machines_without_the_projects_folder_are_brought_its_packages_and_nothing_else():
+    brought = _code()["runtime_env"]["py_modules"]
+    assert {Path(folder).name for folder in brought} >= {"stages", "sur_adapter"} and {Path(folder).parent for folder in brought} == {ROOT}

@@ -21,7 +21,13 @@ CURE = "name another model in params.yaml: models.diffusion"
 
 
 def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, engine: dict | None = None, *, batch: int = 64) -> None:
-    fill(out, pairs, partial(Words, models["diffusion"], batch), {"batch": batch}, __file__, engine)
+    model = models["diffusion"]
+    fill(out, pairs, partial(Words, model, batch), lambda ids: files(model), {"batch": batch}, __file__, engine)
+
+
+def files(model: str) -> list[str]:
+    """What is read of a model's folder, as far as it has them."""
+    return [f"{model}/{part}" for part in ("model_index.json", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")]
 
 
 class Words:

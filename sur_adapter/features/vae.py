@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from sur_adapter.ahead import ahead
+from sur_adapter.album import Album
 from sur_adapter.compute import device
 from sur_adapter.diffusion import part
 from sur_adapter.lane import fill, identity, numbers
@@ -42,8 +43,17 @@ def write(
     """flips: the mirrored picture's latents too; off, since words tell left from right. buckets: [[width, height], …] in pixels; each
     picture goes to the nearest in aspect."""
     sizes = buckets or [[models["resolution"]] * 2]
+
+    def reads(ids: list[str]) -> list:
+        return [*files(models["diffusion"]), *(pictures.files(ids) if isinstance(pictures, Album) else ())]
+
     make = partial(Latents, pictures, models["diffusion"], sizes, precision, batch, flips)
-    fill(out, pairs, make, {"batch": batch, "flips": flips}, __file__, engine)
+    fill(out, pairs, make, reads, {"batch": batch, "flips": flips}, __file__, engine)
+
+
+def files(model: str) -> list[str]:
+    """What is read of a model's folder."""
+    return [f"{model}/vae"]
 
 
 class Latents:
