@@ -24,7 +24,8 @@ thing, and is the mean over training seeds. `gap`: the share of the gap between 
 on the test prompts, give or take the half width of a 95 % interval over seeds (Student's t). `− ours`: the mean difference from ours on the
 same seeds and its 95 % interval, **bold** where that leaves out 0. Then the share of right pictures by category, and what the adapter does
 to keyword prompts (with − without). Test prompts and noise are the same in all runs: intervals tell of the chance of training alone, not
-of the choice of prompts.
+of the choice of prompts. Rows that are missing have not run with these params: what an older default gave stands in
+[before/](before/README.md).
 
 """
 
