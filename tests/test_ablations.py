@@ -75,6 +75,8 @@ def test_experiments_become_rows_and_grow_from_sitting_to_sitting(tmp_path):
     file = tmp_path / "results.csv"
     first = {"ours-s0": experiment(0.5), "kl-s1": experiment(0.2), "mine": experiment(0.9), "kl-s0": {"data": {}}, "kl-s2": {"error": {}}}
     first["ours-s2"] = experiment(0.8) | {"error": {"msg": "Experiment run failed"}}
+    first["no-llm-s0"] = experiment(0.8) | {"executor": {"state": "running"}}
+    first["kl-s1"]["executor"] = {"state": "success"}
     found = results(first, file)
     assert found[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
     assert found[list(FIGURES)].notna().all(axis=None)

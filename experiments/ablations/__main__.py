@@ -59,7 +59,7 @@ def _quoted(word: str) -> str:
 def _experiments() -> dict[str, dict]:
     """name -> what `dvc exp show` tells of it."""
     told = json.loads(subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True).stdout)
-    return {e["name"]: e["revs"][0] for base in told for e in base.get("experiments") or [] if e["name"]}
+    return {e["name"]: e["revs"][0] | {"executor": e.get("executor")} for base in told for e in base.get("experiments") or [] if e["name"]}
 
 
 if __name__ == "__main__":
