@@ -38,10 +38,8 @@ def results(experiments: dict[str, dict], file: Path) -> pd.DataFrame:
         row, _, seed = name.rpartition("-s")
         metrics = (told.get("data") or {}).get("metrics") or {}
         numbers = (metrics.get("reports/metrics.json") or {}).get("data")
-        state = (told.get("executor") or {}).get("state")  # null where it ran elsewhere
-        if (
-            row in ROWS and seed.isdigit() and numbers and not told.get("error") and state in (None, "success")
-        ):  # else DVC tells the workspace's
+        ran = (told.get("executor") or {}).get("state") in (None, "success")  # else DVC tells the workspace's figures, as of what failed
+        if row in ROWS and seed.isdigit() and numbers and ran and not told.get("error"):
             rows.append({"row": row, "seed": int(seed)} | {column: _at(numbers, path) for column, path in FIGURES.items()})
     found = pd.DataFrame(rows, columns=["row", "seed", *FIGURES])
     if file.exists():
