@@ -37,7 +37,6 @@ ROWS = {
     "no-llm": Row("w_llm 0", {"loss.w_llm": 0.0}),
     "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
     "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
-    "llm-0.5": Row("w_llm 0.5", {"loss.w_llm": 0.5}),
     "llm-1": Row("w_llm 1", {"loss.w_llm": 1.0}),
     "layer-1": Row("LLM layer 1, the first, w_llm 0.1", {"cache.llm.layers": [1], "loss.w_llm": 0.1}),
     "layer-4": Row("LLM layer 4, the middle, w_llm 0.1", {"cache.llm.layers": [4], "loss.w_llm": 0.1}),
