@@ -53,8 +53,6 @@ ROWS = {
     "times-early": Row("the same, noisy half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_min": 500}),
     "times-late": Row("the same, clear half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_max": 500}),
     "keep-0": Row("no keyword prompt in a sentence's place", {"loss.keep_complex": 0.0}),
-    "keep-3": Row("3 % of them", {"loss.keep_complex": 0.03}),
-    "keep-12": Row("12 % of them", {"loss.keep_complex": 0.12}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
     "data-10": Row("10 % of the pictures", {"sources.miniature.count": 4000}),
