@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from transformers import AutoConfig
 
 from experiments.ablations.__main__ import commands
-from experiments.ablations.rows import AGAINST, ROWS
+from experiments.ablations.rows import ROWS
 from experiments.ablations.table import FIGURES, interval, page, results
 from sur_adapter.teacher import chosen
 
@@ -60,7 +60,19 @@ def test_a_row_asks_the_llm_for_layers_that_it_has(name):
 def test_no_two_rows_are_the_same_experiment():
     told = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
     assert len(set(told)) == len(told)
-    assert set(AGAINST.values()) - {None} <= set(ROWS)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.against])
+def test_a_row_runs_as_long_as_the_one_it_stands_against_on_seeds_that_this_has(name):
+    row, other = ROWS[name], ROWS[ROWS[name].against]
+    assert row.shared == other.shared and other.seeds >= row.seeds
+
+
+def test_a_layer_stands_against_the_same_weight_of_the_teacher_and_a_way_round_against_its_loss(tmp_path):
+    gaps = {"ours": (0.5, 0.6), "llm-0.1": (0.3, 0.4), "layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
+    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    text = page(results(told, tmp_path / "results.csv"))
+    assert "**+0.01 [+0.01, +0.01]** from: w_llm 0.1 |" in text and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
 
 
 def test_the_first_seed_of_every_row_is_queued_before_the_second():
@@ -105,3 +117,10 @@ def test_a_row_stands_against_ours_on_the_same_seeds_and_is_bold_where_it_is_cle
 def test_the_table_that_lies_there_is_that_of_the_results():
     folder = ROOT / "experiments/ablations"
     assert (folder / "README.md").read_text(encoding="utf-8") == page(pd.read_csv(folder / "results.csv"))
+
+
+def test_the_readme_tells_what_the_trainings_at_full_length_closed():
+    found = pd.read_csv(ROOT / "experiments/ablations/results.csv")
+    mean, half = interval(found[found.row == "full"].gap)
+    assert (found.row == "full").sum() == 5
+    assert f"Five, from five seeds, close {mean:.2f} ± {half:.2f} of it;" in (ROOT / "README.md").read_text(encoding="utf-8")

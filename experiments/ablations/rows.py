@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-SHORT = {"train.steps": 400, "generate.seeds": 1, "sweep.strengths": [], "evaluate.resamples": 1000}  # ninety runs in one sitting
+SHORT = {"train.steps": 400, "generate.seeds": 1, "sweep.strengths": [], "evaluate.resamples": 1000}  # all rows in one sitting
 DIFFUSION = {"loss.w_diffusion": 1.0, "loss.w_prompt": 0.0}
 PUBLISHED = {
     "loss.prompt": "kl", "loss.tokens": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.projection": "frozen",
@@ -13,21 +13,26 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Row:
-    """changes: `-S` of dvc exp run, a + before what params.yaml leaves out; seeds: of training; shared: what stands beside the changes."""
+    """changes: `-S` of dvc exp run, a + before what params.yaml leaves out; seeds: of training; shared: what stands beside the changes;
+    against: the row that it differs from in one thing."""
 
     words: str
     changes: dict = field(default_factory=dict)
     seeds: int = 3
     shared: dict = field(default_factory=lambda: SHORT)
+    against: str | None = "ours"
 
 
 ROWS = {
-    "full": Row("ours, as params.yaml has it", seeds=5, shared={"sweep.strengths": []}),
+    "full": Row("ours, as params.yaml has it", seeds=5, shared={"sweep.strengths": []}, against=None),
     "full-published": Row(
-        "published objective, same frozen models, data and steps", PUBLISHED | {"train.lr": 1e-5}, shared={"sweep.strengths": []}
+        "published objective, same frozen models, data and steps",
+        PUBLISHED | {"train.lr": 1e-5},
+        shared={"sweep.strengths": []},
+        against="full",
     ),
-    "full-keep-3": Row("3 % of sentences exchanged for keyword prompts", {"loss.keep_complex": 0.03}, 5, {"sweep.strengths": []}),
-    "ours": Row("ours"),
+    "full-keep-3": Row("3 % of sentences exchanged for keyword prompts", {"loss.keep_complex": 0.03}, 5, {"sweep.strengths": []}, "full"),
+    "ours": Row("ours", against=None),
     "published": Row(
         "published objective: lr 1e-5, diffusion loss detached (so it trains nothing), projection frozen", PUBLISHED | {"train.lr": 1e-5}
     ),
@@ -38,20 +43,27 @@ ROWS = {
     "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
     "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
     "llm-1": Row("w_llm 1", {"loss.w_llm": 1.0}),
-    "layer-1": Row("LLM layer 1, the first, w_llm 0.1", {"cache.llm.layers": [1], "loss.w_llm": 0.1}),
-    "layer-4": Row("LLM layer 4, the middle, w_llm 0.1", {"cache.llm.layers": [4], "loss.w_llm": 0.1}),
-    "layer-8": Row("LLM layer 8, the last, w_llm 0.1", {"cache.llm.layers": [8], "loss.w_llm": 0.1}),
+    "layer-1": Row("LLM layer 1, the first, w_llm 0.1", {"cache.llm.layers": [1], "loss.w_llm": 0.1}, against="llm-0.1"),
+    "layer-4": Row("LLM layer 4, the middle, w_llm 0.1", {"cache.llm.layers": [4], "loss.w_llm": 0.1}, against="llm-0.1"),
+    "layer-8": Row("LLM layer 8, the last, w_llm 0.1", {"cache.llm.layers": [8], "loss.w_llm": 0.1}, against="llm-0.1"),
     "layer-all": Row(
         "mean of all LLM layers, w_llm 0.1",
         {"cache.llm.pooling": "layernorm-mean", "cache.llm.layers": "all", "loss.w_llm": 0.1},
+        against="llm-0.1",
     ),
-    "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}),
+    "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}, against="llm-0.1"),
     "kl": Row("prompt loss `kl`, the paper's", {"loss.prompt": "kl"}),
-    "kl-reverse": Row("prompt loss `kl`, the other way round", {"loss.prompt": "kl", "loss.kl": "student_teacher"}),
-    "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask": True}),
-    "target-complex": Row("w_prompt 0, w_diffusion 1, target: the U-Net under the keyword prompt", DIFFUSION | {"loss.target": "complex"}),
-    "times-early": Row("the same, noisy half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_min": 500}),
-    "times-late": Row("the same, clear half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_max": 500}),
+    "kl-reverse": Row("prompt loss `kl`, the other way round", {"loss.prompt": "kl", "loss.kl": "student_teacher"}, against="kl"),
+    "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask": True}, against="kl"),
+    "target-complex": Row(
+        "w_prompt 0, w_diffusion 1, target: the U-Net under the keyword prompt", DIFFUSION | {"loss.target": "complex"}, against="no-prompt"
+    ),
+    "times-early": Row(
+        "the same, noisy half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_min": 500}, against="target-complex"
+    ),
+    "times-late": Row(
+        "the same, clear half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_max": 500}, against="target-complex"
+    ),
     "keep-0": Row("no keyword prompt in a sentence's place", {"loss.keep_complex": 0.0}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
@@ -60,4 +72,3 @@ ROWS = {
     "true-sentences": Row("true sentences instead of BLIP's captions", {"+sources.miniature.sentences": True}),
     "no-filter": Row("filter off: no CLIP thresholds", {"filter.clip_simple": -1.0, "filter.clip_complex": -1.0}),
 }
-AGAINST = {"full-published": "full", "full-keep-3": "full", "full": None, "ours": None}  # the others: "ours", seed by seed

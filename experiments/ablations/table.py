@@ -1,4 +1,4 @@
-"""From experiments to a table: a line for each row, its mean over seeds and the interval of its difference from ours."""
+"""From experiments to a table: a line for each row, its mean over seeds and the interval of its difference from its counterpart."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from experiments.ablations.rows import AGAINST, ROWS
+from experiments.ablations.rows import ROWS
 
 FIGURES = {
     "gap": "semantic.gap_closed.value",
@@ -21,10 +21,10 @@ HEAD = """# What helps, measured
 
 Written by `python -m experiments.ablations table` from `dvc exp show --json`; the single runs are in `results.csv`. Each line changes one
 thing, and is the mean over training seeds. `gap`: the share of the gap between plain sentences and keyword prompts that the adapter closes
-on the test prompts, give or take the half width of a 95 % interval over seeds (Student's t). `− ours`: the mean difference from ours on the
-same seeds and its 95 % interval, **bold** where that leaves out 0. Then the share of right pictures by category, and what the adapter does
-to keyword prompts (with − without). Test prompts and noise are the same in all runs: intervals tell of the chance of training alone, not
-of the choice of prompts. Rows that are missing have not run with these params: what an older default gave stands in
+on the test prompts, give or take the half width of a 95 % interval over seeds (Student's t). `difference`: from ours, or from the line that
+is named, on the same seeds: its mean and 95 % interval, **bold** where that leaves out 0. Then the share of right pictures by category, and
+what the adapter does to keyword prompts (with − without). Test prompts and noise are the same in all runs: intervals tell of the chance of
+training alone, not of the choice of prompts. Rows that are missing have not run with these params: what an older default gave stands in
 [before/](before/README.md).
 
 """
@@ -75,7 +75,7 @@ def page(found: pd.DataFrame) -> str:
 
 
 def _table(found: pd.DataFrame, names: list[str]) -> str:
-    head = ["what", "changed", "seeds", "gap", "− ours", "action", "color", "counting", "on keywords"]
+    head = ["what", "changed", "seeds", "gap", "difference", "action", "color", "counting", "on keywords"]
     lines = [head, ["---"] * len(head)] + [_line(found, name) for name in names if (found.row == name).any()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -90,10 +90,11 @@ def _line(found: pd.DataFrame, name: str) -> list[str]:
 
 
 def _against(found: pd.DataFrame, of: pd.DataFrame, name: str) -> str:
-    other = AGAINST.get(name, "ours")
+    other = ROWS[name].against
     both = of.join(found[found.row == other].set_index("seed").add_suffix("_other"), how="inner")
-    if other is None or both.empty:
+    if both.empty:
         return ""
     mean, half = interval(both.gap - both.gap_other)
     text = f"{mean:+.2f}" + (f" [{mean - half:+.2f}, {mean + half:+.2f}]" if np.isfinite(half) else "")
-    return f"**{text}**" if abs(mean) > half else text
+    text = f"**{text}**" if abs(mean) > half else text
+    return text if other in ("ours", "full") else f"{text} from: {ROWS[other].words}"
