@@ -15,9 +15,8 @@ def run(folder: Path, *words: str, fails: bool = False) -> str:
     """What a command prints; it must succeed, or fail if that is expected."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     identity = {f"GIT_{who}_{what}": "a" if what == "NAME" else "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    done = subprocess.run(
-        words, cwd=folder, capture_output=True, text=True, env=os.environ | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
-    )
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as for most users
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"})
     assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 

@@ -1,10 +1,12 @@
 """The whole DAG as a user runs it, on shrunken params, in a repository of its own."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 from repository import copy, ran, run
+from ruamel.yaml import YAML
 
 SMALL = {
     "sources": {"miniature": {"count": 260}},
@@ -38,6 +40,32 @@ def test_one_command_runs_every_stage_and_reaches_the_metrics(home):
 
 def test_a_second_run_has_nothing_to_do(home):
     assert ran(run(home[0], "dvc", "repro")) == set()
+
+
+@pytest.mark.parametrize("name", ["__pycache__/x.cpython-311.pyc", ".pytest_cache/v", "x.egg-info/PKG-INFO", ".x.py.swp", "x.py~", ".idea/x.iml"])
+def test_files_that_programs_leave_beside_the_sources_change_no_dependency(home, name):
+    folder, _ = home
+    deps = {dep for stage in YAML(typ="safe").load(folder / "dvc.lock")["stages"].values() for dep in (d["path"] for d in stage["deps"])}
+    folders = [folder / dep for dep in deps if (folder / dep).is_dir() and not dep.startswith(("data", "models", "reports", "prompts"))]
+    left = [place / name for place in folders]
+    assert len(left) >= 4
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"left")
+    assert ran(run(folder, "dvc", "repro")) == set()
+    for file in left:
+        file.unlink()
+
+
+def test_importing_every_module_with_bytecode_written_leaves_nothing_to_do(home):
+    folder, _ = home
+    names = [f.relative_to(folder) for room in ("sur_adapter", "stages", "miniature") for f in (folder / room).rglob("*.py")]
+    modules = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in names if f.stem != "__main__"]
+    run(folder, sys.executable, "-c", f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
+    written = [f for f in folder.rglob("__pycache__/*.pyc") if ".dvc" not in f.parts]
+    assert len(written) >= len(modules) / 2  # else this test shows nothing
+    assert "up to date" in run(folder, "dvc", "status")
+    assert ran(run(folder, "dvc", "repro")) == set()
 
 
 def test_rows_in_are_rows_kept_and_rows_dropped(home):
