@@ -27,8 +27,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from sur_adapter.schema import nearest
-from sur_adapter.whole import disk
+from sur_adapter.io.atomic import friendly_disk_errors
+from sur_adapter.registry import did_you_mean
 
 COMMANDS = ("export", "suite", "forget", "plan", "verify")
 PLANNED = "sources caption scores filter models cache adapter loss train generate sweep evaluate"  # the sections that a plan goes by
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         globals()[f"_{argv[0]}"](*argv[1:])
         return
     if not argv or argv[0] not in VERBS:
-        hint = nearest(argv[0], VERBS + COMMANDS) if argv else ""
+        hint = did_you_mean(argv[0], VERBS + COMMANDS) if argv else ""
         raise ValueError(f"usage: python -m stages VERB PATH…, with VERB one of {', '.join(VERBS)}, or {' or '.join(COMMANDS)}{hint}")
     verb, *paths = argv
     run = getattr(import_module(f"stages.{verb}"), verb)
@@ -54,8 +54,8 @@ def main(argv: list[str]) -> None:
 
 
 def _export(*folder: str) -> None:
-    from sur_adapter.export import export
-    from sur_adapter.records import read_table
+    from sur_adapter.io.shards import read_table
+    from sur_adapter.tools.export import export
 
     if len(folder) != 1:
         raise ValueError(f"export takes a folder: {len(folder)} were given")
@@ -64,8 +64,8 @@ def _export(*folder: str) -> None:
 
 
 def _suite(*folder: str) -> None:
-    from sur_adapter.records import read_table
-    from sur_adapter.suite import CATEGORY, suite
+    from sur_adapter.io.shards import read_table
+    from sur_adapter.tools.held_out_prompts import CATEGORY, suite
 
     if len(folder) != 1:
         raise ValueError(f"suite takes a folder: {len(folder)} were given")
@@ -75,23 +75,23 @@ def _suite(*folder: str) -> None:
 
 
 def _forget(*what: str) -> None:
-    from sur_adapter.forget import forget
-    from sur_adapter.work import discard
+    from sur_adapter.data.crawl.removal import forget
+    from sur_adapter.io.work_cache import discard_work
 
     if len(what) != 1:
         raise ValueError(f"forget takes an id, a url or a user: {len(what)} were given")
     raw, memory = _paths("crawl")
     count = forget(what[0], raw.parent, memory)
-    discard("crawl", "caption", "score")
+    discard_work("crawl", "caption", "score")
     print(f"{count} rows are forgotten. Now make everything derived anew, and empty the caches of DVC:")
     print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")
 
 
 def _plan(*changes: str) -> None:
-    from sur_adapter.plan import plan
-    from sur_adapter.plan_rates import Rates, mean_size
-    from sur_adapter.plan_table import table
-    from sur_adapter.prompts import read_prompts
+    from sur_adapter.generation.prompts import read_prompts
+    from sur_adapter.tools.planner.measured_rates import Rates, mean_size
+    from sur_adapter.tools.planner.planner import plan
+    from sur_adapter.tools.planner.table import table
 
     options = _numbers(plan, changes)
     params = _sections(_params(), dict.fromkeys(PLANNED.split(), True))
@@ -111,14 +111,16 @@ def _numbers(function, words: tuple[str, ...]) -> dict:
         name, _, value = word.partition("=")
         number = YAML(typ="safe").load(value) if value else None
         if name not in known or not isinstance(number, (int, float)) or number <= 0:
-            raise ValueError(f"plan does not take {word!r}{nearest(name, known)}: give a number above 0 to one of {'=…, '.join(known)}=…")
+            raise ValueError(
+                f"plan does not take {word!r}{did_you_mean(name, known)}: give a number above 0 to one of {'=…, '.join(known)}=…"
+            )
         found[name] = number
     return found
 
 
 def _verify(*words: str) -> None:
-    from sur_adapter.spoilt import spoilt, unfinished
-    from sur_adapter.work import root
+    from sur_adapter.io.work_cache import work_dir
+    from sur_adapter.tools.verify import spoilt, unfinished
 
     if words or not Path("dvc.lock").exists():
         raise ValueError("verify takes no words, and compares with dvc.lock: run it in a project that was run (`dvc repro`)")
@@ -126,7 +128,7 @@ def _verify(*words: str) -> None:
     asked = subprocess.run([sys.executable, "-m", "dvc", "cache", "dir"], capture_output=True, text=True, check=True)
     cache = Path(asked.stdout.strip(), "files", "md5")
     bad, count = spoilt({Path(out["path"]): out["md5"] for stage in stages for out in stage.get("outs", ())}, cache)
-    bad, weights = bad + unfinished(root()), _weights()
+    bad, weights = bad + unfinished(work_dir()), _weights()
     print("".join(f"{file} is not what was written\n" for file in [*bad, *weights]), end="")
     commands = [f"git checkout -- {shlex.join(weights)}"] * bool(weights)  # first: stages reckon with them
     commands += [f"rm -rf {shlex.join(map(str, bad))} && dvc repro"] * bool(bad)
@@ -161,7 +163,7 @@ def _sections(file: Path, names: dict[str, bool]) -> dict:
     params = YAML(typ="safe").load(file) or {}
     for name, needed in names.items():
         if needed and name not in params:
-            raise ValueError(f"{file} has no section {name!r}{nearest(name, params)}: add it, as in presets/miniature.yaml")
+            raise ValueError(f"{file} has no section {name!r}{did_you_mean(name, params)}: add it, as in presets/miniature.yaml")
     return {name: params[name] for name in names if name in params}
 
 
@@ -186,7 +188,7 @@ if __name__ == "__main__":
     _quiet()
     keep_memory()
     try:
-        with disk():
+        with friendly_disk_errors():
             main(sys.argv[1:])
     except (FileNotFoundError, ValueError) as error:
         if os.environ.get("SUR_DEBUG"):

@@ -5,18 +5,19 @@ A lane that was killed goes on after its last finished shard; the bank of querie
 
 from pathlib import Path
 
-from sur_adapter.album import Album
-from sur_adapter.records import read_table
-from sur_adapter.schema import plugin, settings
+from sur_adapter.config import settings
+from sur_adapter.io.image_index import ImageIndex
+from sur_adapter.io.shards import read_table
+from sur_adapter.registry import load
 
 
 def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, engine: dict | None = None) -> None:
     lane = out.name
-    features = plugin("sur_adapter.features", lane)
+    features = load("sur_adapter.features.extractors", lane)
     values = settings(features.write, cache.get(lane), f"cache.{lane}")
     rows = read_table(pairs)
     kept = rows[rows["dropped"].isna()]
     if kept.empty:
         raise ValueError(f"{pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
-    pictures = Album(raw, set(kept["id"])) if lane in ("vae", "queries") else {}
+    pictures = ImageIndex(raw, set(kept["id"])) if lane in ("vae", "queries") else {}
     features.write(kept, pictures, out, models, engine, **values)

@@ -11,13 +11,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sur_adapter.captioner import Captioner
-from sur_adapter.engine import Engine, Made
-from sur_adapter.pictures import Look, members, numbers, shard
-from sur_adapter.provenance import revision
-from sur_adapter.records import CAPTIONS, write_table
-from sur_adapter.schema import settings
-from sur_adapter.work import Work, digest, stamp
+from sur_adapter.config import settings
+from sur_adapter.executors.base import ShardResult
+from sur_adapter.executors.executor import Executor
+from sur_adapter.io.code_version import code_version
+from sur_adapter.io.raw_shards import Look, members, numbers, shard
+from sur_adapter.io.schema import CAPTIONS
+from sur_adapter.io.shards import write_table
+from sur_adapter.io.work_cache import WorkCache, digest, file_stats
+from sur_adapter.models.captioner import Captioner
 
 
 def caption(raw: Path, out: Path, *, caption: dict, engine: dict | None = None) -> None:
@@ -42,20 +44,20 @@ def write(
     The other settings are those of captioner.Captioner, which is loaded where a picture has no sentence yet.
     """
     how = {"model": model, "top_p": top_p, "seed": seed, "candidates": candidates, "judge": judge}
-    about = how | {"batch": batch, "own": own, "files": stamp(model, judge), "raw": digest(raw, "prompts-*.parquet")}
+    about = how | {"batch": batch, "own": own, "files": file_stats(model, judge), "raw": digest(raw, "prompts-*.parquet")}
 
     def reads(number: str) -> list:
         return [model, judge, *members(raw, number), *work.folder.glob(f"{number}-*")]
 
     with (
-        Work("caption", **about, code=revision(__file__)) as work,
-        Engine(partial(Captions, work, raw, how, batch, own), reads, **settings(Engine, engine, "engine")) as workers,
+        WorkCache("caption", **about, code=code_version(__file__)) as work,
+        Executor(partial(Captions, work, raw, how, batch, own), reads, **settings(Executor, engine, "engine")) as workers,
     ):
-        for _ in workers.map([number for number in numbers(raw) if work.done(_name(number)) is None], "caption"):
+        for _ in workers.map([number for number in numbers(raw) if work.get(_name(number)) is None], "caption"):
             pass
         for old in out.glob("captions-*.parquet"):
             old.unlink()
-        work.deliver(out, "captions-*.parquet")
+        work.publish(out, "captions-*.parquet")
 
 
 def _name(number: str) -> str:
@@ -65,31 +67,31 @@ def _name(number: str) -> str:
 class Captions:
     """A worker (engine.py): the number of a shard of `raw` to its table. how: of the captioner, which it loads when it first asks one."""
 
-    def __init__(self, work: Work, raw: Path, how: dict, batch: int, own: bool):
+    def __init__(self, work: WorkCache, raw: Path, how: dict, batch: int, own: bool):
         self.work, self.raw, self.batch, self.own = work, raw, batch, own
         self.captioner = cache(lambda: Captioner(**how))
 
-    def __call__(self, number: str) -> Made:
+    def __call__(self, number: str) -> ShardResult:
         rows, look = shard(self.raw, number)
         told = (rows.simple_prompt if self.own else rows.simple_prompt.map(lambda _: None)).fillna("").str.strip()
         silent = (told == "").to_numpy()
         told[silent] = self._sentences(number, rows.id.to_numpy(), silent, look)
-        with self.work.put(_name(number)) as part:
+        with self.work.open(_name(number)) as part:
             write_table(part, pd.DataFrame({"id": rows.id, "simple_prompt": told}), CAPTIONS)
-        self.work.drop([f.name for f in self.work.folder.glob(f"{number}-*")])
-        return Made.of(self.work.folder / _name(number), len(rows))
+        self.work.delete([f.name for f in self.work.folder.glob(f"{number}-*")])
+        return ShardResult.of(self.work.folder / _name(number), len(rows))
 
     def _sentences(self, number: str, ids: np.ndarray, silent: np.ndarray, look: Look) -> list[str]:
         """For the silent rows of a shard; the batches that an earlier run finished are not asked for again."""
         said, count = [], int(silent.sum())
-        while len(said) < count and (some := self.work.done(f"{number}-{len(said):06d}")) is not None:
+        while len(said) < count and (some := self.work.get(f"{number}-{len(said):06d}")) is not None:
             said += json.loads(some)
         if len(said) == count:
             return said
         left = silent & (silent.cumsum() > len(said))
         with tqdm(initial=len(said), total=count, desc=f"caption {number}", unit="picture", disable=None) as bar:
             for some in self.captioner().captions(look(left), list(ids[left]), self.batch):
-                self.work.keep(f"{number}-{len(said):06d}", json.dumps(some).encode())
+                self.work.set(f"{number}-{len(said):06d}", json.dumps(some).encode())
                 said += some
                 bar.update(len(some))
         return said

@@ -1,6 +1,6 @@
 """crawl: pictures with their keyword prompts from one source, bytes as received, every refusal recorded.
 
-The source is the last part of the path: `data/raw/miniature` is filled by sur_adapter/sources/miniature.py. A crawl that was killed goes on
+The source is the last part of the path: `data/raw/miniature` is filled by sur_adapter/data/sources/miniature.py. A crawl that was killed goes on
 where it was: finished shards, pages and pictures lie in the work cache until all is done.
 """
 
@@ -13,15 +13,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sur_adapter.engine import Engine
-from sur_adapter.forget import asked, emptied, mark, remembered
-from sur_adapter.gather import row_key
-from sur_adapter.pictures import EXTENSIONS, NotAPicture, decode
-from sur_adapter.provenance import revision
-from sur_adapter.records import RAW, SHARD, read_table, read_tar, record_id, write_table, write_tar
-from sur_adapter.schema import plugin, settings
-from sur_adapter.wording import clean
-from sur_adapter.work import Work
+from sur_adapter.config import settings
+from sur_adapter.data.crawl.fetcher import row_key
+from sur_adapter.data.crawl.removal import asked, emptied, mark, remembered
+from sur_adapter.data.prompts.cleaning import clean
+from sur_adapter.executors.executor import Executor
+from sur_adapter.io.code_version import code_version
+from sur_adapter.io.images import EXTENSIONS, InvalidImageError, decode
+from sur_adapter.io.schema import RAW, SHARD, record_id
+from sur_adapter.io.shards import read_table, read_tar, write_table, write_tar
+from sur_adapter.io.work_cache import WorkCache
+from sur_adapter.registry import load
 
 AT_ONCE = 256  # pictures that a worker looks at in one go
 Look = tuple[str | None, str | None, tuple[int, int]]  # the reason that it is no picture, or its extension and size
@@ -29,15 +31,15 @@ Look = tuple[str | None, str | None, tuple[int, int]]  # the reason that it is n
 
 def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: dict | None = None) -> None:
     name = out.name
-    source = plugin("sur_adapter.sources", name)
+    source = load("sur_adapter.data.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
     total = wanted.get("limit", wanted.get("count"))
     marks = remembered(forgotten) if forgotten else set()
     inputs = source.inputs(**wanted) if hasattr(source, "inputs") else None
     about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
     with (
-        Work(f"crawl-{name}", **about, code=revision(__file__, source.__file__)) as work,
-        Engine(partial(Looks, work), lambda name: [work.folder / name], **settings(Engine, engine, "engine")) as workers,
+        WorkCache(f"crawl-{name}", **about, code=code_version(__file__, source.__file__)) as work,
+        Executor(partial(Looks, work), lambda name: [work.folder / name], **settings(Executor, engine, "engine")) as workers,
     ):
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)
@@ -50,13 +52,13 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: di
             bar = tqdm(rows, f"crawl {name}", total, initial=taken, unit="row", disable=None)
             candidates = _unless(bar, marks)
             for first, end in _shards(work.folder, candidates if workers.inline else _looked(candidates, work, workers), done):
-                work.drop(map(row_key, range(first, end)))
+                work.delete(map(row_key, range(first, end)))
                 taken = end
         if taken == 0:
             raise ValueError(f"source {name} gave no row at all: check sources.{name} in params.yaml, or remove it there")
         for old in (*out.glob("images-*.tar"), *out.glob("prompts-*.parquet")):  # a shorter crawl leaves no shard of a longer one
             old.unlink()
-        work.deliver(out, "images-*.tar", "prompts-*.parquet")
+        work.publish(out, "images-*.tar", "prompts-*.parquet")
 
 
 def _forgotten(marks: set[str], row: dict) -> bool:
@@ -72,17 +74,17 @@ def _unless(rows: Iterable[dict], marks: set[str]) -> Iterator[dict]:
         yield emptied(row) | {"data": None} if asked(row | key, marks) else row
 
 
-def _looked(rows: Iterable[dict], work: Work, workers: Engine) -> Iterator[dict]:
+def _looked(rows: Iterable[dict], work: WorkCache, workers: Executor) -> Iterator[dict]:
     """The rows, each with what a worker found its picture to be, as `look`. The pictures lie on disk meanwhile; what is fetched, and which
     of two alike came first, is no worker's business."""
-    work.drop([file.name for file in work.folder.glob("waiting-*.tar")])  # of a run that was killed: its rows come again
+    work.delete([file.name for file in work.folder.glob("waiting-*.tar")])  # of a run that was killed: its rows come again
     rows, groups = iter(rows), {}
 
     def put() -> Iterator[str]:
         for number in count():
             name = f"waiting-{number:06d}.tar"
             groups[name] = some = []
-            with work.put(name) as part:
+            with work.open(name) as part:
                 write_tar(part, _bytes(islice(rows, AT_ONCE), some))
             if not some:
                 return
@@ -93,7 +95,7 @@ def _looked(rows: Iterable[dict], work: Work, workers: Engine) -> Iterator[dict]
         for row, came in groups.pop(name):
             (_, _, data), look = next(found) if came else ((None, None, None), None)
             yield row | {"data": data, "look": look}
-        work.drop([name])
+        work.delete([name])
 
 
 def _bytes(rows: Iterable[dict], some: list[tuple[dict, bool]]) -> Iterator[tuple[str, str, bytes]]:
@@ -108,7 +110,7 @@ def _bytes(rows: Iterable[dict], some: list[tuple[dict, bool]]) -> Iterator[tupl
 class Looks:
     """A worker (engine.py): the name of a tar to what its pictures are."""
 
-    def __init__(self, work: Work):
+    def __init__(self, work: WorkCache):
         self.work = work
 
     def __call__(self, name: str) -> tuple[str, list[Look]]:
@@ -158,7 +160,7 @@ def _clean(value):
 def _look(data: bytes) -> Look:
     try:
         image = decode(data)
-    except NotAPicture as reason:
+    except InvalidImageError as reason:
         return str(reason), None, (0, 0)
     return None, EXTENSIONS[image.format], image.size
 

@@ -12,25 +12,26 @@ import pyarrow as pa
 from PIL import Image
 from tqdm import tqdm
 
-import sur_adapter.report as pages
-import sur_adapter.vote as vote
-from sur_adapter import quality
-from sur_adapter.adapter import SURAdapter
-from sur_adapter.arms import ARMS
-from sur_adapter.clip_score import Clip, distances, score
-from sur_adapter.confusion import asked_for
-from sur_adapter.gauges import Gauges
-from sur_adapter.kept import Picture
-from sur_adapter.metrics import JUDGEMENTS, categories, figures, plain
-from sur_adapter.nearness import nearness
-from sur_adapter.prompts import read_prompts
-from sur_adapter.records import open_image, read_table, read_tar, write_table
-from sur_adapter.schema import settings
-from sur_adapter.sheet import sheet
-from sur_adapter.store import Store
-from sur_adapter.strengths import strengths
-from sur_adapter.vote_page import vote_page
-from sur_adapter.whole import whole, write_whole
+import sur_adapter.evaluation.human_votes as vote
+import sur_adapter.reporting.report as pages
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.config import settings
+from sur_adapter.evaluation import image_quality as quality
+from sur_adapter.evaluation.counting import asked_for
+from sur_adapter.evaluation.embedding_distance import nearness
+from sur_adapter.evaluation.measurement_cache import Picture
+from sur_adapter.evaluation.measurements import Measurements
+from sur_adapter.evaluation.strength_sweep import strengths
+from sur_adapter.evaluation.summary import JUDGEMENTS, categories, figures, plain
+from sur_adapter.features.store import Store
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.image_grid import sheet
+from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.io.atomic import atomic_write, atomic_write_text
+from sur_adapter.io.images import open_image
+from sur_adapter.io.shards import read_table, read_tar, write_table
+from sur_adapter.models.clip import Clip, distances, score
+from sur_adapter.reporting.vote_page import vote_page
 
 BATCH = 32  # pictures that a measure sees at once
 
@@ -77,15 +78,15 @@ def evaluate(
     schema = pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in gauges.measures)])
     write_table(metrics.parent / "judgements.parquet", table, schema)
     plots(numbers, table, metrics.parent / "plots")
-    with whole(metrics.parent / "same_seed.png") as part:
+    with atomic_write(metrics.parent / "same_seed.png") as part:
         beside(rows["random"], asked, pictures).save(part, "png")
     made = {"funnel": _read_json(funnel), "history": _read_json(training / "history.json"), "config": _read_json(adapter / "config.json")}
     made["params"] = {"evaluate": evaluate, "generate": generate or {}, "models": models or {}}
     card = funnel.with_name("data.md")
     made["data"] = card.read_text(encoding="utf-8") if card.exists() else ""
-    write_whole(report, pages.page(numbers, notes, table, asked, rows, pictures, **made))
-    write_whole(report.with_name("ab_vote.html"), vote_page(key, asked, pictures))
-    write_whole(report.with_name("ab_key.csv"), key.to_csv(index=False, lineterminator="\n"))
+    atomic_write_text(report, pages.page(numbers, notes, table, asked, rows, pictures, **made))
+    atomic_write_text(report.with_name("ab_vote.html"), vote_page(key, asked, pictures))
+    atomic_write_text(report.with_name("ab_key.csv"), key.to_csv(index=False, lineterminator="\n"))
     print(summary(numbers, notes))
 
 
@@ -98,7 +99,7 @@ def options(
     resamples: int = 10_000,
     seed: int = 0,
     pairs: int = 20,
-) -> tuple[Gauges, int, dict]:
+) -> tuple[Measurements, int, dict]:
     """The keys of params.yaml: evaluate. judge, clip, measures: as Gauges takes them; pairs: to vote on, of each category; the others: how
     `figures` reckons."""
     if not isinstance(resamples, int) or resamples < 100:
@@ -107,10 +108,10 @@ def options(
         raise ValueError(f"params.yaml: evaluate.tolerance is {tolerance!r}: give the share of a measure that may be lost, 0 to 1")
     if not isinstance(pairs, int) or pairs < 1:
         raise ValueError(f"params.yaml: evaluate.pairs is {pairs!r}: a page to vote on needs at least 1 pair of each category")
-    return Gauges(judge, clip, measures), pairs, {"resamples": resamples, "seed": seed, "tolerance": tolerance}
+    return Measurements(judge, clip, measures), pairs, {"resamples": resamples, "seed": seed, "tolerance": tolerance}
 
 
-def look(images: Path, asked: dict[str, dict], gauges: Gauges) -> tuple[pd.DataFrame, np.ndarray | None]:
+def look(images: Path, asked: dict[str, dict], gauges: Measurements) -> tuple[pd.DataFrame, np.ndarray | None]:
     """(a row a picture: JUDGEMENTS and gauges.measures; CLIP's vectors, (N, d)). Arms are held to the same prompts and seeds."""
     arms = [arm for arm in ARMS if (images / arm).is_dir()]
     for arm in ("baseline", "adapter"):
@@ -184,7 +185,7 @@ def beside(rows: list[tuple[str, int]], asked: dict, pictures: dict) -> Image.Im
     return sheet(columns, list(arms.values()))
 
 
-def left_out(table: pd.DataFrame, gauges: Gauges) -> dict:
+def left_out(table: pd.DataFrame, gauges: Measurements) -> dict:
     reasons = {}
     if not gauges.judge:
         reasons["semantic"] = "evaluate.judge is null: nobody decided what the pictures show"
@@ -218,7 +219,7 @@ def embedding(adapter: Path, features: Path | None) -> tuple[dict, dict]:
     return {"embedding": nearness(SURAdapter.from_pretrained(adapter), rows)}, {}
 
 
-def by_strength(sweep: Path | None, asked: dict, gauges: Gauges) -> tuple[dict, dict]:
+def by_strength(sweep: Path | None, asked: dict, gauges: Measurements) -> tuple[dict, dict]:
     """(metrics, notes): accuracy at each strength of the adapter."""
     found = strengths(sweep, asked, gauges.each["judge"]) if sweep and gauges.judge else {}
     why = "evaluate.judge is null" if sweep and not gauges.judge else "no pictures by strength were drawn (sweep.strengths)"
@@ -253,11 +254,11 @@ def summary(numbers: dict, notes: dict) -> str:
 
 
 def _write_json(path: Path, tree: dict) -> None:
-    write_whole(path, json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+    atomic_write_text(path, json.dumps(tree, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def _write_csv(path: Path, table: pd.DataFrame) -> None:
-    write_whole(path, table.to_csv(index=False, lineterminator="\n"))
+    atomic_write_text(path, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _read_json(path: Path):

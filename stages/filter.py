@@ -10,12 +10,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sur_adapter.data_card import card
-from sur_adapter.near import close, distinct, groups, unpacked
-from sur_adapter.overlap import nearly_equal
-from sur_adapter.records import group_split, read_table, write_table
-from sur_adapter.schema import nearest, settings
-from sur_adapter.whole import write_whole
+from sur_adapter.config import settings
+from sur_adapter.data.filtering.data_card import card
+from sur_adapter.data.filtering.hamming import close, distinct, groups, unpacked
+from sur_adapter.data.filtering.minhash import nearly_equal
+from sur_adapter.io.atomic import atomic_write_text
+from sur_adapter.io.schema import group_split
+from sur_adapter.io.shards import read_table, write_table
+from sur_adapter.registry import did_you_mean
 
 CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width", "height", "nsfw", "licence", "dropped"]
 ORDER = ("test", "validation", "train")  # of two splits that a frozen file gives one group, the first
@@ -39,12 +41,12 @@ def filter(
     least = {name: filter[name] for name in tables if name in filter}
     table = decide(join(raw, captions, tables, list(sources)), least, frozen(splits) if splits else None, **rules)
     counts = count(table[["source", "dropped", "split"]])
-    write_whole(funnel, json.dumps(counts, indent=2) + "\n")
+    atomic_write_text(funnel, json.dumps(counts, indent=2) + "\n")
     steps = {"in": counts["in"]} | dict(sorted(counts["dropped"].items(), key=lambda item: -item[1])) | {"kept": counts["kept"]}
-    write_whole(funnel.with_suffix(".csv"), pd.Series(steps, name="rows").rename_axis("step").to_csv(lineterminator="\n"))
+    atomic_write_text(funnel.with_suffix(".csv"), pd.Series(steps, name="rows").rename_axis("step").to_csv(lineterminator="\n"))
     levels = rules.get("nsfw", decide.__kwdefaults__["nsfw"])
     about = card(table, counts, [levels] if isinstance(levels, str) else list(levels))
-    write_whole(funnel.parent / "data.md", about)
+    atomic_write_text(funnel.parent / "data.md", about)
     columns = ["id", "source", "simple_prompt", "complex_prompt", "clean_prompt", *tables, "dropped", "group", "split"]
     order = table.id.array.argsort(kind="stable")
     write_table(pairs, pd.DataFrame({c: table.pop(c).array.take(order) for c in columns}))  # popped: no column is held twice
@@ -67,7 +69,9 @@ def rules_of(filter: dict, scores: Iterable[str]) -> dict:
     known = [*decide.__kwdefaults__, *scores]
     for key in filter:
         if key not in known:
-            raise ValueError(f"params.yaml: filter.{key} is neither a rule nor a score{nearest(key, known)}; known are {', '.join(known)}")
+            raise ValueError(
+                f"params.yaml: filter.{key} is neither a rule nor a score{did_you_mean(key, known)}; known are {', '.join(known)}"
+            )
     return settings(decide, {name: value for name, value in filter.items() if name not in scores}, "filter")
 
 

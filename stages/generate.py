@@ -10,18 +10,19 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-import sur_adapter.diffusion as diffusion
-from sur_adapter.adapter import SURAdapter
-from sur_adapter.arms import ARMS
-from sur_adapter.compute import device
-from sur_adapter.drawing import Job, choose, draw, jobs, paint
-from sur_adapter.engine import Engine, Made
-from sur_adapter.guest import attach
-from sur_adapter.prompts import read_prompts
-from sur_adapter.provenance import revision
-from sur_adapter.records import chunks, read_tar, write_table, write_tar
-from sur_adapter.schema import settings
-from sur_adapter.work import Work, stamp
+import sur_adapter.models.stable_diffusion as diffusion
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.config import settings
+from sur_adapter.executors.base import ShardResult
+from sur_adapter.executors.executor import Executor
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.attach import attach
+from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.sampling import Job, choose, draw, jobs, paint
+from sur_adapter.io.code_version import code_version
+from sur_adapter.io.shards import chunks, read_tar, write_table, write_tar
+from sur_adapter.io.work_cache import WorkCache, file_stats
+from sur_adapter.models.torch_utils import device
 
 
 def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, engine: dict | None = None) -> None:
@@ -41,14 +42,20 @@ def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: d
 def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, engine: dict | None, *, batch: int = 4, **how) -> None:
     """One shard of all pictures, in order; a batch is what a worker draws at a time. how: as of drawing.paint."""
     parts = chunks(wanted, batch)
-    about = {"wanted": wanted, "batch": batch, "how": how, "models": models, "files": stamp(models["diffusion"], adapter and str(adapter))}
+    about = {
+        "wanted": wanted,
+        "batch": batch,
+        "how": how,
+        "models": models,
+        "files": file_stats(models["diffusion"], adapter and str(adapter)),
+    }
 
     def reads(task: tuple[int, list[Job]]) -> list:
         return [models["diffusion"], adapter]
 
     with (
-        Work("generate", **about, code=revision(__file__)) as work,
-        Engine(partial(Pictures, work, adapter, models, how), reads, **settings(Engine, engine, "engine")) as workers,
+        WorkCache("generate", **about, code=code_version(__file__)) as work,
+        Executor(partial(Pictures, work, adapter, models, how), reads, **settings(Executor, engine, "engine")) as workers,
     ):
         tasks = [(number, some) for number, some in enumerate(parts) if not (work.folder / _name(number)).exists()]
         for _ in tqdm(workers.map(tasks), "generate", len(tasks), unit="batch", disable=None):
@@ -64,14 +71,14 @@ def _name(number: int) -> str:
 class Pictures:
     """A worker (engine.py): a batch to the tar of its pictures."""
 
-    def __init__(self, work: Work, adapter: Path | None, models: dict, how: dict):
+    def __init__(self, work: WorkCache, adapter: Path | None, models: dict, how: dict):
         self.work, self.resolution, self.how = work, models["resolution"], how
         self.pipe = diffusion.pipeline(models["diffusion"]).to(device())
         if adapter:
             attach(self.pipe, SURAdapter.from_pretrained(adapter))
 
-    def __call__(self, task: tuple[int, list[Job]]) -> Made:
+    def __call__(self, task: tuple[int, list[Job]]) -> ShardResult:
         number, some = task
-        with self.work.put(_name(number)) as part:
+        with self.work.open(_name(number)) as part:
             write_tar(part, paint(self.pipe, some, self.resolution, **self.how))
-        return Made.of(self.work.folder / _name(number), len(some))
+        return ShardResult.of(self.work.folder / _name(number), len(some))

@@ -1,6 +1,6 @@
 """score: how well each kept picture and its words agree, by one measure.
 
-The score is the last part of the path: `data/scores/phash` is filled by sur_adapter/scores/phash.py. One that takes several
+The score is the last part of the path: `data/scores/phash` is filled by sur_adapter/data/scores/phash.py. One that takes several
 measures at one look writes a table for each: clip_simple and clip_complex lie in `data/scores/clip/simple` and `…/complex`.
 A run that was killed goes on at the shard where it was.
 """
@@ -12,30 +12,32 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from sur_adapter.engine import Engine, Made
-from sur_adapter.pictures import members, numbers, shard
-from sur_adapter.provenance import revision
-from sur_adapter.records import read_table, write_table
-from sur_adapter.schema import plugin, settings
-from sur_adapter.work import Work, digest, stamp
+from sur_adapter.config import settings
+from sur_adapter.executors.base import ShardResult
+from sur_adapter.executors.executor import Executor
+from sur_adapter.io.code_version import code_version
+from sur_adapter.io.raw_shards import members, numbers, shard
+from sur_adapter.io.shards import read_table, write_table
+from sur_adapter.io.work_cache import WorkCache, digest, file_stats
+from sur_adapter.registry import load
 
 
 def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, engine: dict | None = None) -> None:
     lane = out.name
-    measure = plugin("sur_adapter.scores", lane)
+    measure = load("sur_adapter.data.scores", lane)
     rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
-    about = {"settings": rules, "files": stamp(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
+    about = {"settings": rules, "files": file_stats(*rules.values()), "tables": [digest(folder, "*.parquet") for folder in (raw, captions)]}
 
     def reads(task: tuple[str, str]) -> list:
         source, number = task
         return [*rules.values(), *members(raw / source, number), _captions(captions, *task)]
 
     with (
-        Work(f"score-{lane}", **about, code=revision(__file__, measure.__file__)) as work,
-        Engine(partial(Scores, work, raw, captions, lane, rules), reads, **settings(Engine, engine, "engine")) as workers,
+        WorkCache(f"score-{lane}", **about, code=code_version(__file__, measure.__file__)) as work,
+        Executor(partial(Scores, work, raw, captions, lane, rules), reads, **settings(Executor, engine, "engine")) as workers,
     ):
         shards = [(source, number) for source in sources for number in numbers(raw / source)]
-        for _ in workers.map([task for task in shards if work.done(_name(*task)) is None], f"score {lane}"):
+        for _ in workers.map([task for task in shards if work.get(_name(*task)) is None], f"score {lane}"):
             pass
         for old in out.rglob("*.parquet"):
             old.unlink()
@@ -58,18 +60,18 @@ def _captions(captions: Path, source: str, number: str) -> Path:
 class Scores:
     """A worker (engine.py): source and number of a shard to the table of its scores."""
 
-    def __init__(self, work: Work, raw: Path, captions: Path, lane: str, rules: dict):
+    def __init__(self, work: WorkCache, raw: Path, captions: Path, lane: str, rules: dict):
         self.work, self.raw, self.captions, self.lane, self.rules = work, raw, captions, lane, rules
-        self.measure = plugin("sur_adapter.scores", lane)
+        self.measure = load("sur_adapter.data.scores", lane)
 
-    def __call__(self, task: tuple[str, str]) -> Made:
+    def __call__(self, task: tuple[str, str]) -> ShardResult:
         source, number = task
         rows, look = shard(self.raw / source, number)
         rows = _rows(rows, _captions(self.captions, *task))
         pictures = tqdm(look(), f"{self.lane} {source} {number}", len(rows), unit="picture", disable=None)
-        with self.work.put(_name(*task)) as part:
+        with self.work.open(_name(*task)) as part:
             write_table(part, _table(rows.id, self.measure.score(pictures, rows.to_dict("records"), **self.rules)))
-        return Made.of(self.work.folder / _name(*task), len(rows))
+        return ShardResult.of(self.work.folder / _name(*task), len(rows))
 
 
 def _table(ids: pd.Series, values: dict[str, list] | list) -> pd.DataFrame:

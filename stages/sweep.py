@@ -3,14 +3,14 @@
 from math import isfinite
 from pathlib import Path
 
-import sur_adapter.diffusion as diffusion
-from sur_adapter.adapter import SURAdapter
-from sur_adapter.compute import device
-from sur_adapter.drawing import choose, draw
-from sur_adapter.guest import attach
-from sur_adapter.prompts import read_prompts
-from sur_adapter.records import write_tar
-from sur_adapter.schema import settings
+import sur_adapter.models.stable_diffusion as diffusion
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.config import settings
+from sur_adapter.generation.attach import attach
+from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.sampling import choose, draw
+from sur_adapter.io.shards import write_tar
+from sur_adapter.models.torch_utils import device
 
 
 def sweep(prompts: Path, out: Path, adapter: Path, *, models: dict, generate: dict, sweep: dict) -> None:

@@ -15,21 +15,23 @@ from pathlib import Path
 
 import torch
 
-import sur_adapter.bank as banks
-import sur_adapter.compute as compute
-import sur_adapter.loss as losses
-from sur_adapter.adapter import AdapterConfig, SURAdapter
-from sur_adapter.cached import Cached
-from sur_adapter.denoising import Denoising, empty_prompt, frozen
-from sur_adapter.objective import Objective
-from sur_adapter.optimizers import OPTIMIZERS, SCHEDULES
-from sur_adapter.portion import launcher, team
-from sur_adapter.provenance import revision
-from sur_adapter.schema import choose, settings
-from sur_adapter.store import Split, Store
-from sur_adapter.trainer import fit
-from sur_adapter.whole import write_whole
-from sur_adapter.work import Work, digest
+import sur_adapter.features.query_bank as banks
+import sur_adapter.models.torch_utils as compute
+import sur_adapter.training.losses as losses
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.config import choose, settings
+from sur_adapter.features.store import Split, Store
+from sur_adapter.io.atomic import atomic_write_text
+from sur_adapter.io.code_version import code_version
+from sur_adapter.io.work_cache import WorkCache, digest
+from sur_adapter.models.stable_diffusion import empty_prompt, frozen
+from sur_adapter.training.dataset import FeatureDataset
+from sur_adapter.training.diffusion_loss import Denoising
+from sur_adapter.training.distributed import launcher, team
+from sur_adapter.training.objective import Objective
+from sur_adapter.training.optim import OPTIMIZERS, SCHEDULES
+from sur_adapter.training.trainer import fit
 
 UNDER = "SUR_LAUNCHED"  # set for what a launcher runs: not every one says so itself, and the stage shall not launch itself for ever
 
@@ -49,7 +51,7 @@ def train(
     where = str(crew.device) if crew.num_processes > 1 else where
     unet = {key: options.pop(key) for key in ("compile", "channels_last", "gradient_checkpointing")}
     torch.manual_seed(options["seed"])
-    about |= {"code": revision(__file__), "loss": dict(loss), "train": dict(train)}
+    about |= {"code": code_version(__file__), "loss": dict(loss), "train": dict(train)}
     config = settings(network, adapter, "adapter") | widths(splits["train"], weights) | {"about": about}
     model = SURAdapter(AdapterConfig(**config))
     if weights.get("projection") == "frozen" and model.projection:
@@ -62,12 +64,12 @@ def train(
         "inputs": [made, digest(bank, "*.safetensors")],
         "torch": torch.__version__,
     }
-    with Work("train", **depends, processes=crew.num_processes) if crew.is_main_process else nullcontext() as work:
+    with WorkCache("train", **depends, processes=crew.num_processes) if crew.is_main_process else nullcontext() as work:
         tell = teller(log) if live and crew.is_main_process else lambda row: None
         history, rate = fit(model, goal, splits["train"], splits["validation"], work, tell, device=where, **options)
         if crew.is_main_process:
             model.save_pretrained(out)
-            write_whole(log / "history.json", json.dumps(history, indent=1) + "\n")
+            atomic_write_text(log / "history.json", json.dumps(history, indent=1) + "\n")
             several = f", {crew.num_processes} processes" if crew.num_processes > 1 else ""
             print(
                 f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
@@ -109,7 +111,7 @@ def options_of_training(
     return given
 
 
-def check(splits: dict[str, Cached], options: dict, weights: dict) -> None:
+def check(splits: dict[str, FeatureDataset], options: dict, weights: dict) -> None:
     """ValueError for what training would trip over."""
     if not len(splits["train"]):
         raise ValueError("the cache holds no pair to train on: loosen the thresholds of params.yaml: filter, or lower filter.test")
@@ -119,7 +121,7 @@ def check(splits: dict[str, Cached], options: dict, weights: dict) -> None:
         raise ValueError("params.yaml: loss.drop_condition is made for models with one text encoder: set it to 0")
 
 
-def widths(train: Cached, weights: dict) -> dict[str, int]:
+def widths(train: FeatureDataset, weights: dict) -> dict[str, int]:
     """As the features have them; without the teacher's term there is nothing to project it for."""
     one = train.rows(torch.tensor([0]), "cpu")
     pooled = 0 if one.simple_pooled is None else one.simple_pooled.shape[-1]
@@ -204,7 +206,7 @@ def objective(
     return result
 
 
-def load(folders: list[Path], models: dict) -> tuple[dict[str, Cached], dict, list]:
+def load(folders: list[Path], models: dict) -> tuple[dict[str, FeatureDataset], dict, list]:
     """(split -> its pairs, where they come from, the manifests of all shards). folders: of words, teacher, and latents if asked for.
 
     Refused if they do not hold the same rows, if other models made them, or if a number is not the one that was written.
@@ -215,5 +217,5 @@ def load(folders: list[Path], models: dict) -> tuple[dict[str, Cached], dict, li
         store.check()
     layers = sorted(stores[1].names, key=lambda name: (len(name), name))  # layer_6 before layer_12
     about = stores[0].about | stores[1].about | {"layers": layers, "data": sha256("".join(stores[0].ids).encode()).hexdigest()[:16]}
-    splits = {split: Cached(Split(stores, split), layers) for split in ("train", "validation")}
+    splits = {split: FeatureDataset(Split(stores, split), layers) for split in ("train", "validation")}
     return splits, about, [shard.manifest for store in stores for shard in store.shards]

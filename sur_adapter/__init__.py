@@ -7,7 +7,7 @@ from importlib import import_module
 
 __all__ = ["SURAdapter", "attach"]
 
-_HOME = {"SURAdapter": "adapter", "attach": "guest", "fetch": "hub", "push": "hub"}
+_HOME = {"SURAdapter": "adapter.adapter", "attach": "generation.attach", "fetch": "hub", "push": "hub"}
 
 
 def __getattr__(name: str):

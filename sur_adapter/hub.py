@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-from sur_adapter.card import card
+from sur_adapter.model_card import card
 
 FILES = ["config.json", "model.safetensors"]  # never a pickle
 REASONS = {

@@ -55,7 +55,7 @@ def apart(home) -> dict:
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
     """A BLIP and a CLIP, small and untrained: to be read, never written into."""
-    import small
+    from helpers import small_models as small
 
     return small.models(tmp_path_factory.mktemp("models"))
 
@@ -63,7 +63,7 @@ def models(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory) -> Path:
     """The crawl of 150 pictures, in raw/miniature: to be read, never written into."""
-    from small import SOURCES
+    from helpers.small_models import SOURCES
 
     from stages.crawl import crawl
 
@@ -75,7 +75,7 @@ def raw(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """Thirty pictures in ten shards, in shards/s, one of them with a sentence of its own: to be read, never written into."""
-    from small import encode, write_shards
+    from helpers.small_models import encode, write_shards
 
     import stages.crawl
     from miniature.scenes import make

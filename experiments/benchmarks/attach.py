@@ -20,8 +20,9 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from sur_adapter.adapter import AdapterConfig, SURAdapter
-from sur_adapter.compute import device
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.models.torch_utils import device
 
 STEPS = 20
 WIDTH, TOKENS, SIDE = 768, 77, 64

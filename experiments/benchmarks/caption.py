@@ -16,7 +16,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from miniature.scenes import make
-from sur_adapter.captioner import Captioner
+from sur_adapter.models.captioner import Captioner
 
 MINIATURE = "models/miniature/blip"
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 384}

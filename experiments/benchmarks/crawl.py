@@ -70,7 +70,7 @@ def measure(port: int, count: int) -> None:
     import webdataset  # noqa: F401  seconds that are spent but once, whatever is crawled
 
     from stages.crawl import crawl
-    from sur_adapter.records import read_table
+    from sur_adapter.io.shards import read_table
 
     rules = {"url": f"http://127.0.0.1:{port}", "limit": count, "rate": None, "private": [f"127.0.0.1:{port}"]}
     before, started, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 
 from stages.filter import filter
-from sur_adapter.records import CAPTIONS, RAW, read_table, write_table
+from sur_adapter.io.schema import CAPTIONS, RAW
+from sur_adapter.io.shards import read_table, write_table
 
 SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
 RULES = {"min_side": 256, "clip_simple": 0.2, "clip_complex": 0.2, "duplicate_bits": 6, "validation": 0.01, "test": 0.01}

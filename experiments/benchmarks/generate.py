@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from ruamel.yaml import YAML
 
-from sur_adapter import diffusion
-from sur_adapter.compute import device
-from sur_adapter.drawing import draw
-from sur_adapter.prompts import read_prompts
+from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.sampling import draw
+from sur_adapter.models import stable_diffusion as diffusion
+from sur_adapter.models.torch_utils import device
 
 COUNT = 60  # pictures
 

@@ -19,8 +19,8 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sur_adapter.compute import device
-from sur_adapter.teacher import Teacher
+from sur_adapter.models.llm import LanguageModel
+from sur_adapter.models.torch_utils import device
 
 MINIATURE = Path(__file__).parents[2] / "models/miniature/llama"
 LAYER, PLAIN_BATCH, PLAIN_LENGTH = {False: 31, True: 6}, 32, 77
@@ -30,7 +30,7 @@ def main(small: bool) -> None:
     with TemporaryDirectory() as folder:
         model = str(MINIATURE) if small else made(folder)
         where = "cpu" if small else device()
-        teacher = Teacher(model, [LAYER[small]], "last", where, tokens=4096 if small else 8192)
+        teacher = LanguageModel(model, [LAYER[small]], "last", where, tokens=4096 if small else 8192)
         prompts = sentences(teacher.tokenizer, 1024 if small else 2048)
         tokens = sum(len(ids) for ids in teacher.encode(prompts))
         ours, found = timed(lambda: teacher(prompts)[f"layer_{LAYER[small]}"])
@@ -83,7 +83,7 @@ def sentences(tokenizer, count: int) -> list[str]:
 
 def plainly(model: str, prompts: list[str], layer: int, where: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     """The loop that one would write first, its model loaded."""
-    tokenizer, whole = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(where).eval()
+    tokenizer, atomic_write = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(where).eval()
     tokenizer.pad_token = tokenizer.eos_token
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ def plainly(model: str, prompts: list[str], layer: int, where: str, dtype: torch
             some = tokenizer(
                 prompts[i : i + PLAIN_BATCH], padding="max_length", max_length=PLAIN_LENGTH, truncation=True, return_tensors="pt"
             )
-            states = whole(**some.to(where), output_hidden_states=True).hidden_states[layer].cpu()
+            states = atomic_write(**some.to(where), output_hidden_states=True).hidden_states[layer].cpu()
             result.append(states[torch.arange(len(states)), some.attention_mask.cpu().sum(1) - 1].float())
         return torch.cat(result)
 

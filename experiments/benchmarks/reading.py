@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sur_adapter.records import SHARD
-from sur_adapter.store import Split, Store, write_vectors
+from sur_adapter.features.store import Split, Store, write_vectors
+from sur_adapter.io.schema import SHARD
 
 TOKENS, WIDTH, NARROW, TEACHER, BATCH = 77, 768, 64, 4096, 64
 READ = 20_000  # samples, or the whole split where that is more often than once

@@ -4,7 +4,7 @@
     python -m experiments.benchmarks.train --small    # the miniature's models on a CPU: train-cpu.json
 
 Weights of the large form are random: what they say makes no sense, what they cost is the same. Each form runs in the real loop
-(sur_adapter.trainer.fit). The naive forms encode both prompts by CLIP and the picture by the VAE in every step, as the published
+(sur_adapter.training.trainer.fit). The naive forms encode both prompts by CLIP and the picture by the VAE in every step, as the published
 code does; `published` also detaches the words from the diffusion loss as it does, which spares it the way back through the U-Net;
 `restored` does not. For each form: samples a second, peak memory on a GPU, operations of a sample (torch's counter, both ways), their
 share of the matmul rate measured here, and the share of the time in which the GPU had no kernel to run.
@@ -23,13 +23,15 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from sur_adapter import compute
-from sur_adapter.adapter import AdapterConfig, SURAdapter
-from sur_adapter.features.queries import cross_attentions
-from sur_adapter.loss import CrossAttention
-from sur_adapter.objective import Features, Objective
-from sur_adapter.trainer import fit
-from sur_adapter.training import attention
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.features.extractors.queries import cross_attentions
+from sur_adapter.features.query_bank import CrossAttention
+from sur_adapter.models import torch_utils as compute
+from sur_adapter.training.batch import TrainingBatch
+from sur_adapter.training.objective import Objective
+from sur_adapter.training.trainer import fit
+from sur_adapter.training.training_step import attention
 
 MINIATURE = "models/miniature/stable-diffusion"
 PAIRS = 256
@@ -65,17 +67,17 @@ class Inline:
         self.ids = torch.randint(self.text.config.vocab_size, (2, PAIRS, self.text.config.max_position_embeddings))
         self.teacher = torch.randn(PAIRS, models.teacher).half()
 
-    together = Features.together
+    together = TrainingBatch.together
 
     def __len__(self) -> int:
         return PAIRS
 
     @torch.no_grad()
-    def rows(self, index: torch.Tensor, device: str) -> Features:
+    def rows(self, index: torch.Tensor, device: str) -> TrainingBatch:
         pixels = self.pixels[index].to(device).to(self.vae.dtype) / 127.5 - 1
         moments = self.vae.encode(pixels).latent_dist
         words = [self.text(ids[index].to(device))[0].float() for ids in self.ids]
-        return Features(*words, self.teacher[index].to(device).float(), torch.stack([moments.mean, moments.logvar], 1).float())
+        return TrainingBatch(*words, self.teacher[index].to(device).float(), torch.stack([moments.mean, moments.logvar], 1).float())
 
 
 class Detached(Objective):
@@ -131,7 +133,7 @@ def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, how: 
         pairs = Inline(m, kind, 64 if small else 512)
     else:
         words = [torch.randn(PAIRS, tokens, width).half() for _ in range(2)]
-        pairs = Features(*words, torch.randn(PAIRS, m.teacher).half(), torch.randn(PAIRS, 2, 4, side, side).half())
+        pairs = TrainingBatch(*words, torch.randn(PAIRS, m.teacher).half(), torch.randn(PAIRS, 2, 4, side, side).half())
     goal = objective(m, weights, naive, kind, **unet)
     adapter = SURAdapter(AdapterConfig(width, m.teacher, heads=4 if small else 8)).to(m.where)
     nn.init.normal_(adapter.g.weight, std=0.01)  # asleep, it would spare the way back
@@ -157,7 +159,7 @@ def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, how: 
 
 
 def _none(pairs):
-    return Features(*(torch.empty(0, 1) for _ in range(3))) if isinstance(pairs, Inline) else pairs
+    return TrainingBatch(*(torch.empty(0, 1) for _ in range(3))) if isinstance(pairs, Inline) else pairs
 
 
 def flops(goal: Objective, adapter: SURAdapter, pairs, where: str, precision: str) -> float:

@@ -1,1 +1,1 @@
-"""One file for each thing the frozen models see: write(pairs, pictures, out, models, **settings)."""
+"""Stores the features of the frozen models and reads them back."""

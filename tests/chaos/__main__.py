@@ -13,12 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the tests' helpers stand beside one another
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers stand beside one another
 
 
 def storm(home: Path, kills: int, seed: int, targets: list[str]):
     """The storm that has passed, with what it has to tell in `killed`."""
-    from repository import copy
+    from helpers.repository import copy
 
     from chaos import SMALL
 

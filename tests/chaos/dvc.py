@@ -15,7 +15,7 @@ from pathlib import Path
 from random import Random
 
 import psutil
-from repository import ran, run
+from helpers.repository import ran, run
 
 from chaos import files, half, left
 
@@ -71,7 +71,7 @@ class Dvc:
         self.killed[kind] += 1
         assert kind == "dvc" or not half(self.folder, self.peace), half(self.folder, self.peace)
 
-    def ended(self, status: int) -> None:
+    def check_end_of_archive(self, status: int) -> None:
         """Known ends: all is done; DVC cannot read what it wrote itself; a stage of a DVC that was killed runs on."""
         said = self.log.read_text()
         if status == 0:

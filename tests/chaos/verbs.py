@@ -16,8 +16,13 @@ from chaos import files, half, left
 from stages.__main__ import VERBS, main
 
 server = multiprocessing.get_context("forkserver")  # imports once what is to be killed again and again
-FEATURES = [f"sur_adapter.features.{name}" for name in ("clip", "llm", "queries", "vae")]
-OTHERS = ["sur_adapter.captioner", "sur_adapter.scores.clip", "sur_adapter.judges.pictograms", "sur_adapter.sources.miniature"]
+FEATURES = [f"sur_adapter.features.extractors.{name}" for name in ("clip", "llm", "queries", "vae")]
+OTHERS = [
+    "sur_adapter.models.captioner",
+    "sur_adapter.data.scores.clip",
+    "sur_adapter.evaluation.judges.pictograms",
+    "sur_adapter.data.sources.miniature",
+]
 server.set_forkserver_preload([*(f"stages.{verb}" for verb in VERBS), *FEATURES, *OTHERS])
 
 

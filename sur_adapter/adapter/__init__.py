@@ -1,0 +1,1 @@
+"""The adapter network, its settings, and conversion of published checkpoints."""

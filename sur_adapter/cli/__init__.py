@@ -1,0 +1,1 @@
+"""The command `sur-adapter` and its Gradio demo."""

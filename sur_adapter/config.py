@@ -1,0 +1,183 @@
+"""Loads params.yaml into frozen dataclasses.
+
+Each consumer of settings defines its dataclass beside it: `TrainConfig` in training/, `ExecutorConfig` in executors/, and so on. Field
+types are checked here, ranges in the dataclass's own `__post_init__`. Each error is one sentence that names the key of params.yaml:
+
+    @dataclass(frozen=True)
+    class TrainConfig:
+        steps: int
+        optimizer: Literal["muon", "adamw"] = "muon"
+
+        def __post_init__(self):
+            if self.steps < 1:
+                raise ValueError(f"steps is {self.steps}: give at least 1")  # the loader adds `params.yaml: train.` in front
+
+    Params.read().section("train", TrainConfig)
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from math import isfinite
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from sur_adapter.registry import did_you_mean
+
+T = TypeVar("T")
+DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null", dict: "keys with values"}
+
+
+class Params:
+    """The values of a params.yaml file, by section."""
+
+    def __init__(self, values: Mapping, file: str | Path = "params.yaml"):
+        self.values, self.file = dict(values), file
+
+    @classmethod
+    def read(cls, file: str | Path | None = None) -> "Params":
+        """Reads `file`; by default $SUR_PARAMS, or params.yaml here. Raises ValueError if it is missing or is not a YAML mapping."""
+        file = Path(file or os.environ.get("SUR_PARAMS", "params.yaml"))
+        if not file.exists():
+            raise ValueError(
+                f"{file} is missing: run from the project's folder, or copy a preset (`cp presets/miniature.yaml params.yaml`)"
+            )
+        try:
+            values = YAML(typ="safe").load(file) or {}
+        except YAMLError as error:
+            first = str(error).replace("\n", " ")
+            raise ValueError(f"{file} is not valid YAML ({first}): correct it, or copy a preset") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{file} holds a {type(values).__name__}: give sections with keys, as in presets/miniature.yaml")
+        return cls(values, file)
+
+    def raw(self, section: str, required: bool = True) -> Any:
+        """The unchecked values of a section; a dotted name such as `cache.llm` goes deeper. None where an optional one is missing."""
+        values: Any = self.values
+        for name in section.split("."):
+            known = values if isinstance(values, Mapping) else {}
+            if name not in known:
+                if not required:
+                    return None
+                raise ValueError(f"{self.file} has no section {name!r}{did_you_mean(name, known)}: add it, as in presets/miniature.yaml")
+            values = known[name]
+        return values
+
+    def section(self, name: str, cls: type[T], required: bool = True) -> T:
+        """A section as `cls`, checked; an optional one that is missing is `cls` with its defaults."""
+        return from_dict(cls, self.raw(name, required), name)
+
+
+def from_dict(cls: type[T], values: Mapping | None, section: str) -> T:
+    """Builds the dataclass `cls` from the values of a section of params.yaml.
+
+    Raises ValueError for an unknown key (with the closest known one), a missing key, a wrong type, or a value out of range.
+    """
+    if values is not None and not isinstance(values, Mapping):
+        raise ValueError(f"params.yaml: {section} is {values!r}: give {DESCRIPTIONS[dict]}, as in presets/miniature.yaml")
+    values = dict(values or {})
+    known = {field.name: field for field in fields(cls) if field.init}
+    for key in values:
+        if key not in known:
+            listed = ", ".join(known) or "none"
+            raise ValueError(f"params.yaml: {section}.{key} is unknown{did_you_mean(key, known)}: known keys are {listed}")
+    for name, field in known.items():
+        if name not in values and field.default is MISSING and field.default_factory is MISSING:
+            raise ValueError(f"params.yaml: {section}.{name} is missing: add it, as in presets/miniature.yaml")
+    hints = get_type_hints(cls)
+    checked = {key: _convert(value, hints[key], f"{section}.{key}") for key, value in values.items()}
+    try:
+        return cls(**checked)
+    except ValueError as error:
+        raise ValueError(f"params.yaml: {section}.{error}") from error
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    """`value` as the type `hint`; a list becomes a tuple where the hint is one, a whole number a float. Raises ValueError."""
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, UnionType):
+        return _convert_union(value, hint, key)
+    if origin is Literal:
+        if value in args and type(value) in map(type, args):
+            return value
+        raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, args)}: choose {_describe(hint)}")
+    if is_dataclass(hint):
+        return from_dict(hint, value, key)
+    if origin in (list, tuple) and isinstance(value, list | tuple):
+        return _convert_list(value, hint, key)
+    if origin is dict and isinstance(value, Mapping):
+        return {k: _convert(v, args[1], f"{key}.{k}") for k, v in value.items()}
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value):
+        return float(value)
+    if hint is Path and isinstance(value, str):
+        return Path(value)
+    if hint is not float and isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    raise ValueError(f"params.yaml: {key} is {value!r}: give {_describe(hint)}")
+
+
+def _convert_union(value: Any, hint: Any, key: str) -> Any:
+    for choice in get_args(hint):
+        try:
+            return _convert(value, choice, key)
+        except ValueError as error:
+            if is_dataclass(choice) and isinstance(value, Mapping):
+                raise  # it says which key inside is wrong
+            if get_origin(choice) in (list, tuple, dict) and isinstance(value, list | tuple | dict):
+                raise error from None
+    texts = [a for choice in get_args(hint) if get_origin(choice) is Literal for a in get_args(choice)]
+    raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, texts)}: give {_describe(hint)}")
+
+
+def _convert_list(value: list | tuple, hint: Any, key: str) -> list | tuple:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is list or args[-1] is Ellipsis:
+        return origin(_convert(item, args[0], f"{key}[{number}]") for number, item in enumerate(value))
+    if len(value) != len(args):
+        raise ValueError(f"params.yaml: {key} is {list(value)!r}: give {_describe(hint)}")
+    return tuple(_convert(item, arg, f"{key}[{number}]") for number, (item, arg) in enumerate(zip(value, args, strict=True)))
+
+
+def _describe(hint: Any) -> str:
+    """What a type accepts, in words."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return " or ".join(dict.fromkeys(map(_describe, args)))
+    if origin is Literal:
+        return " or ".join(str(a) for a in args)
+    if origin is tuple and args[-1] is not Ellipsis:
+        return f"a list of {len(args)}: {', '.join(map(_describe, args))}"
+    if origin in (list, tuple):
+        return f"a list, each item {_describe(args[0])}"
+    if origin is dict:
+        return DESCRIPTIONS[dict]
+    if is_dataclass(hint):
+        return f"the keys {', '.join(field.name for field in fields(hint))}"
+    return DESCRIPTIONS.get(hint, "a path" if hint is Path else getattr(hint, "__name__", str(hint)))
+
+
+def choose(key: str, value, known) -> None:
+    """Deprecated: a `Literal` field checks this. Raises ValueError if `value` is none of `known`."""
+    if value not in known:
+        raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, known)}: choose {' or '.join(known)}")
+
+
+def settings(function, values: dict | None, section: str) -> dict:
+    """Deprecated: use `from_dict` with a dataclass. Checks `values` against the keyword-only parameters of a function."""
+    from inspect import Parameter, signature
+
+    values = dict(values or {})
+    takes = {p.name: p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY}
+    for key in values:
+        if key not in takes:
+            raise ValueError(f"params.yaml: {section}.{key} is unknown{did_you_mean(key, takes)}; known are {', '.join(takes) or 'none'}")
+    for name, p in takes.items():
+        if p.default is Parameter.empty and name not in values:
+            raise ValueError(f"params.yaml: {section}.{name} is missing: add it, as in presets/miniature.yaml")
+    return values

@@ -1,0 +1,1 @@
+"""Builds the data set: crawl, read prompts, score, filter."""

@@ -1,0 +1,1 @@
+"""Fetches images over HTTP: client, politeness, address guard, shard writer, removal requests."""

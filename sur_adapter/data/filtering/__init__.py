@@ -1,0 +1,1 @@
+"""Decides which pairs are kept, groups near-duplicates, assigns splits."""

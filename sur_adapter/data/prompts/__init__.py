@@ -1,0 +1,1 @@
+"""Reads and cleans the prompts of images."""

@@ -1,0 +1,1 @@
+"""Measures images and summarises arms with confidence intervals."""

@@ -1,0 +1,1 @@
+"""Runs the shards of a stage in one process, in several, or on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Draws images with and without the adapter."""

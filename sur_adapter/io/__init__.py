@@ -1,0 +1,1 @@
+"""Files: atomic writes, Parquet and tar shards, images, hashes, the work cache."""

@@ -1,0 +1,91 @@
+"""Reads and writes Parquet tables and WebDataset tar shards, byte-identical for equal content."""
+
+import os
+import tarfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sur_adapter.io.atomic import atomic_write
+
+
+def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:
+    """One Parquet file, zstd, columns in the order of the schema; each page with its checksum."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(rows, pd.DataFrame):
+        table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
+    else:
+        table = pa.Table.from_pylist(list(rows), schema=schema)
+    with atomic_write(path) as part:
+        pq.write_table(table, part, compression="zstd", write_page_checksum=True)
+
+
+def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """All Parquet files of a folder, or one file, in name order; of their columns those named, as far as they have them."""
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
+    if not files or not files[0].exists():
+        raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
+    try:
+        return pd.concat([_checked(f).read(columns).replace_schema_metadata(None).to_pandas() for f in files], ignore_index=True)
+    except PermissionError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"a table under {folder} cannot be read ({error}): remove the folder and run `dvc repro` again") from error
+
+
+def _checked(file: Path) -> pq.ParquetFile:
+    """Raises OSError where it is read and a page is not as it was written."""
+    return pq.ParquetFile(file, page_checksum_verification=True)
+
+
+def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
+    """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
+    os.environ.setdefault("WDS_SECURE", "1")  # else whoever reads by webdataset in this process unpickles what a tar holds
+    from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(path) as part, part.open("wb") as file, TarWriter(file, mtime=0, user="", group="") as tar:
+        for key, ext, data in members:
+            tar.write({"__key__": key, ext: data})
+
+
+def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
+    """(key, extension, bytes) of each member of all shards of a folder, or of one file, in order."""
+    files = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
+    for file in files:
+        try:
+            with tarfile.open(file, "r:") as tar:  # not packed: what is may unpack to anything
+                for member in plain_members(tar, file.stat().st_size):
+                    key, _, ext = member.name.partition(".")
+                    yield key, ext, tar.extractfile(member).read()
+                check_end_of_archive(tar)
+        except PermissionError:
+            raise
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
+
+
+def check_end_of_archive(tar: tarfile.TarFile) -> None:
+    """Raises ReadError where what follows the last member is no end: the module takes a member whose head is spoilt for the end."""
+    tar.fileobj.seek(tar.offset)
+    if any(block.strip(b"\0") for block in iter(lambda: tar.fileobj.read(2**20), b"")):
+        raise tarfile.ReadError(f"no member begins at byte {tar.offset}")
+
+
+def plain_members(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
+    """The members of a tar of so many bytes. Raises tarfile.ReadError for whatever a shard has not: links, folders, devices, holes, paths,
+    members that claim to be longer than the tar, or less than nothing, by which a reader would go round in circles."""
+    for member in tar:
+        within = 0 <= member.size <= size - member.offset_data
+        if not member.isreg() or member.issparse() or "/" in member.name or member.name.startswith(".") or not within:
+            raise tarfile.ReadError(f"it holds {member.name[:80]!r}, which is no plain file of a shard")
+        yield member
+
+
+def chunks(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]

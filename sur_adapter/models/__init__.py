@@ -1,0 +1,1 @@
+"""The frozen models: Stable Diffusion, CLIP, LLM, captioner."""

@@ -1,0 +1,27 @@
+"""Finds plug-ins by name. A plug-in is one module of a package, and its file name is its name in params.yaml."""
+
+from difflib import get_close_matches
+from importlib import import_module
+from pkgutil import iter_modules
+from types import ModuleType
+
+
+def did_you_mean(word: str, known) -> str:
+    """ " (did you mean 'x'?)" for the closest of `known`, or an empty string."""
+    close = get_close_matches(str(word), list(map(str, known)), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def names(package: str) -> list[str]:
+    """The plug-ins of a package, sorted; modules that begin with an underscore, and `base`, are none."""
+    modules = (module.name for module in iter_modules(import_module(package).__path__))
+    return sorted(name for name in modules if name != "base" and not name.startswith("_"))
+
+
+def load(package: str, name: str) -> ModuleType:
+    """Imports the plug-in `name`, e.g. load("sur_adapter.data.scores", "clip"). Raises ValueError that lists what exists."""
+    known = names(package)
+    if name not in known:
+        kind = package.rpartition(".")[2]
+        raise ValueError(f"params.yaml: {kind} has no {name!r}{did_you_mean(name, known)}: choose one of {', '.join(known)}")
+    return import_module(f"{package}.{name}")

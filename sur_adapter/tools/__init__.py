@@ -1,0 +1,1 @@
+"""Commands beside the pipeline: export, verify, held-out prompts, planner."""

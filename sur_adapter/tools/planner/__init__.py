@@ -1,0 +1,1 @@
+"""Estimates rows, disk, time and memory of every stage before a run."""

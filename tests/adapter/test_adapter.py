@@ -1,0 +1,228 @@
+"""The adapter: what it is at the start, what it attends to, what its files hold."""
+
+import copy
+import json
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import VARIANTS, AdapterConfig
+from sur_adapter.training import losses as loss
+
+KINDS = {variant: {"variant": variant} for variant in VARIANTS} | {"published": {"variant": "official", "published_attention": True}}
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def adapter(trained: bool = True, **changed) -> SURAdapter:
+    torch.manual_seed(0)
+    made = SURAdapter(AdapterConfig(**{"width": 32, "teacher_width": 24, "heads": 4, "pooled_width": 20} | changed)).eval()
+    if trained:  # as if: whatever starts as nothing is something
+        for parameter in made.parameters():
+            if not parameter.any():
+                nn.init.normal_(parameter, std=0.1)
+    return made
+
+
+X = torch.randn(3, 11, 32, generator=torch.Generator().manual_seed(1))
+P = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("variant", ["sur", "paper"])
+def test_untrained_it_is_the_identity_bit_for_bit(variant):
+    made = adapter(trained=False, variant=variant)
+    assert torch.equal(made(X), X) and torch.equal(made.pool(P), P)
+
+
+@every_kind
+def test_at_strength_nought_it_is_the_identity_bit_for_bit(kind):
+    made = adapter(**KINDS[kind])
+    assert torch.equal(made(X, 0.0), X) and torch.equal(made.pool(P, 0.0), P)
+
+
+@every_kind
+def test_strength_weighs_its_output_against_the_text_features(kind):
+    made = adapter(**KINDS[kind])
+    for change, x in ((made, X), (made.pool, P)):
+        half, full = change(x, 0.5), change(x, 1.0)
+        assert torch.allclose(half, 0.5 * full + 0.5 * x, atol=1e-6) and not torch.allclose(full, x, atol=1e-3)
+        assert torch.equal(change(x), change(x, made.config.strength))
+
+
+def test_its_strength_is_one_and_that_of_the_published_network_a_tenth_unless_given():
+    assert [AdapterConfig(32, variant=v).strength for v in VARIANTS] == [1.0, 1.0, 0.1]
+    assert AdapterConfig(32, variant="official", strength=0.5).strength == 0.5
+    with pytest.raises(ValueError, match="adapter.strength is nan: give a number"):
+        AdapterConfig(32, strength=float("nan"))
+
+
+@every_kind
+def test_a_prompt_is_adapted_the_same_whoever_else_is_in_the_batch(kind):
+    made = adapter(**KINDS[kind])
+    others = torch.cat([3 * X[:1], X[1:2], -X])
+    for company in (X, others):
+        assert torch.allclose(made(X[1:2]), made(company)[1:2], atol=1e-6)
+    assert torch.allclose(made.pool(P[1:2]), made.pool(P)[1:2], atol=1e-6)
+
+
+@every_kind
+def test_attention_runs_over_the_tokens_of_a_prompt(kind):
+    made, changed = adapter(**KINDS[kind]), X.clone()
+    changed[1, 4] += torch.linspace(-1, 1, 32)
+    moved = (made(changed) - made(X)).abs().amax(-1)
+    assert (moved[1] > 1e-6).all() and (moved[[0, 2]] == 0).all()
+
+
+@every_kind
+def test_the_query_of_a_token_knows_the_other_tokens_but_not_in_a_published_checkpoint(kind):
+    made, changed = adapter(**KINDS[kind]), X.clone()
+    changed[1, 4] += torch.linspace(-1, 1, 32)
+    moved = (made.query(changed) - made.query(X)).abs().amax(-1)[1] > 1e-6
+    assert moved[4] and moved.all() == (kind != "published") and moved.sum() in (1, 11)
+
+
+@every_kind
+def test_in_evaluation_it_says_the_same_twice(kind):
+    made = adapter(**KINDS[kind])
+    assert torch.equal(made(X), made(X))
+
+
+@pytest.mark.parametrize("variant", ["paper", "official"])  # in ours it is handed on as well
+def test_the_query_is_what_attends(variant):
+    made = adapter(variant=variant)
+    assert torch.equal(made.adapt(X, made.query(X)), made(X))
+    assert not torch.allclose(made.adapt(X, made.query(X) + torch.randn(32)), made(X), atol=1e-4)
+
+
+def test_in_the_paper_a_query_that_attends_to_the_same_tokens_says_the_same_and_in_ours_it_is_handed_on():
+    nobody = torch.zeros(1, 1, 32)  # one token: whoever asks, the answer is that token
+    for variant, same in (("paper", True), ("sur", False)):
+        made = adapter(variant=variant)
+        asked = [made.adapt(nobody + 1, q) for q in torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(5))]
+        assert torch.equal(*asked) == same
+
+
+def test_a_variant_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="adapter.variant is 'papre': choose sur, paper or official"):
+        adapter(variant="papre")
+    with pytest.raises(ValueError, match="published_attention is of the variant official alone: leave it out with sur"):
+        adapter(published_attention=True)
+
+
+@every_kind
+def test_the_terms_of_the_loss_reach_every_parameter_that_is_saved(kind):
+    made = adapter(**KINDS[kind])
+    query, wanted = made.query(X), X.flip(0)
+    total = loss.prompt_kl(wanted, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
+    (total + (made.pool(P) - P.flip(0)).square().mean()).backward()
+    dead = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert dead == [] and made.state_dict().keys() == dict(made.named_parameters()).keys()
+
+
+@pytest.mark.parametrize("variant", ["sur", "paper"])
+def test_dropout_is_nowhere(variant):
+    made = adapter(variant=variant).train()
+    assert torch.equal(made(X), made(X))
+
+
+def test_a_pooled_vector_is_left_alone_where_no_head_for_it_was_asked_for():
+    made = adapter(pooled_width=0)
+    assert made.pool(P) is P and not any(name.startswith("pooled") for name in made.state_dict())
+
+
+@every_kind
+@pytest.mark.parametrize("width", [768, 1024, 2048])
+def test_any_width_of_text_features_will_do(kind, width):
+    with torch.device("meta"):
+        made = SURAdapter(AdapterConfig(width, teacher_width=5120, **KINDS[kind]))
+        assert made(torch.empty(2, 77, width)).shape == (2, 77, width)
+        assert made.projection(torch.empty(2, 5120)).shape == (2, width)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"])
+@every_kind
+def test_a_copy_is_of_the_same_network(kind, copied):
+    made = adapter(**KINDS[kind])
+    again = copied(made)
+    assert type(again) is type(made) and torch.equal(again(X), made(X))
+
+
+@every_kind
+def test_its_files_give_it_back_with_the_teachers_projection_and_where_it_comes_from(kind, tmp_path):
+    made = adapter(about={"base_model": "some/model", "layers": [3]}, **KINDS[kind])
+    made.save_pretrained(tmp_path)
+    again = SURAdapter.from_pretrained(tmp_path)
+    assert again.config == made.config and type(again) is type(made) and not again.training
+    assert torch.equal(again(X), made.requires_grad_(False)(X)) and torch.equal(again.projection.weight, made.projection.weight)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_folder_without_an_adapter_is_refused_with_the_cure(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
+        SURAdapter.from_pretrained(tmp_path)
+    (tmp_path / "adapter.pt").touch()
+    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER`"):
+        SURAdapter.from_pretrained(tmp_path / "adapter.pt")
+
+
+def test_a_checkpoint_given_as_a_folder_is_refused_with_the_command_that_makes_it_one(tmp_path):
+    (tmp_path / "adapter.pt").touch()
+    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER` makes"):
+        SURAdapter.from_pretrained(tmp_path / "adapter.pt")
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="adapter.heads is 5, but must divide the text encoder's width 32"):
+        adapter(heads=5)
+
+
+def test_the_same_seed_gives_the_same_projection_and_another_another():
+    def projection(seed):
+        torch.manual_seed(seed)
+        return SURAdapter(AdapterConfig(32, 24)).projection.weight
+
+    assert torch.equal(projection(3), projection(3)) and not torch.equal(projection(3), projection(4))
+
+
+def spoilt(folder, how: str) -> None:
+    config, weights = folder / "config.json", folder / "model.safetensors"
+    values = json.loads(config.read_text())
+    if how == "cut":
+        weights.write_bytes(weights.read_bytes()[:-100])
+    config.write_text(
+        {
+            "words": "no config",
+            "list": "[1]",
+            "key": json.dumps(values | {"dept": 3}),
+            "no width": json.dumps({"depth": 2}),
+            "type": json.dumps(values | {"heads": "four"}),
+            "variant": json.dumps(values | {"variant": "sure"}),
+            "other": json.dumps(values | {"width": 64}),
+            "deeper": json.dumps(values | {"depth": 3}),
+            "cut": config.read_text(),
+        }[how]
+    )
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ("words", "config.json is no config of an adapter .* anew"),
+        ("list", "config.json is no config of an adapter .* anew"),
+        ("key", r"the unknown key 'dept' \(did you mean 'depth'\?\): take the version"),
+        ("no width", "config.json is no config of an adapter .*'width'.* anew"),
+        ("type", "config.json is no config of an adapter .* anew"),
+        ("variant", "config.json is no config of an adapter .*choose sur, paper or official.* anew"),
+        ("other", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
+        ("deeper", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
+        ("cut", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
+    ],
+)
+def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, how, said):
+    adapter().save_pretrained(tmp_path)
+    spoilt(tmp_path, how)
+    with pytest.raises(ValueError, match=said) as error:
+        SURAdapter.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value)

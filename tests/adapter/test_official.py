@@ -1,0 +1,313 @@
+"""The published network: its forward pass, its checkpoints, and the way to them and back."""
+
+import pickle
+import subprocess
+import sys
+from math import prod, sqrt
+
+import numpy as np
+import pytest
+import torch
+from helpers.repository import ROOT
+from helpers.small_models import digest
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sur_adapter import SURAdapter
+from sur_adapter.adapter import conversion as published
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.cli.main import main
+from sur_adapter.features.store import write_vectors
+from sur_adapter.io.code_version import code_version
+
+D = 32  # a small width; heads, depth and feed-forward are the published ones
+X = torch.randn(1, 11, D, generator=torch.Generator().manual_seed(1))
+
+
+def shapes(d: int) -> dict[str, tuple[int, ...]]:
+    """The 48 tensors as the published files have them."""
+    layer = {
+        "self_attn.in_proj_weight": (3 * d, d),
+        "self_attn.in_proj_bias": (3 * d,),
+        "self_attn.out_proj.weight": (d, d),
+        "self_attn.out_proj.bias": (d,),
+        "linear1.weight": (2048, d),
+        "linear1.bias": (2048,),
+        "linear2.weight": (d, 2048),
+        "linear2.bias": (d,),
+    } | {f"norm{i}.{part}": (d,) for i in (1, 2) for part in ("weight", "bias")}
+    stacks = ("encoder_layer", "transformer_encoder.layers.0", "transformer_encoder.layers.1")
+    linears = [f"attention.{name}" for name in ("query_layer", "key_layer", "value_layer", "output_layer.0", "output_layer.2")] + ["fc"]
+    return {f"{stack}.{name}": shape for stack in stacks for name, shape in layer.items()} | {
+        f"{name}.{part}": shape for name in linears for part, shape in (("weight", (d, d)), ("bias", (d,)))
+    }
+
+
+def weights(d: int = D, seed: int = 0) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(shape, generator=generator) / sqrt(shape[-1]) for name, shape in shapes(d).items()}
+
+
+def forward(w: dict[str, Tensor], x: Tensor, eta: float, over: str) -> Tensor:
+    """The published forward pass in plain sums. over: which axis of x [B, L, d] the encoder attends over."""
+
+    def linear(name, y):
+        return y @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def norm(name, y):
+        spread = (y - y.mean(-1, keepdim=True)).square().mean(-1, keepdim=True)
+        return (y - y.mean(-1, keepdim=True)) / (spread + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def heads(name, y):  # y (S, N, d): S is attended over
+        mixed = y @ w[f"{name}.in_proj_weight"].T + w[f"{name}.in_proj_bias"]
+        q, k, v = (part.unflatten(-1, (8, -1)) for part in mixed.chunk(3, -1))  # (S, N, 8, e)
+        share = (torch.einsum("snhe,tnhe->nhst", q, k) / sqrt(q.shape[-1])).softmax(-1)
+        return linear(f"{name}.out_proj", torch.einsum("nhst,tnhe->snhe", share, v).flatten(-2))
+
+    h = x if over == "prompts" else x.transpose(0, 1)
+    for layer in ("transformer_encoder.layers.0", "transformer_encoder.layers.1"):
+        h = norm(f"{layer}.norm1", h + heads(f"{layer}.self_attn", h))
+        h = norm(f"{layer}.norm2", h + linear(f"{layer}.linear2", linear(f"{layer}.linear1", h).relu()))
+    h = h if over == "prompts" else h.transpose(0, 1)
+    scores = linear("attention.query_layer", h) @ linear("attention.key_layer", x).transpose(-1, -2) / sqrt(x.shape[-1])
+    u = scores.softmax(-1) @ x + x
+    r = u + linear("attention.output_layer.2", linear("attention.output_layer.0", u).relu())
+    return eta * linear("fc", r) + (1 - eta) * x
+
+
+@pytest.fixture
+def official_pt(tmp_path):
+    made = tmp_path / "adapter_checkpoint5000.pt"
+    torch.save(weights(), made)
+    return made
+
+
+@pytest.mark.parametrize(("d", "elements"), [(768, 20_085_504), (1024, 31_497_216)])
+def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(d, elements):
+    wanted = {name: tuple(shape) for name, shape in published.expected(d).items()}
+    assert wanted == shapes(d) and len(wanted) == 48 and sum(map(prod, wanted.values())) == elements
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_one_prompt_is_adapted_as_the_published_code_adapts_it(tmp_path, kind):
+    file = tmp_path / f"adapter.{kind}"
+    (torch.save if kind == "pt" else save_file)(weights(), file)
+    adapter = published.read(file)
+    assert torch.allclose(adapter(X), forward(weights(), X, 0.1, "prompts"), atol=1e-5)
+    assert torch.allclose(adapter(X, 0.7), forward(weights(), X, 0.7, "prompts"), atol=1e-5)
+    assert not adapter.training and adapter.config.strength == 0.1
+
+
+def test_in_a_batch_every_prompt_is_adapted_as_the_published_code_adapts_it_alone(official_pt):
+    batch = torch.cat([X, 2 * X.flip(1), -X])
+    alone = torch.cat([forward(weights(), x[None], 0.1, "prompts") for x in batch])
+    assert torch.allclose(published.read(official_pt)(batch), alone, atol=1e-5)
+    assert not torch.allclose(forward(weights(), batch, 0.1, "prompts"), alone, atol=1e-3)  # what the published code does to it
+
+
+def test_with_token_attention_the_encoder_attends_over_the_tokens(official_pt):
+    batch = torch.cat([X, 2 * X.flip(1)])
+    adapted = published.read(official_pt, published_attention=False)(batch)
+    assert torch.allclose(adapted, forward(weights(), batch, 0.1, "tokens"), atol=1e-5)
+    assert not torch.allclose(adapted, published.read(official_pt)(batch), atol=1e-3)
+
+
+def test_in_training_its_dropout_is_live_and_in_evaluation_not(official_pt):
+    adapter = published.read(official_pt)
+    assert torch.equal(adapter(X), adapter(X)) and not torch.equal(adapter.train()(X), adapter(X))
+
+
+def test_trained_anew_it_attends_over_tokens_and_carries_nothing_dead():
+    torch.manual_seed(0)
+    adapter = SURAdapter(AdapterConfig(768, variant="official"))
+    assert not adapter.config.published_attention
+    assert sum(p.numel() for p in adapter.parameters()) == 20_085_504 - 5_513_984 - 768 * 769  # the template, value_layer
+
+
+def test_numbers_in_half_precision_are_taken_as_they_are(tmp_path):
+    torch.save({k: v.half() for k, v in weights().items()}, tmp_path / "half.pt")
+    assert torch.equal(published.read(tmp_path / "half.pt").fc.weight, weights()["fc.weight"].half().float())
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_there_and_back_nothing_is_lost_and_what_is_dead_comes_back_as_noughts(official_pt, tmp_path, kind):
+    out = tmp_path / f"out.{kind}"
+    convert(official_pt, tmp_path / "adapter", "--base-model", "a/model")
+    convert(tmp_path / "adapter", out)
+    back = torch.load(out, weights_only=True) if kind == "pt" else load_file(out)
+    assert {name: tuple(t.shape) for name, t in back.items()} == shapes(D) and {t.dtype for t in back.values()} == {torch.float32}
+    for name, tensor in weights().items():
+        dead = name.startswith(("encoder_layer", "attention.value_layer"))
+        assert torch.equal(back[name], torch.zeros_like(tensor) if dead else tensor), name
+    convert(out, tmp_path / "again")
+    assert digest(tmp_path / "again")["model.safetensors"] == digest(tmp_path / "adapter")["model.safetensors"]
+
+
+def test_the_folder_says_what_it_was_made_of_and_what_was_told(official_pt, tmp_path):
+    mark = "0123456789abcdef." * 2 + "fedcba9876543210"
+    said = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
+    adapter = SURAdapter.from_pretrained(tmp_path / "adapter")
+    assert adapter.config.published_attention and adapter.config.strength == 0.3 and "32 wide, strength 0.3" in said
+    assert adapter.config.about.items() >= {"base_model": "a/model", "text_encoder": mark}.items()
+    assert len(adapter.config.about["checkpoint"]) == 16
+    convert(official_pt, tmp_path / "tokens", "--token-attention")
+    assert not SURAdapter.from_pretrained(tmp_path / "tokens").config.published_attention
+    assert "draws otherwise in the published code" in convert(tmp_path / "tokens", tmp_path / "tokens.pt")
+
+
+def convert(*words) -> str:
+    """What the command says."""
+    return main(["convert", *map(str, words)])
+
+
+class Bomb:
+    def __reduce__(self):
+        return (open, ("bomb", "w"))
+
+
+SPOILT = {
+    "an object": (weights() | {"fc.bias": Bomb()}, "cannot be read as tensors alone"),
+    "a list": ([1, 2], "holds a list without tensors"),
+    "nothing": ({}, "holds a dict without tensors"),
+    "a number": (weights() | {"fc.bias": 3}, "'fc.bias' is a int, not a tensor"),
+    "wrapped": ({"state_dict": weights()}, "'state_dict' is a dict, not a tensor"),
+    "whole numbers": (weights() | {"fc.bias": torch.arange(D)}, "'fc.bias' is a tensor of torch.int64 without plain numbers"),
+    "meta": (weights() | {"fc.bias": torch.empty(D, device="meta")}, "'fc.bias' is a tensor of torch.float32 without plain numbers"),
+    "no fc": ({k: v for k, v in weights().items() if "fc" not in k}, "no square `fc.weight`"),
+    "odd width": (weights(12), "no square `fc.weight` whose width 8 divides"),
+    "missing": ({k: v for k, v in weights().items() if "norm1" not in k}, "lacks 4 tensors, as 'transformer_encoder.layers.0.norm1"),
+    "unknown": (weights() | {"lora.weight": torch.ones(2)}, "has unknown 1 tensors, as 'lora.weight'"),
+    "shape": (weights() | {"attention.key_layer.weight": torch.ones(D, D + 1)}, r"'attention.key_layer.weight' is \[32, 33\], but must be"),
+    "not finite": (weights() | {"fc.bias": torch.full((D,), torch.nan)}, "'fc.bias' holds numbers that are not finite"),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_nothing_is_run(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    content, said = SPOILT[how]
+    torch.save(content, "spoilt.pt")
+    with pytest.raises(ValueError, match=said) as error:
+        published.read("spoilt.pt")
+    assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
+
+
+@pytest.mark.parametrize("how", ["zip", "old", "bare"])
+def test_a_pickle_that_would_run_something_runs_nothing_whichever_way_it_was_written(tmp_path, monkeypatch, how):
+    monkeypatch.chdir(tmp_path)
+    with open("planted.pt", "wb") as file:
+        planted = weights() | {"fc.bias": Bomb()}
+        pickle.dump(planted, file, 2) if how == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=how == "zip")
+    before = digest(tmp_path)
+    with pytest.raises(ValueError, match="planted.pt cannot be read as tensors alone .*: fetch it again, and only from whom you trust"):
+        convert("planted.pt", "out")
+    assert digest(tmp_path) == before
+    if how == "bare":
+        pickle.loads((tmp_path / "planted.pt").read_bytes())["fc.bias"].close()
+        assert (tmp_path / "bomb").exists()  # the charge was live
+
+
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+@pytest.mark.parametrize("kept", [0, 7, 5000])
+def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
+    file = tmp_path / f"cut.{kind}"
+    (torch.save if kind == "pt" else save_file)(weights(), file)
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(ValueError, match="cut.* cannot be read as tensors alone .*: fetch it again") as error:
+        published.read(file)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"variant": "sur"}, "of the variant sur: the published code runs `official` alone"),
+        ({"depth": 3}, "depth 3 and 8 heads, the published code 2 and 8"),
+        ({"heads": 4}, "depth 2 and 4 heads, the published code 2 and 8"),
+        ({"pooled_width": 16}, "changes SDXL's pooled vector"),
+    ],
+)
+def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, said):
+    with pytest.raises(ValueError, match=said):
+        published.write(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_nothing(official_pt, tmp_path):
+    folder, other = tmp_path / "adapter", tmp_path / "sur"
+    convert(official_pt, folder)
+    SURAdapter(AdapterConfig(D)).save_pretrained(other)
+    before = digest(tmp_path)
+    for words, said in (
+        ((official_pt, folder), "adapter is there already: name another place, or remove it first"),
+        ((tmp_path / "no.pt", tmp_path / "new"), "no.pt is neither a checkpoint nor a folder"),
+        ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
+        ((folder, tmp_path / "new"), "is a folder, so .*new must be a checkpoint: let its name end in .pt or .safetensors"),
+        ((folder, tmp_path / "new.pt", "--strength", "0"), "--strength has no place in a checkpoint"),
+        ((official_pt, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give what"),
+        ((official_pt, tmp_path / "new", "--strength", "nan"), "strength is nan: give a number"),
+        ((tmp_path, tmp_path / "new.pt"), "holds no config.json"),
+        ((other, tmp_path / "new.pt"), "of the variant sur"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+            convert(*words)
+        assert "\n" not in str(error.value)
+    assert digest(tmp_path) == before
+
+
+def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call(official_pt, tmp_path):
+    for words, code, said in (
+        ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: text features 32 wide, strength 0.1\n"),
+        ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new is there already: name another place, or remove it first\n"),
+        ((official_pt,), 2, "usage: python -m sur_adapter convert"),
+    ):
+        command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, words)]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, (done.stdout + done.stderr)[: len(said)]) == (code, said)
+
+
+def test_the_help_has_an_example_and_loads_nothing():
+    code = "import sys\nfrom sur_adapter.cli.main import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
+
+
+def test_to_convert_needs_neither_diffusers_nor_dvc(official_pt, tmp_path):
+    code = f"""
+import sys
+from sur_adapter.cli.main import main
+main(["convert", {str(official_pt)!r}, {str(tmp_path / "adapter")!r}])
+main(["convert", {str(tmp_path / "adapter")!r}, {str(tmp_path / "out.pt")!r}])
+print(sorted({{"diffusers", "transformers", "dvc", "pandas", "pyarrow"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_training_it_is_one_line_of_the_params_and_the_same_seed_gives_the_same_bytes(tmp_path):
+    from stages.train import train
+
+    rng = np.random.default_rng(0)
+    for name, rows in (("train", 24), ("test", 4), ("validation", 8)):
+        ids = [f"{name}{i}" for i in range(rows)]
+        words = {part: rng.normal(size=(rows, 9, D)).astype(np.float16) for part in ("simple", "complex")}
+        write_vectors(tmp_path / f"clip/{name}-000000.parquet", ids, words, {"base_model": "a/model"})
+        write_vectors(tmp_path / f"llm/{name}-000000.parquet", ids, {"layer_3": rng.normal(size=(rows, 20)).astype(np.float16)})
+
+    def trained(name: str, seed: int) -> dict[str, str]:
+        train(
+            *(tmp_path / part for part in ("clip", "llm", "vae", "queries", name, f"{name}-log")),
+            models={"diffusion": "a/model"},
+            adapter={"variant": "official"},
+            loss={"prompt": "kl", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 1.0},
+            train={"steps": 4, "batch": 8, "lr": 1e-3, "seed": seed, "device": "cpu"},
+        )
+        return digest(tmp_path / name)
+
+    assert trained("one", 0) == trained("again", 0) and trained("one", 0)["model.safetensors"] != trained("other", 1)["model.safetensors"]
+    adapter = SURAdapter.from_pretrained(tmp_path / "one")
+    config, about = adapter.config, adapter.config.about
+    assert (config.variant, config.strength, config.published_attention, config.teacher_width) == ("official", 0.1, False, 20)
+    assert about["code"] == code_version(ROOT / "stages/train.py") and about["base_model"] == "a/model"
+    convert(tmp_path / "one", tmp_path / "one.pt")
+    again = published.read(tmp_path / "one.pt", published_attention=False)
+    assert torch.equal(again(X), adapter(X))

@@ -1,0 +1,217 @@
+"""A crawl that is killed goes on where it was, and what a hostile site serves ends in reasons."""
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from random import Random
+from threading import Lock
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from helpers.hostile_server import Site, claimed, item, page
+from helpers.made_images import png
+from helpers.repository import ROOT
+from helpers.small_models import encode
+from PIL import Image
+from ruamel.yaml import YAML
+
+from stages.crawl import crawl
+from sur_adapter.data.crawl.removal import mark
+from sur_adapter.data.sources import civitai, miniature
+from sur_adapter.io.shards import read_table, read_tar
+from sur_adapter.io.work_cache import work_dir
+
+pytestmark = pytest.mark.usefixtures("own_work")
+
+COUNT, WORKERS, SHARD = 300, 4, 64
+CODE = f"""import sys, stages.crawl
+stages.crawl.SHARD = {SHARD}
+from stages.__main__ import main
+main(["crawl", sys.argv[1]])"""
+
+
+class Pictures(Site):
+    """COUNT pictures in pages of 40; some are missing, some are there twice. `after(n)` is called when n pictures have been asked for."""
+
+    def __init__(self):
+        self.asked_for, self.after, self.lock = 0, lambda _: None, Lock()
+        super().__init__(self.answer)
+
+    def answer(self, path, _):
+        if path.startswith("/api"):
+            start = int(parse_qs(urlsplit(path).query).get("cursor", ["0"])[0])
+            end = min(start + 40, COUNT)
+            return page([item(f"{self.url}/{i}") for i in range(start, end)], **({"nextCursor": end} if end < COUNT else {}))
+        with self.lock:
+            self.asked_for += 1
+            self.after(self.asked_for)
+        number = int(path[1:])
+        return (404, {}, b"") if number % 17 == 3 else (200, {}, png(text={"number": str(number if number % 13 else 0)}))
+
+
+def start(site: Site, out: Path) -> subprocess.Popen:
+    file = out.parent.parent / "params.yaml"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    rules = {"url": site.url, "limit": COUNT, "rate": None, "workers": WORKERS, "private": [site.host]}
+    YAML().dump({"sources": {"civitai": rules}}, file)
+    return subprocess.Popen(
+        [sys.executable, "-c", CODE, str(out)], cwd=ROOT, env=os.environ | {"SUR_PARAMS": str(file), "TQDM_DISABLE": "1"}
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
+def test_a_crawl_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace_and_asks_for_nothing_twice(tmp_path, seed):
+    with Pictures() as site:
+        assert start(site, tmp_path / "peace" / "civitai").wait() == 0
+        peace = len(site.asked)
+        assert site.asked_for == COUNT
+        site.asked.clear()
+        moments = sorted(Random(seed).sample(range(1, COUNT), 3))
+        site.asked_for = 0
+        for moment in moments:
+            process = start(site, tmp_path / "killed" / "civitai")
+            site.after = lambda n, moment=moment, process=process: process.kill() if n >= moment else None
+            assert process.wait() == -9
+            assert not (tmp_path / "killed" / "civitai").exists(), "outs come when all is done"
+        site.after = lambda n: None
+        assert start(site, tmp_path / "killed" / "civitai").wait() == 0
+        assert contents(tmp_path / "killed" / "civitai") == contents(tmp_path / "peace" / "civitai")
+        asked = [path for path, _ in site.asked]
+        twice = {p for p in asked if asked.count(p) > 1}
+        assert len(twice) <= len(moments) * WORKERS, "none but those under way at a kill"
+        assert sum(p.startswith("/api") for p in asked) <= peace - COUNT + len(moments), "pages are not asked for again either"
+    assert not [f for f in work_dir().iterdir() if f.is_dir()]
+
+
+def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_are_known(tmp_path):
+    with Pictures() as site:
+        process = start(site, tmp_path / "a" / "civitai")
+
+        def after(n: int) -> None:
+            if n > 230:  # all rows of three shards have been answered: one is written, sooner or later
+                while process.poll() is None and not list(work_dir().glob("*/prompts-*.parquet")):
+                    time.sleep(0.01)
+                process.kill()
+
+        site.after = after
+        process.wait()
+        (work,) = (f for f in work_dir().iterdir() if f.is_dir())
+        shards = len(list(work.glob("prompts-*.parquet")))
+        rows = len(list(work.glob("row-*")))
+        assert shards and rows, "a shard is finished, and some rows of the next are there"
+        first = {path for path, _ in site.asked}
+        site.asked.clear()
+        site.after = lambda n: None
+        assert start(site, tmp_path / "a" / "civitai").wait() == 0
+        again = {p for p, _ in site.asked} & first
+        assert len(again) <= WORKERS
+    table = read_table(tmp_path / "a" / "civitai")
+    assert len(table) == COUNT and list(table.url.str.rpartition("/")[2].astype(int)) == list(range(COUNT))
+    assert table.dropped.value_counts().to_dict() == {
+        "http 404": 18,
+        "duplicate": sum(i % 13 == 0 and i % 17 != 3 for i in range(COUNT)) - 1,
+    }
+    assert [key for key, _, _ in read_tar(tmp_path / "a" / "civitai")] == list(table.id[table.dropped.isna()])
+
+
+def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path, monkeypatch):
+    def digest(sources, name):
+        crawl(tmp_path / name / "miniature", sources=sources)
+        return contents(tmp_path / name / "miniature")
+
+    sources, rows = {"miniature": {"count": 120, "seed": 2}}, miniature.rows
+
+    def broken(work=None, after=0, unless=None, *, count, seed=0):
+        for number, row in enumerate(rows(work, after, unless, count=count, seed=seed)):
+            if number == 70:
+                raise KeyboardInterrupt
+            yield row
+
+    peace = digest(sources, "peace")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(miniature, "rows", broken)
+        digest(sources, "again")
+    (work,) = (f for f in work_dir().iterdir() if f.is_dir())
+    assert len(list(work.glob("row-*"))) >= 70
+    assert digest(sources, "again") == peace
+
+
+def test_a_page_that_came_spoilt_is_asked_for_again_at_the_next_start(tmp_path):
+    answers = iter([(200, {}, b'{"error": "busy"}'), page([])])
+    with Site(lambda *_: next(answers)) as site:
+        rules = {"civitai": {"url": site.url, "limit": 5, "private": [site.host]}}
+        for reason in ("no list of items", "gave no row at all"):
+            with pytest.raises(ValueError, match=reason):
+                crawl(tmp_path / "civitai", sources=rules)
+
+
+def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
+    with Site(lambda path, _: page([item(f"{site.url}/{i}") for i in range(200)]) if "/api" in path else (200, {}, [b"x"] * 2)) as site:
+        rows = civitai.rows(url=site.url, limit=200, rate=None, private=[site.host])
+        next(rows)
+        assert "gather" in {thread.name for thread in threading.enumerate()}
+        rows.close()
+        asked = len(site.asked)
+        time.sleep(0.3)
+        assert "gather" not in {thread.name for thread in threading.enumerate()} and len(site.asked) <= asked + 8 < 60
+
+
+def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):
+    with Site(lambda path, _: (200, {}, png(text={"path": path})) if path != "/stop" else (200, {}, b"")) as site:
+        file = tmp_path / "list.csv"
+        rules = {"urls": {"path": str(file), "rate": None, "private": [site.host]}}
+        file.write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
+        (tmp_path / "no-folder").write_text("a file where the outs should be")
+        with pytest.raises(OSError):
+            crawl(tmp_path / "no-folder" / "urls", sources=rules)
+        (work,) = (f for f in work_dir().iterdir() if f.is_dir())
+        assert sorted(f.name for f in work.iterdir()) == ["images-000000.tar", "prompts-000000.parquet"], "rows in a shard are kept once"
+        file.write_text(f"url,prompt\n{site.url}/3,c\n{site.url}/2,b\n")
+        crawl(tmp_path / "raw" / "urls", sources=rules)
+    table = read_table(tmp_path / "raw" / "urls")
+    assert list(table.url.str[-1]) == ["3", "2"] and list(table.complex_prompt) == ["c", "b"]
+
+
+def test_what_was_asked_to_be_forgotten_after_a_kill_does_not_come_with_the_shards_that_were_finished(tmp_path):
+    with Site(lambda path, _: (200, {}, png(text={"path": path}))) as site:
+        (tmp_path / "list.csv").write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
+        rules = {"urls": {"path": str(tmp_path / "list.csv"), "rate": None, "private": [site.host]}}
+        (tmp_path / "no-folder").write_text("a file where the outs should be")
+        with pytest.raises(OSError):
+            crawl(tmp_path / "no-folder" / "urls", sources=rules)
+        assert list(work_dir().glob("*/prompts-000000.parquet")), "both rows lie in a finished shard"
+        (memory := tmp_path / "forgotten.txt").write_text(mark(f"{site.url}/1") + "\n")
+        crawl(tmp_path / "raw" / "urls", memory, sources=rules)
+    table = read_table(tmp_path / "raw" / "urls")
+    assert list(table.dropped.fillna("kept")) == ["forgotten", "kept"] and list(table.complex_prompt.fillna("none")) == ["none", "b"]
+    assert len(list(read_tar(tmp_path / "raw" / "urls"))) == 1
+
+
+def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):
+    served = {
+        "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
+        "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),
+        "cut.jpg": ((200, {}, encode(Image.effect_noise((64, 64), 80), "jpeg")[:-900]), "truncated"),
+        "bomb.png": ((200, {}, claimed(9000, 9000)), "too many pixels"),
+        "nothing.png": ((200, {}, b""), "not an image"),
+        "noai.png": ((200, {"X-Robots-Tag": "noai"}, png("blue")), "opted out: noai"),
+        "private/x.png": ((200, {}, png("green")), "robots.txt forbids"),
+        "gone.png": ((410, {}, b""), "http 410"),
+    }
+    assert len(claimed(9000, 9000)) == 75
+
+    def answer(path, _):
+        return page([item(f"{site.url}/{name}") for name in served]) if path.startswith("/api") else served[path[1:]][0]
+
+    with Site(answer, "User-agent: *\nDisallow: /private") as site:
+        crawl(tmp_path / "civitai", sources={"civitai": {"url": site.url, "limit": 50, "rate": None, "private": [site.host]}})
+    table = read_table(tmp_path / "civitai")
+    assert [r if isinstance(r, str) else None for r in table.dropped] == [reason for _, reason in served.values()]
+    assert [(ext, data) for _, ext, data in read_tar(tmp_path / "civitai")] == [("png", png())]

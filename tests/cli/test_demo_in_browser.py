@@ -1,0 +1,268 @@
+"""The page on this machine, in a real browser: what is typed, drawn, kept and saved, and that it speaks to nobody else."""
+
+import base64
+import json
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers.browser import CODES, NEEDED, Browser
+from helpers.loopback_hub import free
+from PIL import Image
+from test_studio import MODEL, perturbed
+
+from sur_adapter.cli.demo import serve
+from sur_adapter.cli.demo_page import PROMPT
+from sur_adapter.generation.session import load
+
+CODES |= {"Home": 36, "Delete": 46}
+HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \u202ered **bold** {{7*7}} $x^2$ [a](javascript:alert(3))"
+PICTURES = "[...document.querySelectorAll('#plain img, #adapted img')].map(i => i.src)"
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory) -> Path:
+    return perturbed(tmp_path_factory.mktemp("adapter"))
+
+
+@pytest.fixture(scope="module")
+def address(adapter):
+    demo = serve(adapter, MODEL, port=free(), guidance=3.0, wait=False)
+    yield demo.local_url
+    demo.close()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    tab = Browser(tmp_path_factory.mktemp("browser"))
+    yield tab
+    tab.close()
+
+
+def until(browser: Browser, script: str, seconds: float = 60):
+    """The first true value of an expression."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if found := browser.run(script):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"in {seconds} s it never came to {script}: {browser.run('document.body.innerText')}")
+
+
+def opened(browser: Browser, address: str, width: int = 1200, dark: bool = False) -> None:
+    browser.open(address, width, dark)
+    until(browser, "document.querySelector('#draw') !== null && document.querySelector('#status p') !== null")
+    fill(browser, "#steps input", "2")
+
+
+def fill(browser: Browser, field: str, text: str) -> None:
+    """As a hand would: all that is there is marked, and typed over."""
+    browser.run(f"document.querySelector('{field}').focus(); document.querySelector('{field}').select()")
+    browser.tell("Input.insertText", text=text) if text else browser.press("Delete")
+
+
+def draw(browser: Browser) -> list[str]:
+    """The addresses of both pictures, once the button is pressed and all is drawn."""
+    before = browser.run("document.querySelectorAll('#history button').length")
+    browser.run("document.querySelector('#draw').click()")
+    until(browser, f"document.querySelectorAll('#history button').length === {before + 1}")
+    until(browser, f"{PICTURES}.length === 2 && [...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    return browser.run(PICTURES)
+
+
+def fetched(browser: Browser, address: str) -> bytes:
+    script = f"""fetch({json.dumps(address)}).then(r => r.blob()).then(b => new Promise(done => {{
+        const reader = new FileReader(); reader.onload = () => done(reader.result.split(',')[1]); reader.readAsDataURL(b) }}))"""
+    return base64.b64decode(browser.run(script))
+
+
+def pixels(data: bytes) -> bytes:
+    return np.asarray(Image.open(BytesIO(data)).convert("RGB")).tobytes()
+
+
+@NEEDED
+def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studio(browser, address, adapter):
+    opened(browser, address)
+    fill(browser, "#prompt textarea", "two green stars")
+    fill(browser, "#negative textarea", "blue")
+    fill(browser, "#seed input", "5")
+    shown = [pixels(fetched(browser, source)) for source in draw(browser)]
+    pair = load(adapter, MODEL).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
+    assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
+    assert shown[0] != shown[1]
+    assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)") == ["two", "green", "stars"]
+    changes = browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")
+    assert [float(change.replace("−", "-")) for change in changes] == [round(100 * (after - before), 1) for _, before, after in pair.looked]
+
+
+@NEEDED
+@pytest.mark.parametrize("side", ["plain", "adapted"])
+def test_a_picture_is_saved_as_png_as_it_is_shown(browser, address, side):
+    opened(browser, address)
+    fill(browser, "#seed input", {"plain": "11", "adapted": "12"}[side])
+    shown = dict(zip(("plain", "adapted"), draw(browser), strict=True))
+    browser.run(f"document.querySelector('#save-{side}').click()")
+    data = browser.downloaded(f"{side}-seed-{11 if side == 'plain' else 12}.png").read_bytes()
+    assert data.startswith(b"\x89PNG") and pixels(data) == pixels(fetched(browser, shown[side]))
+
+
+@NEEDED
+def test_the_slider_moves_by_keys_and_at_0_both_pictures_are_one(browser, address):
+    opened(browser, address)
+    slider = "document.querySelector('#strength input[type=range]')"
+    assert browser.run(f"[{slider}.value, {slider}.max]") == ["1", "2"]
+    browser.run(f"{slider}.focus()")
+    browser.press("ArrowRight")
+    assert browser.run(f"{slider}.value") == "1.05"
+    browser.press("Home")
+    assert browser.run(f"{slider}.value") == "0"
+    plain, adapted = draw(browser)
+    assert pixels(fetched(browser, plain)) == pixels(fetched(browser, adapted))
+    assert set(browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")) == {"0.0"}
+
+
+@NEEDED
+def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, address):
+    opened(browser, address)
+    assert browser.run("document.querySelector('#history') === null || document.querySelector('#history').offsetHeight === 0")
+    fill(browser, "#prompt textarea", "a red heart")
+    fill(browser, "#seed input", "3")
+    first = draw(browser)
+    fill(browser, "#prompt textarea", "two blue squares")
+    fill(browser, "#seed input", "4")
+    assert draw(browser) != first
+    said = browser.run("[...document.querySelectorAll('#history button')].map(b => b.innerText.trim())")
+    assert said == ["seed 4, strength 1: two blue squares", "seed 3, strength 1: a red heart"]
+    browser.run("document.querySelectorAll('#history button')[1].click()")
+    until(browser, f"JSON.stringify({PICTURES}) === JSON.stringify({json.dumps(first)})")
+    assert browser.run("document.querySelector('#prompt textarea').value") == "a red heart"
+    assert browser.run("document.querySelector('#seed input').value") == "3"
+    assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent).join(' ')") == "a red heart"
+
+
+@NEEDED
+def test_the_page_says_how_to_draw_by_keys_and_so_it_is(browser, address):
+    opened(browser, address)
+    assert browser.run("document.querySelector('#status').innerText.trim()") == "Press Draw, or Shift+Enter in the prompt."
+    browser.run("document.querySelector('#prompt textarea').focus()")
+    browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8, text="\r")
+    until(browser, f"{PICTURES}.length === 2")
+
+
+@NEEDED
+def test_another_seed_is_another_number(browser, address):
+    opened(browser, address)
+    browser.run("document.querySelector('#other').click()")
+    until(browser, "document.querySelector('#seed input').value !== '0'")
+
+
+@NEEDED
+@pytest.mark.parametrize(
+    "field, text, said",
+    [
+        ("#prompt textarea", " ", "The prompt is empty: write what the picture should show."),
+        ("#steps input", "1000000", "The number of steps is 1000000: give a whole number from 1 to 150."),
+        ("#seed input", "-1", "The seed is -1: give a whole number from 0 to 4294967295."),
+    ],
+)
+def test_what_makes_no_sense_gets_one_sentence_and_loses_nothing(browser, address, field, text, said):
+    opened(browser, address)
+    before = draw(browser)
+    fill(browser, field, text)
+    browser.run("document.querySelector('#draw').click()")
+    assert until(browser, "(document.querySelector('[role=alert].wrong') || {}).textContent") == said
+    assert browser.run(PICTURES) == before
+    assert browser.run("document.querySelectorAll('#history button').length") == 1
+    fill(browser, field, {"#prompt textarea": "a star", "#steps input": "2", "#seed input": "1"}[field])
+    assert draw(browser) != before and browser.run("document.querySelector('.wrong') === null"), "and it goes on"
+
+
+@NEEDED
+def test_what_a_stranger_types_is_shown_as_text(browser, address):
+    opened(browser, address)
+    browser.dialogs.clear()
+    fill(browser, "#prompt textarea", HOSTILE)
+    draw(browser)
+    assert "<script>alert(1)</script>" in browser.run("document.querySelector('#history').innerText")
+    words = browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)")
+    assert "script" in words and "onerror" in words
+    assert browser.run("document.querySelectorAll('.words script, .words img, #history script, [onerror]').length") == 0
+    assert browser.dialogs == []
+
+
+@NEEDED
+def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
+    opened(browser, address)
+    browser.run("document.querySelector('#prompt textarea').focus()")
+    reached = []
+    for _ in range(30):
+        browser.press("Tab")
+        reached.append(browser.run("(document.activeElement.closest('[id]') || {}).id"))
+        if reached[-1] == "draw":
+            break
+    assert reached[-1] == "draw" and {"negative", "strength", "seed", "steps", "guidance"} <= set(reached)
+    assert browser.run("(s => s.outlineStyle !== 'none' || s.boxShadow !== 'none')(getComputedStyle(document.activeElement))")
+    browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    until(browser, f"{PICTURES}.length === 2")
+    for target in ("save-plain", "save-adapted", "history"):
+        for _ in range(30):
+            browser.press("Tab")
+            if browser.run(f"document.activeElement.closest('#{target}') !== null"):
+                break
+        assert browser.run(f"document.activeElement.closest('#{target}') !== null"), target
+
+
+@NEEDED
+@pytest.mark.parametrize("dark", [False, True], ids=["day", "night"])
+@pytest.mark.parametrize("width", [360, 1200])
+def test_it_fits_phone_and_desk_by_day_and_by_night_and_asks_nobody_else(browser, address, tmp_path, width, dark):
+    browser.requests.clear()
+    browser.complaints.clear()
+    opened(browser, address, width, dark)
+    fill(browser, "#prompt textarea", "there are three red circles " + "and_a_word_that_does_not_end" * 20)
+    draw(browser)
+    assert browser.requests and all(request.startswith(address) for request in browser.requests)
+    assert browser.complaints == []
+    assert browser.run("document.documentElement.scrollWidth") == width
+    beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
+    assert browser.run(f"{beyond}.map(e => e.outerHTML.slice(0, 100))") == []
+    tops = browser.run("['plain', 'adapted'].map(i => document.getElementById(i).getBoundingClientRect().top)")
+    assert tops[0] == tops[1], "side by side"
+    light = browser.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)")
+    assert light < 150 if dark else light > 600
+    browser.picture(tmp_path / "page.png")
+    assert Image.open(tmp_path / "page.png").width == width
+
+
+@NEEDED
+def test_headings_follow_each_other_and_every_field_has_a_name(browser, address):
+    opened(browser, address)
+    draw(browser)
+    levels = [int(tag[1]) for tag in browser.run("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")]
+    assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
+    nodes = browser.tell("Accessibility.getFullAXTree")["nodes"]
+    nameless = {n["role"]["value"] for n in nodes if not n["ignored"] and not n.get("name", {}).get("value")}
+    assert not nameless & {"link", "button", "image", "textbox", "slider", "spinbutton"}
+
+
+@NEEDED
+def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp_path):
+    other = Browser(tmp_path)
+    try:
+        for tab, seed in ((browser, 21), (other, 22)):
+            opened(tab, address)
+            fill(tab, "#seed input", str(seed))
+            fill(tab, "#steps input", "40")
+        for tab in (browser, other):
+            tab.run("document.querySelector('#draw').click()")
+        studio = load(adapter, MODEL)
+        for tab, seed in ((browser, 21), (other, 22)):
+            until(tab, f"{PICTURES}.length === 2")
+            pair = studio.draw(PROMPT, seed=seed, steps=40, guidance=3.0)
+            shown = [pixels(fetched(tab, source)) for source in tab.run(PICTURES)]
+            assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
+            assert tab.run("document.querySelectorAll('#history button').length") == 1, "each sees their own history"
+    finally:
+        other.close()

@@ -1,0 +1,150 @@
+"""Adapters go to the hub with their card and come back: real clients, in processes of their own, and a hub on loopback."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from ast import literal_eval
+from pathlib import Path
+
+import pytest
+from helpers.loopback_hub import TOKEN, hub
+from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.repository import ROOT
+from helpers.small_models import digest
+from huggingface_hub import ModelCard
+
+from sur_adapter import SURAdapter
+
+NAME = "somebody/an-adapter"
+SEND = "print(SURAdapter.from_pretrained({folder!r}).push_to_hub({name!r}, metrics={metrics!r}, licence='mit', private=True))"
+FETCH = "SURAdapter.from_pretrained({name!r}, revision={revision!r}).save_pretrained({folder!r})"
+
+
+@pytest.fixture(scope="module")
+def server():
+    with hub() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> Path:
+    return adapter(tmp_path_factory.mktemp("mine"))
+
+
+def process(server, home: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Code of a user whose hub is the one on loopback. Where it fails it says what on the last line of stderr."""
+    own = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
+    code = f"from sur_adapter import SURAdapter\n{code}"
+    environment = {k: v for k, v in os.environ.items() if "token" not in k.lower() and "proxy" not in k.lower()} | own | environment
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def sent(server, mine, tmp_path_factory):
+    home = tmp_path_factory.mktemp("home")
+    code = SEND.format(folder=str(mine), name=NAME, metrics=str(ROOT / "reports/metrics.json"))
+    done = process(server, home, code, HF_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return server.repos[NAME], done.stdout
+
+
+def test_what_is_sent_is_config_weights_and_card_and_is_private_where_asked(sent, server, mine):
+    files, said = sent
+    assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
+    for name in ("config.json", "model.safetensors"):
+        assert files[name] == (mine / name).read_bytes()
+    assert server.private[NAME] and said.strip() == f"{server.address}/{NAME}/commit/{server.commit(NAME)}"
+    assert TOKEN.encode() not in b"".join(files.values())
+
+
+def test_the_card_that_is_sent_shows_the_figures_and_how_to_fetch_it(sent):
+    card = ModelCard(sent[0]["README.md"].decode())
+    gap = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]["gap_closed"]
+    assert card.data.license == "mit" and f"SURAdapter.from_pretrained({NAME!r})" in card.text
+    assert f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})" in card.text
+
+
+def test_what_was_sent_comes_back_bit_for_bit_and_again_without_a_network(sent, server, mine, tmp_path):
+    server.repos[NAME]["pytorch_model.bin"] = b"a pickle"
+    try:
+        for folder, offline in (("first", "0"), ("second", "1")):
+            code = FETCH.format(name=NAME, revision=None, folder=str(tmp_path / folder))
+            before = len(server.asked)
+            done = process(server, tmp_path / "home", code, HF_HUB_OFFLINE=offline)
+            assert done.returncode == 0, done.stderr[-3000:]
+            assert digest(tmp_path / folder) == digest(mine)
+            assert (len(server.asked) == before) == (offline == "1")
+    finally:
+        del server.repos[NAME]["pytorch_model.bin"]
+    assert not any("pytorch_model" in path or "README" in path for method, path, _ in server.asked if method == "GET")
+
+
+def refused(server, home: Path, *asked: tuple[str, str | None], **environment: str) -> list[str]:
+    """What is said of each name and revision."""
+    code = f"""
+for name, revision in {asked!r}:
+    try:
+        SURAdapter.from_pretrained(name, revision=revision)
+    except FileNotFoundError as error:
+        print(repr(str(error)))"""
+    done = process(server, home, code, **environment)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [literal_eval(line) for line in done.stdout.splitlines()]
+
+
+def test_what_the_hub_has_not_is_said_in_one_sentence(sent, server, tmp_path):
+    server.repos["somebody/other"] = {"README.md": b"# other"}
+    nowhere, later, other = refused(server, tmp_path, ("nobody/nothing", None), (NAME, "v9"), ("somebody/other", None))
+    assert nowhere.startswith("nobody/nothing is no folder, and the hub does not give it (there is none of that name")
+    assert later.startswith(f"{NAME} is no folder, and the hub does not give it (it has no such revision): check the name, the revision")
+    assert other == "somebody/other on the hub holds no config.json, so it is no adapter of this package: name another"
+    assert not any("\n" in said for said in (nowhere, later, other))
+
+
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "nobody there"])
+def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(server, tmp_path, environment):
+    (said,) = refused(server, tmp_path, (NAME, None), **environment)
+    assert (
+        said.startswith(f"{NAME} is no folder, and the hub does not give it (the hub cannot be reached, and nothing") and "\n" not in said
+    )
+
+
+def test_without_a_login_nothing_is_sent_and_one_sentence_says_so(server, mine, tmp_path):
+    code = SEND.format(folder=str(mine), name="somebody/refused", metrics=None)
+    done = process(server, tmp_path, code)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("OSError: the hub does not take somebody/refused (") and last.endswith("your login (`hf auth login`)")
+    assert "somebody/refused" not in server.repos
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "said"),
+    [
+        (None, FileNotFoundError, "metrics.json cannot be read: name the metrics.json that `evaluate` wrote"),
+        ("{", ValueError, "metrics.json is no JSON .*: name the metrics.json"),
+        ("[1]", ValueError, "metrics.json holds a list, not figures by name"),
+    ],
+)
+def test_figures_that_cannot_be_read_are_refused_before_anything_is_sent(mine, tmp_path, content, error, said):
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(error, match=said):
+        SURAdapter.from_pretrained(mine).push_to_hub(NAME, metrics=tmp_path / "metrics.json")
+
+
+@pytest.mark.parametrize("name", ["a/b/c", "two words", "../models"])
+def test_what_can_be_no_name_on_the_hub_is_refused_before_anybody_is_asked(mine, name):
+    with pytest.raises(ValueError, match=re.escape(f"{name!r} cannot be a name on the hub: give owner/name")):
+        SURAdapter.from_pretrained(mine).push_to_hub(name)
+
+
+def test_a_path_is_a_folder_and_never_asked_of_the_hub_and_a_folder_has_no_revision(mine, tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
+        SURAdapter.from_pretrained(Path("models/nowhere"))
+    with pytest.raises(ValueError, match="is a folder, and a revision is of what is on the hub: leave revision='v1' out"):
+        SURAdapter.from_pretrained(str(mine), revision="v1")
+    with pytest.raises(FileNotFoundError, match="no folder, and no name on the hub"):
+        SURAdapter.from_pretrained(str(tmp_path / "nowhere"))
+    assert SURAdapter.from_pretrained(str(mine)).config.about["base_model"] == MINIATURE

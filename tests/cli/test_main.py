@@ -1,0 +1,239 @@
+"""The command line: pictures on the same noise, what an adapter is, and how it ends for bad input."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from helpers.bare_python import BARE
+from helpers.loopback_hub import free
+from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.repository import ROOT
+from helpers.small_models import digest
+from PIL import Image
+
+from sur_adapter import SURAdapter, attach
+from sur_adapter.adapter import conversion as published
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.cli.main import main, parser, run
+from sur_adapter.generation.comparison_png import CHUNK, side_by_side
+
+PROMPT = "three white kittens"
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory) -> Path:
+    return adapter(tmp_path_factory.mktemp("mine"), llm="some/llm", data="e3d4577aba9e1588", loss={"prompt": "kl", "w_llm": 0.01})
+
+
+def drawn(mine, out: Path, *words: str) -> Image.Image:
+    main(["generate", PROMPT, "--adapter", str(mine), "--steps", "2", "-o", str(out), *words])
+    return Image.open(out)
+
+
+@pytest.fixture(scope="module")
+def plain_and_adapted(mine) -> list[Image.Image]:
+    """What anybody draws with diffusers."""
+    pipe = StableDiffusionPipeline.from_pretrained(MINIATURE, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    handle, pictures = attach(pipe, SURAdapter.from_pretrained(mine)), []
+    for eta in (0.0, 1.0):
+        handle.strength = eta
+        pictures += pipe(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(3)).images
+    return pictures
+
+
+def test_what_it_draws_is_what_the_pipeline_draws_with_the_same_seed(mine, tmp_path, plain_and_adapted):
+    plain, adapted = map(np.asarray, plain_and_adapted)
+    assert np.array_equal(drawn(mine, tmp_path / "adapted.png", "--seed", "3"), adapted)
+    assert np.array_equal(drawn(mine, tmp_path / "plain.png", "--seed", "3", "--strength", "0"), plain)
+    assert not np.array_equal(adapted, plain)
+
+
+def test_compared_both_stand_side_by_side_in_this_order_each_pixel_a_square(mine, tmp_path, plain_and_adapted):
+    page = np.asarray(drawn(mine, tmp_path / "both.png", "--seed", "3", "--compare"))
+    big = [np.asarray(picture).repeat(4, 0).repeat(4, 1) for picture in plain_and_adapted]
+    places = [
+        (x, y) for x in range(page.shape[1] - 255) for y in range(page.shape[0] - 255) for one in big if (page[y, x] == one[0, 0]).all()
+        and np.array_equal(page[y : y + 256, x : x + 256], one)
+    ]  # fmt: skip
+    (left, top), (right, same) = places
+    assert left + 256 < right and top == same
+    assert np.array_equal(page[top : top + 256, left : left + 256], big[0])
+
+
+def test_the_same_call_writes_the_same_bytes_and_the_picture_says_how_it_was_drawn(mine, tmp_path):
+    words = ("--seed", "7", "--negative", "naïve, 8k", "--guidance", "2.5", "--size", "64x32", "--strength", "0.5")
+    picture = drawn(mine, tmp_path / "one.png", *words)
+    drawn(mine, tmp_path / "two.png", *words)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes() and picture.size == (64, 32)
+    told = json.loads(picture.text[CHUNK])
+    expected = {"prompt": PROMPT, "negative": "naïve, 8k", "seed": 7, "steps": 2, "guidance": 2.5, "size": [64, 32], "strength": 0.5}
+    assert told == expected | {"compare": False, "model": "stable-diffusion", "adapter": mine.name}  # folders are nobody's business
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
+
+
+def test_without_a_name_no_picture_is_written_over(mine, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for seed in ("0", "1"):
+        assert "picture" in main(["generate", PROMPT, "--adapter", str(mine), "--steps", "1", "--seed", seed])
+    assert len(set(digest(tmp_path).values())) == 2 and sorted(digest(tmp_path)) == ["picture-1.png", "picture.png"]
+
+
+def test_long_prompts_and_strange_letters_fit_the_page():
+    page = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "ein 猫 " * 200)
+    short = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "")
+    assert page.width == short.width > 1024 and 300 < short.height < page.height < 500
+
+
+def test_info_is_an_aligned_table_or_the_whole_config(mine):
+    rows = main(["info", str(mine)]).splitlines()
+    width = max(len(row.split("  ")[0]) for row in rows)
+    assert all(row[width : width + 2] == "  " and row[width + 2] != " " for row in rows)
+    table = {row[:width].strip(): row[width + 2 :] for row in rows}
+    expected = {"base model": MINIATURE, "width": "128", "variant": "sur", "LLM": "some/llm", "data": "e3d4577aba9e1588"}
+    assert expected.items() <= table.items() and table["losses"] == "prompt loss kl, llm × 0.01"
+    atomic_write = json.loads(main(["info", str(mine), "--json"]))
+    weights = sum(p.numel() for p in SURAdapter.from_pretrained(mine).parameters())
+    assert (
+        atomic_write["about"]["loss"]["w_llm"] == 0.01 and atomic_write["parameters"] == weights and table["parameters"] == f"{weights:,}"
+    )
+
+
+def test_the_card_on_stdout_is_that_of_the_adapter_with_its_figures(mine):
+    words = main(["card", str(mine), "--metrics", str(ROOT / "reports/metrics.json"), "--licence", "mit", "--dataset", "owner/pairs"])
+    assert words.startswith("---\n") and "license: mit" in words and "- owner/pairs" in words and "Gap closed" in words
+    assert f"SURAdapter.from_pretrained({str(mine)!r})" in words
+
+
+def test_the_mark_of_the_miniature_is_that_which_its_adapters_keep():
+    assert main(["fingerprint", MINIATURE]) == "0fafc71d9964f359.6dc83fdb55f34c99.6dc83fdb55f34c99"
+
+
+@pytest.fixture(scope="module")
+def faulty(mine, tmp_path_factory) -> Path:
+    """A folder with what people have in theirs by mistake, and an adapter, `mine`."""
+    home = tmp_path_factory.mktemp("faulty")
+    (home / "mine").symlink_to(mine)
+    adapter(home / "nameless", base_model=None)
+    adapter(home / "stranger", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
+    SURAdapter(AdapterConfig(64, about={"base_model": "some/base"})).save_pretrained(home / "narrow")
+    adapter(home / "cut")
+    (home / "cut/model.safetensors").write_bytes((mine / "model.safetensors").read_bytes()[:1000])
+    (home / "file").write_text("{")
+    (home / "folder.png").mkdir()
+    published.write(SURAdapter(AdapterConfig(16, variant="official", heads=8)), home / "official.pt")
+    return home
+
+
+WRONG = {
+    "generate x": "models/adapter holds no config.json: train an adapter",
+    "generate x --adapter nowhere": "nowhere is no folder, and the hub does not give it (the hub cannot be reached",
+    "generate x --adapter file": "file is no folder: `python -m sur_adapter convert file FOLDER` makes a checkpoint an adapter",
+    "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json tells of",
+    "generate x --adapter nameless": "nameless does not say which diffusion model it was trained for: name one with --model",
+    "generate x --adapter mine --model nowhere": "the model is 'nowhere', where no diffusion model can be loaded: give --model",
+    "generate x --adapter narrow": "the base model of narrow is 'some/base', where no diffusion model can be loaded: give --model",
+    f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features 64 wide, but those of",
+    f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, and",
+    "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8, as this model draws",
+    "generate x --adapter mine --revision v1": "mine is a folder, and a revision is of what is on the hub",
+    "generate x --adapter mine -o out.jpg": "--out is out.jpg, but pictures are written as PNG: let its name end in .png",
+    "generate x --adapter mine -o nowhere/out.png": "there is no folder nowhere: make it, or name another",
+    "generate x --adapter mine -o folder.png": "--out is folder.png, which is a folder: name a file",
+    "generate x --adapter nowhere -o /proc/out.png": "nothing can be written in /proc (",
+    "convert official.pt file/folder": "nothing can be written in file (",
+    "convert official.pt mine": "mine is there already: name another place, or remove it first",
+    "convert file folder": "file cannot be read as tensors alone",
+    "convert nowhere folder": "nowhere is neither a checkpoint nor a folder: name one that is there",
+    "card mine --metrics nowhere": "nowhere cannot be read: name the metrics.json that `evaluate` wrote",
+    "fingerprint folder.png": "folder.png has no text_encoder that can be loaded: name a folder that holds one",
+    "serve --port FREE": "models/adapter holds no config.json: train an adapter",
+    "serve --host 203.0.113.7": "nothing can listen on 203.0.113.7, port 7860 (",
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_bad_input_is_said_in_one_sentence_and_ends_with_one_and_nothing_is_written(faulty, monkeypatch, capsys, call):
+    if call.startswith("serve"):
+        pytest.importorskip("gradio", reason="the page is made by the package gradio")
+    monkeypatch.chdir(faulty)
+    before = digest(faulty)
+    monkeypatch.setattr(sys, "argv", ["sur-adapter", *call.replace("FREE", str(free())).split()])
+    with pytest.raises(SystemExit) as end:
+        run()
+    said = end.value.code  # which Python itself writes on stderr, and ends with 1
+    assert said.startswith("error: ") and WRONG[call] in said and "\n" not in said and "[Errno" not in said
+    assert capsys.readouterr().out == "" and digest(faulty) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--seed", "one"), "argument --seed: 'one': give a whole number from 0 to"),
+        (("--steps", "0"), "argument --steps: '0': give a whole number from 1 to 1000"),
+        (("--seed", "-1"), "argument --seed: '-1': give a whole number from 0 to"),
+        (("--guidance", "nan"), "argument --guidance: 'nan': give a number"),
+        (("--strength", "much"), "argument --strength: 'much': give a number"),
+        (("--size", "64x64x64"), "argument --size: '64x64x64': give pixels as 512 or 768x512"),
+        ((" ",), "argument PROMPT: it is empty: write what the picture should show"),
+        ((), "the following arguments are required: PROMPT"),
+        ((PROMPT, "--colour", "red"), "unrecognized arguments: --colour red"),
+    ],
+)
+def test_a_wrong_call_ends_with_two(capsys, words, said):
+    with pytest.raises(SystemExit) as end:
+        main(["generate", *words])
+    assert end.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_a_command_ends_with_nought_or_with_one_and_no_traceback_and_draws_no_bar_where_nobody_looks(mine, tmp_path):
+    cut = r"\nThe last 22 tokens of the prompt were not read: it is too long for the text encoder."
+    for words, code, out, err in (
+        (("red " * 60, "--adapter", mine, "--steps", "1", "-o", "out.png"), 0, f"out.png: with the adapter, strength 1;.*{cut}\n", ""),
+        ((PROMPT, "--adapter", "."), 1, "", "error: . holds no config.json: train an adapter .*\n"),
+    ):
+        command = [sys.executable, "-m", "sur_adapter", "generate", *map(str, words)]
+        environment = {key: value for key, value in os.environ.items() if "VERBOSITY" not in key} | {"PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == code and re.fullmatch(out, done.stdout) and re.fullmatch(err, done.stderr), done
+
+
+def test_whoever_stops_it_sees_no_traceback(monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("sur_adapter.cli.commands.info", stopped)
+    monkeypatch.setattr(sys, "argv", ["sur-adapter", "info", "x"])
+    with pytest.raises(SystemExit) as end:
+        run()
+    assert end.value.code == 130
+
+
+@pytest.mark.parametrize("command", ["", "generate", "info", "card", "convert", "fingerprint", "serve"])
+def test_every_command_has_examples_that_it_takes(command, capsys):
+    with pytest.raises(SystemExit) as end:
+        main([*([command] if command else []), "--help"])
+    examples = capsys.readouterr().out.split("\nexamples:\n")[1].split("\n\n")[0].splitlines()
+    assert end.value.code == 0 and examples
+    for line in examples:
+        words = shlex.split(line.partition(">")[0], comments=True)
+        assert words[0] == "sur-adapter" and parser().parse_args(words[1:]).command == (command or words[1])
+
+
+def test_where_gradio_is_not_installed_serve_says_how_to_get_it():
+    code = f"""{BARE.format(absent=["gradio"])}
+sys.argv = ["sur-adapter", "serve"]
+from sur_adapter.cli.main import run
+run()"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (
+        1, "error: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'\n"
+    )  # fmt: skip

@@ -1,0 +1,301 @@
+"""The client has manners, and nothing a host does ends in a crash, a hang or a lost answer."""
+
+import asyncio
+import gzip
+import time
+from email.utils import formatdate
+
+import pytest
+from helpers.hostile_server import Mute, Site, bomb, endless, trickle
+
+from sur_adapter.data.crawl import politeness as manners
+from sur_adapter.data.crawl.address_guard import public
+from sur_adapter.data.crawl.http_client import Web
+
+
+def get(*urls: str, **settings) -> list:
+    """What becomes of each address, all of them asked for at once."""
+
+    async def all_of_them():
+        async with Web(**{"timeout": 0.5, "tries": 2, "max_bytes": 100_000} | settings) as web:
+            return await asyncio.gather(*map(web.get, urls))
+
+    return asyncio.run(all_of_them())
+
+
+def one(answer, robots=None, path="/a.png", **settings) -> tuple:
+    """What becomes of one address of a site that answers so."""
+    with Site(answer, robots) as site:
+        return get(site.url + path, **{"private": [site.host]} | settings)[0]
+
+
+# what hosts do
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ((200, {}, trickle(3)), "timeout"),
+        ((200, {"Content-Length": "60"}, trickle(3)), "timeout"),
+        ((200, {}, endless), "too many bytes"),
+        ((200, {"Content-Length": "100001"}, trickle(3)), "too many bytes"),
+        ((200, {"Content-Length": "50"}, b"x" * 30), "cut short"),
+        ((200, {"Content-Length": "many"}, b"x"), "connection failed"),
+        ((200, {"Content-Encoding": "gzip"}, bomb(50_000_000)), "too many bytes"),
+        ((200, {"Content-Encoding": "gzip"}, gzip.compress(bytes(range(256)))[:-9]), "cut short"),
+        ((200, {"Content-Encoding": "gzip"}, b"no gzip"), "broken encoding"),
+        ((200, {"Content-Encoding": "br"}, b"x"), "unknown encoding"),
+        ((200, {"X-Long": "x" * 100_000}, b"x"), "connection failed"),
+        ((302, {"Location": "/again"}, b""), "too many redirects"),
+        ((302, {"Location": "http://10.1.2.3/"}, b""), "private address"),
+        ((302, {"Location": "http://169.254.169.254/latest/meta-data"}, b""), "private address"),
+        ((302, {"Location": "file:///etc/passwd"}, b""), "no address"),
+        ((302, {"Location": "http://[::1"}, b""), "no address"),
+        ((302, {}, b""), "http 302"),
+        ((200, {"X-Robots-Tag": "noindex, NoAI"}, b"x"), "opted out: noai"),
+        ((200, {"X-Robots-Tag": "somebot: noimageai"}, b"x"), "opted out: noimageai"),
+        ((200, {"tdm-reservation": "1"}, b"x"), "opted out: tdm-reservation"),
+        ((404, {}, endless), "http 404"),
+    ],
+)
+def test_whatever_a_host_does_ends_soon_and_in_a_reason(answer, reason):
+    started = time.monotonic()
+    assert one(lambda *_: answer) == (None, reason)
+    assert time.monotonic() - started < 3
+
+
+def test_an_answer_that_is_longer_than_it_said_spoils_no_other():
+    with Site(lambda path, _: (200, {"Content-Length": "3"} if path == "/long" else {}, b"abcdef")) as site:
+        found = get(site.url + "/long", *[f"{site.url}/{i}" for i in range(9)], private=[site.host], per_host=1)
+    assert found[0] in ((b"abc", None), (None, "connection failed")) and found[1:] == [(b"abcdef", None)] * 9
+
+
+def test_a_host_that_never_speaks_is_given_up_in_time():
+    with Mute() as mute:
+        started = time.monotonic()
+        assert get(f"http://{mute.host}/a", private=[mute.host]) == [(None, "timeout")]
+        assert time.monotonic() - started < 3
+
+
+def test_bytes_come_as_they_are_and_packed_ones_unpacked():
+    assert one(lambda *_: (200, {"X-Robots-Tag": "noindex", "tdm-reservation": "0"}, b"as it is")) == (b"as it is", None)
+    assert one(lambda *_: (200, {"Content-Encoding": "gzip"}, gzip.compress(b"words"))) == (b"words", None)
+    assert one(lambda path, _: (200, {}, b"there") if path == "/b" else (302, {"Location": "/b"}, b"")) == (b"there", None)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+    x509 = pytest.importorskip("cryptography.x509")
+    import ssl
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
+    builder = builder.not_valid_before(datetime.now(UTC) - timedelta(1)).not_valid_after(datetime.now(UTC) + timedelta(1))
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (tmp_path / "both.pem").write_bytes(certificate + secret)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "both.pem")
+    with Site(lambda *_: (200, {}, b"x")) as site:
+        site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+        assert get(site.url.replace("http", "https"), private=[site.host]) == [(None, "certificate refused")]
+        assert site.asked == []
+
+
+# where strangers may send us
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1", "255.255.255.255"),
+        *("::1", "::", "fe80::1", "fe80::1%eth0", "fd00:ec2::254", "ff02::1", "::127.0.0.1"),
+        *("::ffff:127.0.0.1", "::ffff:169.254.169.254", "64:ff9b::7f00:1", "2002:7f00:1::", "2001:0:7f00:1::"),
+    ],
+)
+def test_addresses_of_this_machine_its_network_and_its_cloud_are_not_public(address):
+    assert not public(address)
+
+
+def test_addresses_of_the_open_network_are_public():
+    assert all(map(public, ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::"]))
+
+
+def test_this_machine_is_asked_under_no_name_and_number_unless_it_is_named():
+    with Site(lambda *_: (200, {}, b"secret")) as site:
+        port = site.host.rpartition(":")[2]
+        names = (
+            "127.0.0.1",
+            "localhost",
+            "2130706433",
+            "127.1",
+            "0",
+            "0177.0.0.1",
+            "0x7f000001",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "127。0。0。1",
+        )
+        for name, found in zip(names, get(*[f"http://{name}:{port}/" for name in names]), strict=True):
+            assert found[0] is None and found[1] in ("private address", "no address"), (name, found)
+        assert get(site.url, private=["127.0.0.1:1"]) == [(None, "private address")], "another port is another source"
+        assert site.asked == [] and site.robots_asked == 0
+        assert get(f"http://localhost:{port}/", private=[f"localhost:{port}"]) == [(b"secret", None)]
+
+
+def test_a_redirect_to_this_machine_is_not_followed():
+    with Site(lambda *_: (200, {}, b"secret")) as inside, Site(lambda *_: (302, {"Location": inside.url}, b"")) as site:
+        assert get(site.url, private=[site.host]) == [(None, "private address")]
+        assert inside.asked == [] and inside.robots_asked == 0
+
+
+@pytest.mark.parametrize("url", ["", "x", "ftp://1.1.1.1/a", "javascript:1", "http://", "http://[", "http:///a", "http://x\ud800/", None])
+def test_what_is_no_address_is_not_asked_for(url):
+    assert get(url) == [(None, "no address")]
+
+
+# manners
+
+
+def test_robots_txt_is_asked_for_once_and_obeyed():
+    robots = "User-agent: *\nDisallow: /no\n\nUser-agent: sur-adapter\nDisallow: /never\n"
+    with Site(lambda *_: (200, {}, b"ok"), robots) as site:
+        found = get(*[site.url + path for path in ("/never/a", "/no", "/yes")], private=[site.host])
+        assert found == [(None, "robots.txt forbids"), (b"ok", None), (b"ok", None)]
+        assert site.robots_asked == 1 and "/never/a" not in [p for p, _ in site.asked]
+
+
+@pytest.mark.parametrize(
+    ("rules", "allowed", "forbidden"),
+    [
+        ("Disallow: /a", "/b /A /", "/a /ab /a/b"),
+        ("Disallow: /*.png$", "/a.png?x /a.jpg /png", "/a.png /b/c.png /a.png/b.png"),
+        ("Disallow: /*/full/*/raw", "/full/x/raw /x/full/raw", "/x/full/y/raw /x/full/y/rawer"),
+        ("Disallow: /\nAllow: /open", "/open /open/a", "/ /shut"),
+        ("Allow: /a\nDisallow: /a/b\nAllow: /a/b/c", "/a /a/b/c", "/a/b /a/b/d"),
+        ("Disallow: /a$", "/ab /", "/a"),
+        ("Disallow: /*?token=", "/a /a?b=1", "/a?token=1"),
+        ("Disallow: /caf%C3%A9\nDisallow: /%7Eme", "/cafe", "/café/x /~me /%7eme"),
+        ("Disallow:", "/ /a", ""),
+        ("Disallow: " + "/*a" * 500 + "$", "/" + "a" * 1000, ""),
+    ],
+)
+def test_robots_txt_is_read_as_its_standard_says(rules, allowed, forbidden):
+    robots = manners.Robots(f"User-agent: *\n{rules}\n".encode())
+    assert [p for p in allowed.split() if not robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
+    assert [p for p in forbidden.split() if robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
+
+
+@pytest.mark.parametrize(
+    ("robots", "found"),
+    [
+        ((404, {}, b""), (b"ok", None)),
+        ((403, {}, b""), (b"ok", None)),
+        ((200, {}, b"<html>no rules</html>"), (b"ok", None)),
+        ((200, {}, b"User-agent: *\nDisallow: /"), (None, "robots.txt forbids")),
+        ((200, {}, b"User-agent: *\nCrawl-delay: 3600"), (None, "robots.txt: crawl-delay")),
+        ((500, {}, b""), (None, "robots.txt: http 500")),
+        ((429, {"Retry-After": "0"}, b""), (None, "robots.txt: http 429")),
+        ((200, {}, endless), (None, "robots.txt: too many bytes")),
+        ((200, {}, trickle(2)), (None, "timeout")),
+        ((302, {"Location": "http://10.0.0.1/robots.txt"}, b""), (None, "private address")),
+    ],
+)
+def test_without_robots_txt_all_is_allowed_and_where_it_cannot_be_had_nothing(robots, found):
+    assert one(lambda *_: (200, {}, b"ok"), robots) == found
+
+
+def test_a_redirect_does_not_lead_round_robots_txt():
+    with (
+        Site(lambda *_: (200, {}, b"x"), "User-agent: *\nDisallow: /") as other,
+        Site(lambda *_: (302, {"Location": other.url}, b"")) as site,
+    ):
+        assert get(site.url, private=[site.host, other.host]) == [(None, "robots.txt forbids")]
+        assert other.asked == []
+
+
+def test_a_host_is_asked_no_faster_and_by_no_more_at_a_time_than_agreed():
+    times, busy, most = [], [], []
+
+    def answer(path, _):
+        times.append(time.monotonic())
+        busy.append(path)
+        most.append(len(busy))
+        time.sleep(0.15)
+        busy.remove(path)
+        return 200, {}, b"ok"
+
+    with Site(answer) as site:
+        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=20, per_host=2)
+    assert len(times) == 8 and max(most) == 2
+    assert min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.03
+
+
+def test_a_crawl_delay_is_kept():
+    times = []
+    with Site(lambda *_: times.append(time.monotonic()) or (200, {}, b"ok"), "User-agent: *\nCrawl-delay: 1") as site:
+        get(site.url + "/a", site.url + "/b", private=[site.host])
+    assert times[1] - times[0] > 0.9
+
+
+@pytest.mark.parametrize("how", ["1", "date"])
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_host_is_left_alone_by_all_for_as_long_as_it_asks(status, how):
+    times = []
+
+    def answer(path, _):
+        times.append(time.monotonic())
+        wait = how if how != "date" else formatdate(time.time() + 2, usegmt=True)  # a date has whole seconds
+        return (status, {"Retry-After": wait}, b"") if len(times) == 1 else (200, {}, b"ok")
+
+    with Site(answer) as site:
+        found = get(*[f"{site.url}/{i}" for i in range(4)], private=[site.host], per_host=1)
+    assert found == [(b"ok", None)] * 4 and len(times) == 5
+    assert times[1] - times[0] > 0.9
+
+
+def test_a_host_that_says_429_and_no_time_is_left_alone_too():
+    times = []
+    with Site(lambda *_: times.append(time.monotonic()) or ((429, {}, b"") if len(times) == 1 else (200, {}, b"ok"))) as site:
+        assert get(site.url + "/a", site.url + "/b", private=[site.host], per_host=1) == [(b"ok", None)] * 2
+    assert times[1] - times[0] > 0.9
+
+
+def test_a_host_that_asks_for_an_hour_is_not_asked_again():
+    with Site(lambda *_: (429, {"Retry-After": "3600"}, b"")) as site:
+        started = time.monotonic()
+        found = get(*[f"{site.url}/{i}" for i in range(9)], private=[site.host], per_host=1)
+        assert found == [(None, "http 429")] * 9 and len(site.asked) == 1
+        assert time.monotonic() - started < 2
+
+
+def test_tries_have_an_end_and_a_host_that_is_down_is_given_up(monkeypatch):
+    monkeypatch.setattr(manners, "GIVEN_UP", 3)
+    with Site(lambda *_: (503, {"Retry-After": "0"}, b"")) as site:
+        found = get(*[f"{site.url}/{i}" for i in range(6)], private=[site.host], per_host=1, tries=2)
+        assert [why for _, why in found].count("http 503") >= 3
+        assert set(found) == {(None, "http 503"), (None, "host given up: http 503")} and len(site.asked) < 12
+
+
+def test_a_host_that_recovers_is_not_given_up(monkeypatch):
+    monkeypatch.setattr(manners, "GIVEN_UP", 3)
+    with Site(lambda path, _: (200, {}, b"ok") if int(path[1:]) % 3 == 0 else (503, {"Retry-After": "0"}, b"")) as site:
+        found = get(*[f"{site.url}/{i}" for i in range(12)], private=[site.host], per_host=1, tries=1)
+    assert [why for _, why in found] == [None if i % 3 == 0 else "http 503" for i in range(12)]
+
+
+def test_hosts_are_forgotten_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr("sur_adapter.data.crawl.http_client.MOST_HOSTS", 2)
+
+    async def some(*sites):
+        async with Web(private=[s.host for s in sites]) as web:
+            assert [await web.get(s.url) for s in sites for _ in range(2)] == [(b"ok", None)] * 8
+            return len(web.hosts)
+
+    sites = [Site(lambda *_: (200, {}, b"ok")) for _ in range(4)]
+    with sites[0], sites[1], sites[2], sites[3]:
+        assert asyncio.run(some(*sites)) <= 2
+        assert [len(s.asked) for s in sites] == [2] * 4

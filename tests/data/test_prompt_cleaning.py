@@ -1,0 +1,174 @@
+"""The clean form of a prompt keeps the words, loses the grammar, and leaves plain language as it is."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.small_models import write_shards
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import CLIPTokenizer
+
+from miniature.scenes import make
+from miniature.words import complex_prompt, simple_prompt
+from sur_adapter.data.prompts.cleaning import clean, too_long, words
+from sur_adapter.data.scores import clip as looks
+from sur_adapter.data.scores import too_long as scored
+from sur_adapter.features.extractors import clip
+from sur_adapter.io.shards import read_table
+
+ROOT = Path(__file__).parents[2]
+REAL = ROOT.parent / "shared" / "realdata"
+few = settings(derandomize=True, deadline=None, max_examples=300, database=None)
+
+
+@pytest.mark.parametrize(
+    ("found", "cleaned"),
+    [
+        ("(masterpiece:1.2), best quality", "masterpiece, best quality"),
+        ("((word)), [dull], {{bright}}", "word, dull, bright"),
+        ("a (red) car, (blue sky: 1.2)", "a red car, blue sky"),
+        ("1girl <lora:more_details:0.5>, <hypernet:x:1> smile", "1girl, smile"),
+        ("<lora:x:1>", ""),
+        (r"hatsune miku \(vocaloid\), (smile:1.1)", "hatsune miku (vocaloid), smile"),
+        ("[a cat:a dog:0.5] sits", "a dog sits"),
+        ("[a cat::0.5] sits [in the sun:8]", "a cat sits in the sun"),
+        ("a [red|blue] door, {|old|new} wall", "a red door, old wall"),
+        ("a hill BREAK a tree", "a hill, a tree"),
+        ("a cat :1.2 AND a dog :0.8", "a cat, a dog"),
+        ("((a, (b:1.3)):1.1), [c:(d:0.5):0.2]", "a, b, d"),
+        ("(1970:1.3), (16:9)", "1970, 16:9"),
+        ("(x), (y),\n(z)", "x, y,\nz"),
+    ],
+)
+def test_the_words_stay_and_the_grammar_goes(found, cleaned):
+    assert clean(found) == cleaned
+
+
+@pytest.mark.parametrize(
+    "prose",
+    [
+        "a man (old and tired), sitting on a bench",
+        "the train leaves (at 10:30), says the sign; smile :)",
+        "I <3 you, 2 > 1, and a < b",
+        "SALT AND PEPPER on a table, black and white, give me a break",
+        "a photograph, 35mm, f/1.8, 1,000 birds",
+        "a bracket (that never ends, and another] that never began",
+        "  blanks  at  will ,, as found ",
+        "",
+    ],
+)
+def test_plain_language_is_left_as_it_is(prose):
+    assert clean(prose) == prose
+
+
+def test_no_prompt_has_no_clean_form():
+    assert clean(None) is None
+
+
+def test_prompts_of_the_miniature_have_nothing_to_clean():
+    for seed in range(300):
+        for prompt in (complex_prompt(make(seed), seed), simple_prompt(make(seed), seed)):
+            assert clean(prompt) == prompt
+
+
+GRAMMAR = st.sampled_from(list("()[]{}<>|:\\,. \n") + ["BREAK", " AND ", ":1.2", "<lora:", "a", "cat", "Z", "0.5", "((", "\\("])
+
+
+@few
+@given(st.lists(GRAMMAR | st.text(max_size=3), max_size=25).map("".join))
+def test_cleaning_twice_is_cleaning_once_whatever_is_written(text):
+    once = clean(text)
+    assert clean(once) == once and len(once) <= len(text)
+
+
+COMMON = ["a", "cat,", "its", "paws;", "won't", "sit.", "Über-old", "10:30", "猫", "&", "co?", "(maybe)"]
+
+
+@few
+@given(st.lists(st.sampled_from(COMMON), max_size=12))
+def test_sentences_of_common_marks_are_left_alone(some):
+    sentence = " ".join(["so", *some])
+    assert re.findall(r"[^\s(),]+", clean(sentence)) == re.findall(r"[^\s(),]+", sentence)
+    if "," not in sentence and ";" not in sentence:
+        assert clean(sentence) == sentence
+
+
+@few
+@given(st.lists(st.sampled_from(["red", "a cat", "tall", "sky"]), min_size=1, max_size=6), st.data())
+def test_no_word_is_lost_under_any_weights(some, data):
+    weigh = st.sampled_from(["{}", "({})", "(({}))", "[{}]", "({}:1.3)", "({}: 0.7)", "{{{}}}", "<lora:x:1> {}", "[{}:0.5]"])
+    weighed = [data.draw(weigh).format(one) for one in some]
+    assert [part.strip() for part in clean(", ".join(weighed)).split(",")] == some
+
+
+@pytest.mark.parametrize("piece", ["(", "[a:", "(a, ", "a AND ", " ", "\\", "(:1", "1", "\n,", "<a", "(a) b "])
+def test_a_prompt_of_a_hundred_thousand_characters_takes_no_longer_than_its_length(piece):
+    start = time.process_time()
+    clean("(x:" + piece * (100_000 // len(piece)) + "y), (z)")
+    assert time.process_time() - start < 3  # 0.6 at most where measured; a quadratic form took 20 to 60
+
+
+def test_models_read_the_clean_form_where_there_is_one():
+    rows = pd.DataFrame({"complex_prompt": ["(a:1.2)", "<lora:x:1>", "(c)"], "clean_prompt": ["a", "", None]}).to_dict("records")
+    assert [words(row) for row in rows] == ["a", "", "(c)"]
+    assert words({"complex_prompt": "(d)"}) == "(d)"
+
+
+def test_tokens_beyond_the_length_of_a_model_are_counted_and_those_within_are_not():
+    tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/miniature/stable-diffusion", subfolder="tokenizer")
+    room = tokenizer.model_max_length - 2  # both ends take one
+    assert len(tokenizer("red").input_ids) == 3
+    assert too_long(["red", "red " * room, "red " * (room + 1), "red " * (room + 30), ""], tokenizer) == [0, 0, 1, 30, 0]
+    assert too_long([], tokenizer) == []
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real prompts is not beside this checkout")
+def test_real_keyword_prompts_lose_their_grammar_and_real_sentences_lose_nothing():
+    pages = [json.loads(page.read_text())["items"] for page in (REAL / "civitai-api-pages").glob("*.json")]
+    metas = [i["meta"] for page in pages for m in page for v in m["modelVersions"] for i in v["images"]]
+    found = {m["prompt"] for m in metas if m and m.get("prompt")}
+    cleaned = {prompt: clean(prompt) for prompt in found}
+    assert not any(re.search(r"<lora:|\([^()]*:\s*\d\.\d+\)", words) for words in cleaned.values())
+    assert sum(words != prompt for prompt, words in cleaned.items()) > len(found) / 4
+    for name in ("color_val.txt", "numeracy_val.txt", "non_spatial_val.txt"):
+        for sentence in (REAL / "t2i-compbench" / name).read_text().splitlines():
+            assert clean(sentence) == sentence
+
+
+def test_a_crawl_keeps_the_prompt_as_found_and_its_clean_form_beside_it(tmp_path):
+    found = ["(a cat:1.2) <lora:x:1>", "a cat", None]
+    assert write_shards(
+        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in found]
+    )
+    table = read_table(tmp_path)
+    assert list(table.complex_prompt.dropna()) == found[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
+
+
+def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where_there_is_nothing_to_clean(tmp_path):
+    images = [make(i).draw() for i in range(3)]
+    plain = [{"complex_prompt": complex_prompt(make(i), i)} for i in range(3)]
+    weighed = [{"complex_prompt": f"<lora:x:1>({t['complex_prompt']}:1.2)", "clean_prompt": t["complex_prompt"]} for t in plain]
+    model = str(ROOT / "models/miniature/clip")
+    how = {"model": model, "measures": ["complex"]}
+    assert looks.score(images, weighed, **how) == looks.score(images, plain, **how)
+    models, written = {"diffusion": str(ROOT / "models/miniature/stable-diffusion")}, []
+    for i, rows in enumerate((plain, weighed)):
+        pairs = pd.DataFrame(rows).assign(id=["a", "b", "c"], split="train", simple_prompt="a cat")
+        clip.write(pairs, {}, tmp_path / str(i), models)
+        written.append((tmp_path / str(i) / "train-000000.parquet").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_score_marks_the_prompts_that_are_too_long_and_by_how_much():
+    room = 38  # the miniature's CLIP reads 40 tokens, both ends counted
+    texts = [
+        {"complex_prompt": p, "clean_prompt": c}
+        for p, c in (("red", "red"), ("red " * (room + 5), None), ("red " * 99, "red"), (None, None))
+    ]
+    assert scored.score([], texts, model=str(ROOT / "models/miniature/clip")) == [0.0, 5.0, 0.0, None]
+    with pytest.raises(FileNotFoundError, match="scores.too_long.model is 'nowhere', where no tokenizer can be loaded"):
+        scored.score([], texts, model="nowhere")

@@ -1,0 +1,116 @@
+"""What was asked to be forgotten is gone from the raw shards, and no crawl brings it back."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from helpers.hostile_server import Site, item, page
+from helpers.made_images import png
+from helpers.repository import copy, ran, run
+from helpers.small_models import write_shards
+
+from stages.crawl import _unless, crawl
+from sur_adapter.data.crawl.removal import forget, remembered
+from sur_adapter.io.raw_shards import kept
+from sur_adapter.io.schema import RAW, record_id
+from sur_adapter.io.shards import read_table, read_tar
+from sur_adapter.io.work_cache import WorkCache
+
+SOURCES = {"miniature": {"count": 80, "seed": 3}}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {f.name: f.read_bytes() for f in folder.iterdir()}
+
+
+def copied(table):
+    """A picture that came from two addresses."""
+    return table[(table.id == table.id[table.dropped == "duplicate"].iloc[0])]
+
+
+def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_bring_it_back(tmp_path):
+    crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
+    before, memory = read_table(raw), tmp_path / "forgotten.txt"
+    twice, bytes_before = copied(before), {key: data for key, _, data in read_tar(raw)}
+    assert forget(twice.url.iloc[-1], raw.parent, memory) == len(twice) >= 2, "by the address of its copy"
+    after = read_table(raw)
+    gone = after[after.dropped == "forgotten"]
+    assert list(gone.index) == list(twice.index) and len(after) == len(before)
+    assert gone[["url", "complex_prompt", "negative_prompt"]].isna().all(axis=None) and not set(gone.id) & set(twice.id)
+    assert {key: data for key, _, data in read_tar(raw)} == {k: d for k, d in bytes_before.items() if k not in set(twice.id)}
+    pd.testing.assert_frame_equal(after.drop(index=gone.index), before.drop(index=gone.index), check_dtype=False)
+    assert sum(len(list(look())) for _, _, look in kept(raw)) > 50
+    words = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
+    assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
+    crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)
+    assert files(tmp_path / "again" / "miniature") == files(raw)
+
+
+def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else(tmp_path):
+    told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW if f.name != "id"} | {"source": "s", "dropped": None}
+    others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
+    write_shards(raw := tmp_path / "raw" / "s", _unless([dict(row) for row in others], set()))
+    assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
+    assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
+    rows = read_table(raw)
+    assert list(rows) == RAW.names and rows.iloc[1].drop("dropped").notna().all()
+    assert set(rows.columns[rows.iloc[0].notna()]) == {"id", "source", "dropped"}
+    assert list(read_tar(raw)) == [(record_id(others[1]["data"]), "png", others[1]["data"])]
+    write_shards(tmp_path / "again", _unless([dict(row) for row in others], remembered(memory)))
+    assert files(tmp_path / "again") == files(raw), "a crawl empties it just so"
+
+
+def test_all_of_a_user_is_forgotten_is_never_asked_for_again_and_no_name_is_kept(tmp_path):
+    names = ["alice", "bob", "alice", None]
+
+    def answer(path, _):
+        if not path.startswith("/api"):
+            return 200, {}, png(text={"path": path})
+        return page([item(f"{site.url}/{i}") | {"username": name} for i, name in enumerate(names)])
+
+    with Site(answer) as site:
+        sources = {"civitai": {"url": site.url, "limit": 9, "rate": None, "private": [site.host]}}
+        crawl(raw := tmp_path / "raw" / "civitai", sources=sources)
+        assert read_table(raw).user.nunique() == 2
+        assert forget("alice", raw.parent, memory := tmp_path / "forgotten.txt") == 2
+        assert list(read_table(raw).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept"]
+        site.asked.clear()
+        names.append("alice")
+        crawl(again := tmp_path / "again" / "civitai", memory, sources=sources)
+        assert sorted(path for path, _ in site.asked if "api" not in path and "robots" not in path) == ["/1", "/3"]
+    assert list(read_table(again).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept", "forgotten"]
+    assert not any(b"alice" in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
+
+
+def test_what_is_not_there_is_said_and_a_second_call_changes_nothing_else(tmp_path):
+    crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
+    memory, key = tmp_path / "forgotten.txt", read_table(raw).query("dropped.isna()").id.iloc[0]
+    before = files(raw)
+    with pytest.raises(ValueError, match="no row under .* has the id, url or user 'nobody': look it up"):
+        forget("nobody", raw.parent, memory)
+    assert files(raw) == before and remembered(memory) == set()
+    assert forget(key, raw.parent, memory) == 1
+    with pytest.raises(ValueError, match="no row under"):
+        forget(key, raw.parent, memory)
+    assert len(remembered(memory)) == 2 and list(read_table(raw).dropped).count("forgotten") == 1
+
+
+def test_dvc_takes_the_shards_as_they_are_and_makes_all_that_follows_anew(tmp_path):
+    home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}})
+    run(home, "dvc", "init", "-q", "-f")
+    run(home, "dvc", "repro", "score@phash")
+    key = read_table(home / "data/scores/phash").id[0]
+    with pytest.raises(KeyError), WorkCache("crawl-civitai", a=1) as work:
+        work.set("row-000000000", b"1a picture, perhaps of theirs")
+        raise KeyError
+    assert "no row under" in run(home, "python", "-m", "stages", "forget", "nobody", fails=True)
+    assert work.get("row-000000000"), "who asks for nobody loses nothing"
+    said = run(home, "python", "-m", "stages", "forget", key)
+    assert not work.folder.exists()
+    assert "1 rows are forgotten" in said and "dvc commit -f crawl && dvc repro" in said
+    run(home, "dvc", "commit", "-f", "crawl")
+    raw = files(home / "data/raw/miniature")
+    assert ran(run(home, "dvc", "repro", "score@phash")) == {"caption@miniature", "score@phash"}
+    assert key not in set(read_table(home / "data/scores/phash").id) | set(read_table(home / "data/captions/miniature").id)
+    run(home, "dvc", "repro", "--force", "--no-run-cache", "--single-item", "crawl@miniature")
+    assert files(home / "data/raw/miniature") == raw, "the crawl itself would have made them so"

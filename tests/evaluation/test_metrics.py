@@ -1,0 +1,117 @@
+"""Measures know what they are asked for: known pictures and known sets give known figures."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from helpers.repository import ROOT
+from scipy.linalg import sqrtm
+
+from miniature.scenes import Scene, Thing
+from stages.evaluate import compared
+from sur_adapter.evaluation.metrics import clip_iqa, cmmd, fid_clip, iqa, pickscore
+from sur_adapter.models.clip import Clip
+
+CLIP = str(ROOT / "models/miniature/clip")
+RED, BLUE = (Scene(0, "color", (Thing("circle", colour, None, 32, 32, 14),)).draw() for colour in ("red", "blue"))
+RNG = np.random.default_rng(3)
+
+
+def cloud(n: int, d: int = 6, shift: float = 0.0, scale: float = 1.0) -> np.ndarray:
+    return RNG.normal(size=(n, d)) * scale + shift / d**0.5
+
+
+def test_between_opposite_sentences_a_picture_goes_to_the_one_it_shows():
+    red = clip_iqa.measure([RED, BLUE], model=CLIP, good="a red circle", bad="a blue circle")
+    blue = clip_iqa.measure([RED, BLUE], model=CLIP, good="a blue circle", bad="a red circle")
+    assert red[0] > 0.9 and red[1] < 0.1 and red + blue == pytest.approx([1, 1])
+
+
+def test_of_two_pictures_of_a_prompt_the_one_that_shows_it_is_picked_by_the_models_own_scale():
+    values = pickscore.measure([RED, BLUE], [{"prompt": "a red circle"}] * 2, model=CLIP, processor=CLIP)
+    clip = Clip(CLIP)
+    with torch.inference_mode():
+        scale = float(clip.model.logit_scale.exp())
+    assert values == pytest.approx(scale * (clip.images([RED, BLUE]) @ clip.texts(["a red circle"])[0]), rel=1e-4)
+    assert values[0] > values[1]
+
+
+def test_each_picture_is_read_with_its_own_prompt():
+    prompts = [{"prompt": "a red circle"}, {"prompt": "a blue circle " * 60}]
+    both = pickscore.measure([RED, BLUE], prompts, model=CLIP, processor=CLIP)
+    alone = [pickscore.measure([i], [p], model=CLIP, processor=CLIP)[0] for i, p in zip((RED, BLUE), prompts, strict=True)]
+    assert both == pytest.approx(alone, rel=1e-4)
+
+
+@pytest.mark.parametrize(("module", "key"), [(clip_iqa, "clip_iqa.model"), (pickscore, "pickscore.model")])
+def test_a_model_that_is_not_there_is_named(module, key):
+    more = [[{"prompt": "a"}]] if module is pickscore else []
+    given = {"processor": CLIP} if module is pickscore else {}
+    with pytest.raises(FileNotFoundError, match=f"evaluate.measures.{key} is 'models/none', where no model"):
+        module.measure([RED], *more, model="models/none", **given)
+
+
+def test_what_is_not_installed_is_said_with_its_licence():
+    try:
+        import pyiqa  # noqa: F401
+    except ImportError:
+        with pytest.raises(ValueError, match="needs pyiqa: .*not for commercial use"):
+            iqa.measure([RED])
+    else:
+        pytest.skip("pyiqa is installed here")
+
+
+def test_a_set_lies_nowhere_from_itself_and_farther_the_farther_it_is_moved():
+    x = cloud(400)
+    for module in (cmmd, fid_clip):
+        near, far = (module.compare(x, x + shift) for shift in (0.1, 0.5))
+        assert module.compare(x, x) == pytest.approx(0, abs=1e-9) and 0 < near < far
+        assert module.compare(x, x[::-1] + 0.5) == pytest.approx(far)
+
+
+def test_the_discrepancy_is_that_of_its_definition():
+    x, y = (v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (cloud(20), cloud(30, shift=1)))
+
+    def mean(a, b):
+        return np.mean([np.exp(-(np.linalg.norm(p - q) ** 2) / (2 * 10**2)) for p in a for q in b])
+
+    assert cmmd.compare(x, y) == pytest.approx(1000 * (mean(x, x) + mean(y, y) - 2 * mean(x, y)), rel=1e-5)
+
+
+def test_the_distance_of_known_clouds_is_known():
+    d, n = 4, 200_000
+    assert fid_clip.compare(cloud(n, d), cloud(n, d, shift=3)) == pytest.approx(9, rel=0.02)  # ‖μx − μy‖²
+    assert fid_clip.compare(cloud(n, d), cloud(n, d, scale=3)) == pytest.approx(d * (3 - 1) ** 2, rel=0.02)
+
+
+def test_the_distance_is_that_of_its_formula_where_pictures_are_fewer_than_numbers():
+    x, y = cloud(30, 50), cloud(40, 50, shift=1)
+    a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
+    formula = ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * sqrtm(a @ b).real)
+    assert fid_clip.compare(x, y) == pytest.approx(formula, rel=1e-3)
+
+
+def judged(each: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Pictures of three arms; the adapter's lie as those of keyword prompts, the baseline's elsewhere."""
+    table = pd.DataFrame({"arm": np.repeat(["baseline", "adapter", "complex"], each)})
+    return table, np.concatenate([cloud(each, shift=2), cloud(each), cloud(each)])
+
+
+def test_the_arm_that_draws_as_keyword_prompts_do_lies_nearer_to_them():
+    found, notes = compared(*judged(2000), {"cmmd": cmmd, "fid_clip": fid_clip})
+    assert notes == {} and set(found["distance"]) == {"cmmd", "fid_clip"}
+    assert all(arms.keys() == {"baseline", "adapter"} and arms["adapter"] < arms["baseline"] / 10 for arms in found["distance"].values())
+
+
+def test_below_its_least_number_of_pictures_a_distance_is_left_out_and_said():
+    found, notes = compared(*judged(500), {"cmmd": cmmd, "fid_clip": fid_clip})
+    assert set(found["distance"]) == {"cmmd"} and "needs 2000 pictures an arm, and there are 500" in notes["distance.fid_clip"]
+    found, notes = compared(*judged(499), {"cmmd": cmmd})
+    assert found == {} and "needs 500" in notes["distance.cmmd"]
+
+
+def test_without_a_clip_or_the_arm_complex_nothing_is_compared_and_it_is_said():
+    table, vectors = judged(600)
+    for args in ((table, None), (table[table.arm != "complex"], vectors[:1200])):
+        found, notes = compared(*args, {"cmmd": cmmd})
+        assert found == {} and "it needs evaluate.clip and the arm `complex`" in notes["distance.cmmd"]

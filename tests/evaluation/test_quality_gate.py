@@ -1,0 +1,180 @@
+"""The gate of quality, and the figures of measures that are asked for: what a table of known numbers gives is known."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.small_models import encode
+from helpers.training_setup import adapter
+from PIL import Image
+from test_evaluate import CLIP, PROMPTS, RIGHT, World
+from test_vqa import ATOM, asked
+
+from stages.evaluate import evaluate
+from sur_adapter.evaluation import image_quality as quality
+from sur_adapter.evaluation.summary import figures
+from sur_adapter.features.store import write_vectors
+from sur_adapter.io.shards import write_tar
+
+ASKED = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
+
+
+def table(adapter: float, spread: float = 0.05, prompts: int = 60, **columns) -> pd.DataFrame:
+    """Sharpness is 1 in the baseline and `adapter` with the adapter, give or take; two seeds."""
+    rng, rows = np.random.default_rng(0), []
+    for arm, level in (("baseline", 1.0), ("adapter", adapter)):
+        for i in range(prompts):
+            for k in (0, 1):
+                one = {"id": f"p{i}", "category": "color", "arm": arm, "seed": k, "sharpness": level + rng.normal(0, spread)}
+                nobody = dict.fromkeys(("shown", "soft", "clip_score", "distance"), np.nan)
+                rows.append(one | nobody | dict.fromkeys(("contrast", "colourfulness", "entropy"), 1.0))
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def regressed(*args, tolerance: float, **more) -> int:
+    numbers, _ = figures(table(*args, **more), set(), 1000, tolerance=tolerance)
+    found = numbers["quality"]
+    assert found["regressed"] == found["sharpness"]["regressed"] and found["contrast"]["regressed"] == 0
+    return found["regressed"]
+
+
+def test_a_loss_beyond_the_tolerance_is_a_regression_and_within_it_is_none():
+    assert regressed(0.9, tolerance=0.05) == 1
+    assert regressed(0.9, tolerance=0.15) == 0
+
+
+def test_the_whole_interval_must_lie_below_the_tolerance():
+    assert regressed(0.93, tolerance=0.05, spread=0.01) == 1
+    assert regressed(0.93, tolerance=0.05, spread=0.5) == 0
+
+
+def test_a_gain_is_no_regression_whatever_the_tolerance():
+    assert regressed(1.2, tolerance=0.0) == 0
+
+
+def test_a_measure_below_nought_regresses_downwards_too():
+    beyond, within = (table(1.0, sharpness=lambda t, level=level: np.where(t.arm == "adapter", level, -10.0)) for level in (-12.0, -10.2))
+    assert [figures(t, set(), 200, tolerance=0.05)[0]["quality"]["regressed"] for t in (beyond, within)] == [1, 0]
+
+
+def test_the_difference_stands_beside_the_means_with_its_interval():
+    found = figures(table(0.9), set(), 1000)[0]["quality"]["sharpness"]
+    assert found["difference"]["low"] < found["difference"]["value"] < found["difference"]["high"] < 0
+    assert found["difference"]["value"] == pytest.approx(found["adapter"] - found["baseline"], abs=2e-4)
+
+
+def test_the_win_rate_compares_pictures_of_one_prompt_and_seed():
+    wins = table(1.0)
+    wins["pickscore"] = np.where(wins.arm == "adapter", 1.0, 0.0) + 100 * wins.id.str[1:].astype(int)  # prompts differ more than arms
+    lost = (wins.arm == "adapter") & (wins.seed == 1) & (wins.id == "p0")
+    drawn = (wins.arm == "adapter") & (wins.id == "p1")
+    wins.loc[lost, "pickscore"] -= 2
+    wins.loc[drawn, "pickscore"] -= 1
+    found = figures(wins, set(), 1000, measures=["pickscore"])[0]["quality"]["pickscore"]["win_rate"]
+    assert found["value"] == pytest.approx((58 + 0.5 + 0.5) / 60, abs=1e-4) and found["low"] < found["value"] <= found["high"] <= 1
+
+
+def test_a_measure_that_follows_the_judge_agrees_with_it():
+    shown = np.tile([0.0, 1.0, 1.0, 0.0], 60)
+    judged = table(1.0, shown=shown, clip_score=70 + 10 * shown)
+    found = figures(judged, set(), 200)[0]["agreement"]
+    assert found["clip_score"] == 1 and abs(found["sharpness"]) < 0.3 and "contrast" not in found, "which never varies"
+
+
+def test_measures_that_are_asked_for_are_in_the_metrics_and_in_the_table(tmp_path):
+    world = World(tmp_path)
+    without = world.run()
+    metrics, judged = world.run(measures=ASKED), pd.read_parquet(world.reports / "judgements.parquet")
+    for name in ASKED:
+        assert metrics["quality"][name]["adapter"] == pytest.approx(judged[judged.arm == "adapter"][name].mean(), rel=1e-4)
+    assert metrics["quality"]["pickscore"]["win_rate"]["value"] > 0.5, "more pictures are right with the adapter"
+    for name in ("semantic", "clip_score", "diversity", "counts"):
+        assert metrics[name] == without[name]
+
+
+def test_a_new_measure_asks_none_of_the_old_ones_again(tmp_path, monkeypatch):
+    seen, classical = [], quality.classical
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+    monkeypatch.setattr(quality, "classical", lambda images: seen.extend(images) or classical(images))
+    world = World(tmp_path / "run")
+    before = world.run(), len(seen)
+    after = world.run(measures=ASKED), len(seen)
+    assert 0 < before[1] == after[1] and before[0]["quality"]["sharpness"] == after[0]["quality"]["sharpness"]
+
+
+def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypatch):
+    seen, classical = [], quality.classical
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
+    monkeypatch.setattr(quality, "classical", lambda images: seen.extend(images) or classical(images))
+    world = World(tmp_path / "run")
+    world.run(clip=None)
+    seen.clear()
+    grey = [(f"{p['id']}-{k}", "png", encode(Image.new("RGB", (64, 64), (i, 90, 10 * k)))) for i, p in enumerate(PROMPTS) for k in (0, 1)]
+    write_tar(world.images / "adapter" / "images-000000.tar", grey)
+    world.run(clip=None)
+    assert len(seen) == len(grey)
+
+
+def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
+    model = asked(tmp_path / "blip")
+    world = World(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
+    metrics = world.run(judge={"vqa": {"model": model}}, clip=None)
+    judged = pd.read_parquet(world.reports / "judgements.parquet")
+    assert metrics["semantic"]["overall"]["adapter"]["value"] == 0, "nothing is red and blue"
+    assert metrics["soft"]["adapter"] == pytest.approx(0.5, abs=1e-4) and judged.soft.between(0, 1).all()
+    assert {"value", "low", "high", "p"} <= metrics["soft"]["difference"].keys()
+    for name, rows in judged[judged.arm == "adapter"].groupby("category"):
+        assert metrics["soft"][name]["adapter"] == pytest.approx(rows.soft.mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["overall", "on_complex", "adapter", "pictures"])
+def test_a_category_is_no_key_of_the_metrics(name):
+    with pytest.raises(ValueError, match=f"have a category '{name}', which is a key of its own in metrics.json"):
+        figures(table(1.0).assign(category=name), set())
+
+
+def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
+    world = World(tmp_path)
+    metrics = world.run(measures=["cmmd"])
+    assert "distance" not in metrics and "needs 500 pictures an arm, and there are 48" in world.notes()["distance.cmmd"]
+    assert "needs 500 pictures" in (world.reports / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"measures": ["pickscor"]}, "measures has no 'pickscor'.*'pickscore'"),
+        ({"measures": {"pickscore": {"modle": "a"}}}, "evaluate.measures.pickscore.modle is unknown.*'model'"),
+        ({"measures": {"cmmd": {"model": "a"}}}, "evaluate.measures.cmmd.model is unknown"),
+        ({"judge": {"vqa": {"modle": "a"}}}, "evaluate.judge.vqa.modle is unknown.*'model'"),
+        ({"judge": {"vqa": None, "detector": None}}, "evaluate.judge names vqa and detector: choose one"),
+        ({"tolerance": 5}, "evaluate.tolerance is 5"),
+        ({"tolerance": "much"}, "evaluate.tolerance is 'much'"),
+    ],
+)
+def test_wrong_choices_get_a_sentence(tmp_path, changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        evaluate(*[tmp_path] * 7, evaluate={"judge": None} | changes)
+
+
+def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
+    world = World(tmp_path)
+    assert world.run(judge={"pictograms": None}, clip=None) == world.run(judge="pictograms", clip=None)
+    assert set(json.loads((world.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
+
+
+def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_picture(tmp_path):
+    world = World(tmp_path / "run")
+    adapter(awake=True).save_pretrained(world.adapter)
+    words = {
+        name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))
+    }
+    write_vectors(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
+    r, out = world.reports, world.reports / "metrics.json"
+    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, out, r / "index.html"
+    evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})
+    found = json.loads(out.read_text())["embedding"]
+    assert found["pairs"] == 5 and found["mse"]["adapter"] != found["mse"]["baseline"] > 1 and "embedding" not in world.notes()
+    world.run(clip=None)
+    assert "embedding" not in json.loads(out.read_text()) and "no cached features" in world.notes()["embedding"]

@@ -1,0 +1,164 @@
+"""An interval holds the truth as often as it says, and a difference of nothing is none."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sur_adapter.evaluation import statistics as st
+
+TIFA = Path(__file__).parents[3] / "shared" / "realdata" / "tifa" / "human_annotations_with_scores.json"
+RNG = np.random.default_rng(7)
+
+
+def ready(n: int, strata=None, resamples: int = 4000):
+    strata = ["all"] * n if strata is None else strata
+    return st.draws(strata, resamples), strata
+
+
+def test_a_resample_keeps_the_number_of_prompts_of_every_category():
+    strata = ["action"] * 7 + ["color"] * 20 + ["counting"] * 3
+    weights = st.draws(strata, 500) * len(strata)
+    np.testing.assert_allclose(weights, weights.round(), atol=1e-9)
+    for name, n in (("action", 7), ("color", 20), ("counting", 3)):
+        np.testing.assert_allclose(weights[:, np.array(strata) == name].sum(1), n)
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+    x = RNG.normal(size=80)
+    low = [st.mean(x, st.draws(["a"] * 80, 1000, seed), ["a"] * 80)[1] for seed in (1, 1, 2)]
+    assert low[0] == low[1] != low[2]
+
+
+def test_the_interval_of_a_mean_is_the_textbook_one():
+    x = RNG.normal(3, 2, 400)
+    value, low, high = st.mean(x, *ready(400))
+    half = 1.96 * x.std(ddof=1) / 20
+    assert value == pytest.approx(x.mean())
+    assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
+
+
+def test_differences_between_categories_do_not_widen_the_interval():
+    strata = ["low"] * 50 + ["high"] * 50
+    x = np.array([0.0] * 50 + [1.0] * 50) + RNG.normal(0, 0.01, 100)
+    _, low, high = st.mean(x, *ready(100, strata))
+    _, low_all, high_all = st.mean(x, *ready(100))
+    assert high - low < 0.01 < 0.15 < high_all - low_all
+
+
+@pytest.mark.parametrize(("n", "draw"), [(20, RNG.normal), (30, RNG.exponential), (80, RNG.exponential)])
+def test_the_interval_holds_the_truth_about_as_often_as_it_says(n, draw):
+    truth = 1.0 if draw == RNG.exponential else 0.0
+    weights, strata = ready(n, resamples=1000)
+    hits = [low <= truth <= high for _, low, high in (st.mean(draw(size=n), weights, strata) for _ in range(300))]
+    assert 0.88 <= np.mean(hits) <= 0.99
+
+
+def test_the_corrected_interval_is_that_of_scipy():
+    from scipy.stats import bootstrap
+
+    x = RNG.exponential(size=25)
+    theirs = bootstrap((x,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)).confidence_interval
+    assert st.mean(x, *ready(25, resamples=20_000))[1:] == pytest.approx((theirs.low, theirs.high), abs=0.02)
+
+
+def test_a_gap_half_closed_is_half():
+    baseline = RNG.uniform(0.1, 0.3, 90)
+    value, low, high = st.gap_closed(baseline, baseline + 0.25, baseline + 0.5, *ready(90))
+    assert (value, low, high) == pytest.approx((0.5, 0.5, 0.5))
+
+
+def test_pairing_makes_the_gap_sharper_than_its_arms():
+    prompts = RNG.uniform(0, 1, 100)  # easy and hard ones
+    noise = RNG.normal(0, 0.02, (3, 100))
+    value, low, high = st.gap_closed(prompts + noise[0], prompts + 0.3 + noise[1], prompts + 0.4 + noise[2], *ready(100))
+    assert low < 0.75 < high and high - low < 0.06 and value == pytest.approx(0.75, abs=0.03)
+
+
+def test_where_there_is_no_gap_none_is_closed():
+    baseline = RNG.uniform(0, 1, 60)
+    assert st.gap_closed(baseline, baseline + 0.1, baseline + RNG.normal(0, 0.3, 60) * 0.1, *ready(60)) is None
+    assert st.gap_closed(np.ones(60), np.ones(60), np.ones(60), *ready(60)) is None
+    assert st.gap_closed(baseline, baseline - 0.1, baseline - 0.3, *ready(60)) is None
+
+
+def test_an_adapter_that_does_nothing_closes_nothing():
+    baseline, best = RNG.integers(0, 2, 100).astype(float), np.ones(100)
+    assert st.gap_closed(baseline, baseline, best, *ready(100)) == (0, 0, 0)
+
+
+def test_sign_flips_find_what_is_there_and_nothing_else():
+    assert st.sign_flip(np.full(40, 0.2)) == pytest.approx(1 / 10_001)
+    assert st.sign_flip(np.zeros(40)) == 1.0
+    assert st.sign_flip(np.array([1.0, -1.0, 1.0, -1.0])) == 1.0
+
+
+def test_sign_flips_of_few_prompts_give_the_exact_p():
+    assert st.sign_flip(np.ones(5), 40_000) == pytest.approx(2 / 2**5, abs=0.005)
+
+
+def test_p_of_nothing_is_spread_evenly():
+    p = np.array([st.sign_flip(RNG.normal(size=30), 500, seed) for seed in range(300)])
+    assert 0.01 <= (p < 0.05).mean() <= 0.1 and 0.4 <= p.mean() <= 0.6
+
+
+def test_holm_is_stricter_than_each_p_and_milder_than_bonferroni():
+    assert st.holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": 0.005}) == pytest.approx({"d": 0.02, "a": 0.03, "c": 0.06, "b": 0.06})
+    assert st.holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
+
+
+def test_wilsons_interval_is_the_known_one_and_never_empty():
+    assert st.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
+    assert st.wilson(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
+    assert st.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
+
+
+def test_wins_ties_and_losses_are_all_prompts():
+    assert st.win_tie_loss(np.array([0.5, 0.1, 0, -1, 1e-15])) == (2, 2, 1)
+
+
+def test_the_smallest_detectable_difference_is_found_four_times_in_five():
+    n, sd = 50, 1.0
+    effect = st.smallest_detectable(np.tile([-1.0, 1.0], n // 2) * sd)
+    found = [abs(x.mean()) > 1.96 * x.std(ddof=1) / n**0.5 for x in RNG.normal(effect, sd, (1000, n))]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
+
+
+@pytest.mark.filterwarnings("error")
+def test_ranks_agree_whatever_the_scale_and_nothing_agrees_with_a_constant():
+    x = RNG.normal(size=50)
+    assert st.spearman(x, np.exp(5 * x)) == pytest.approx(1) and st.spearman(x, -(x**3)) == pytest.approx(-1)
+    assert np.isnan(st.spearman(x, np.ones(50)))
+
+
+@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
+@pytest.mark.parametrize(
+    ("measure", "golden"),
+    [("clipscore_vitb32", (1.104, 0.60, 1.62)), ("tifa_mplug-large", (0.062, 0.037, 0.088)), ("human_avg", (0.200, 0.066, 0.338))],
+)
+def test_real_ratings_give_the_known_differences_between_two_models(measure, golden):
+    rows = json.loads(TIFA.read_text(encoding="utf-8"))
+    models = [{r["text_id"]: r[measure] for k, r in rows.items() if k.endswith(m)} for m in ("diffusion_v1_5", "diffusion_v2_1")]
+    paired = np.array([models[1][k] - models[0][k] for k in sorted(models[0]) if k in models[1]])
+    value, low, high = st.mean(paired, *ready(len(paired), resamples=10_000))
+    assert len(paired) == 160
+    assert value == pytest.approx(golden[0], abs=0.001)
+    assert (low, high) == pytest.approx(golden[1:], abs=0.04 * (golden[2] - golden[1]) + 0.005)
+
+
+@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
+@pytest.mark.parametrize(
+    ("measure", "golden"),
+    [
+        ("clipscore_vitb32", 0.320),
+        ("tifa_vilt", 0.500),
+        ("tifa_git-large", 0.545),
+        ("tifa_blip2-flant5xl", 0.558),
+        ("tifa_mplug-large", 0.592),
+    ],
+)
+def test_real_measures_agree_with_real_people_as_known(measure, golden):
+    rows = json.loads(TIFA.read_text(encoding="utf-8")).values()
+    assert len(rows) == 800
+    assert st.spearman([r[measure] for r in rows], [r["human_avg"] for r in rows]) == pytest.approx(golden, abs=0.0006)

@@ -1,0 +1,170 @@
+"""A model that is asked says how likely each choice is; a prompt is shown when every right answer is the likeliest."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from helpers.repository import ROOT
+from PIL import Image
+from transformers import AutoTokenizer, BlipForQuestionAnswering, BlipProcessor, Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+from miniature.pretrain import blip
+from sur_adapter.evaluation.judges import vqa
+
+RED, BLUE = (Image.new("RGB", (64, 64), colour) for colour in ("red", "blue"))
+QUESTION = "what color is it"
+COLOURS = ["red", "blue"]
+ATOM = {"skill": "color", "q": QUESTION, "a": "red", "choices": COLOURS}
+TEMPLATE = (
+    "{% for message in messages %}{% for part in message.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>"
+    "{% else %}{{ part.text }}{% endif %}{% endfor %}{% endfor %}{% if add_generation_prompt %} answer {% endif %}"
+)
+
+
+def prompt(*atoms: dict) -> dict:
+    return {"id": "a-1", "category": "color", "prompt": "a red thing", "atoms": list(atoms)}
+
+
+def asked(folder: Path, steps: int = 0) -> str:
+    """A BLIP that answers questions, tiny; taught to tell red from blue for so many steps."""
+    torch.manual_seed(0)
+    words = blip.train_tokenizer(["what color is it red blue light green yes no"], 24)
+    config = blip.build({"width": 32, "text_layers": 1, "vision_layers": 1, "length": 24}, words).config
+    model, processor = BlipForQuestionAnswering(config), BlipProcessor(blip.image_processor(), words)
+    inputs = processor(images=[RED, BLUE], text=[QUESTION] * 2, return_tensors="pt")
+    answers = words(COLOURS, return_tensors="pt").input_ids
+    answers[:, 0] = model.decoder_start_token_id
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        model(**inputs, labels=answers).loss.backward()
+        optimizer.step()
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return str(folder)
+
+
+def chatting(folder: Path, template: str | None = TEMPLATE) -> str:
+    """A Qwen2-VL, tiny and untrained, that reads the miniature's words."""
+    torch.manual_seed(0)
+    words = AutoTokenizer.from_pretrained(ROOT / "models/miniature/llama")
+    marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
+    words.add_tokens(["Red", "Blue"])
+    words.add_special_tokens({"additional_special_tokens": marks})
+    ids = dict(
+        zip(
+            ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
+            map(words.convert_tokens_to_ids, marks),
+            strict=True,
+        )
+    )
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    text |= {"vocab_size": len(words), "max_position_embeddings": 512, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
+    text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 8, "spatial_merge_size": 2}
+    config = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
+    Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
+    look = {"patch_size": 8, "merge_size": 2, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
+    transformers.Qwen2VLProcessor(
+        transformers.Qwen2VLImageProcessor(**look), words, transformers.Qwen2VLVideoProcessor(**look), chat_template=template
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory) -> str:
+    return asked(tmp_path_factory.mktemp("blip") / "taught", 60)
+
+
+@pytest.fixture(scope="module")
+def chat(tmp_path_factory) -> str:
+    return chatting(tmp_path_factory.mktemp("chat") / "qwen")
+
+
+def test_a_taught_model_finds_shown_what_the_picture_shows(taught):
+    found = vqa.verdicts([RED, BLUE], [prompt(ATOM)] * 2, model=taught)
+    assert found[:, 0].tolist() == [1, 0] and found[0, 1] > 0.9 and found[1, 1] < 0.1
+    turned = vqa.verdicts([RED, BLUE], [prompt(ATOM | {"a": "blue"})] * 2, model=taught)
+    assert turned[:, 0].tolist() == [0, 1] and turned[:, 1] == pytest.approx(1 - found[:, 1], abs=1e-5)
+
+
+def test_one_wrong_answer_of_several_is_not_shown_and_costs_its_share(taught):
+    right = vqa.verdicts([RED], [prompt(ATOM)], model=taught)[0, 1]
+    (found,) = vqa.verdicts([RED], [prompt(ATOM, ATOM | {"a": "blue"}, ATOM)], model=taught)
+    assert found[0] == 0 and found[1] == pytest.approx((2 * right + (1 - right)) / 3, abs=1e-5)
+
+
+def test_where_all_choices_are_as_likely_nothing_is_shown():
+    assert not vqa._right(np.array([0.5, 0.5]), 0)[0]
+
+
+def test_a_choice_is_as_likely_as_the_models_own_loss_says(tmp_path):
+    model = asked(tmp_path / "blip")
+    choices = ["red", "light green light", "blue"]
+    p, judge = vqa.load(model).ask(RED, QUESTION, choices), vqa.load(model)
+    with torch.inference_mode():
+        loss = []
+        for choice in choices:
+            ids = judge.processor.tokenizer(choice, return_tensors="pt").input_ids
+            ids[:, 0] = judge.model.decoder_start_token_id
+            inputs = judge.processor(images=RED, text=QUESTION, return_tensors="pt")
+            loss.append(judge.model(**inputs, labels=ids).loss.item() * (ids.shape[1] - 1))
+    assert p == pytest.approx(np.exp(-np.array(loss)) / np.exp(-np.array(loss)).sum(), rel=1e-3)
+    assert vqa.load(model).ask(RED, QUESTION, choices[::-1]) == pytest.approx(p[::-1], rel=1e-4)
+
+
+def test_a_chat_model_says_how_likely_each_choice_is_from_what_it_sees(chat):
+    judge = vqa.load(chat)
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    p = [judge.ask(image, QUESTION, ["red", "blue", "green"]) for image in (RED, noise)]
+    assert all(each.sum() == pytest.approx(1) and (each > 0).all() for each in p) and abs(p[0] - p[1]).max() > 1e-4
+    assert vqa.verdicts([RED], [prompt(ATOM)], model=chat)[0, 1] == pytest.approx(judge.ask(RED, QUESTION, COLOURS)[0])
+
+
+def test_a_chat_models_choice_is_the_softmax_of_the_first_tokens_in_small_and_capital_letters(chat):
+    judge = vqa.load(chat)
+    seen = []
+    judge.model.register_forward_hook(lambda _m, _i, out: seen.append(out.logits[0, -1].clone()))
+    p = judge.ask(RED, QUESTION, ["red", "blue"])
+    read = judge.processor.tokenizer
+    tokens = [[read(word, add_special_tokens=False).input_ids[0] for word in pair] for pair in (("red", "Red"), ("blue", "Blue"))]
+    assert len({t for pair in tokens for t in pair}) == 4
+    raw = torch.stack([seen[0].softmax(-1)[pair].sum() for pair in tokens])
+    assert p == pytest.approx((raw / raw.sum()).numpy(), rel=1e-4)
+
+
+def test_choices_that_begin_with_the_same_token_are_refused_by_a_chat_model_alone(chat, taught):
+    choices = ["red circle", "red square"]
+    with pytest.raises(ValueError, match="red circle, red square begin with the same token"):
+        vqa.load(chat).ask(RED, QUESTION, choices)
+    assert vqa.load(taught).ask(RED, QUESTION, choices).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_without_choices_the_answer_is_yes_or_no(taught):
+    found = vqa.verdicts([RED], [prompt({"q": "is it red", "a": "yes"}), prompt({"q": "is it red", "a": "no"})][:1], model=taught)
+    assert found[0, 1] == pytest.approx(vqa.load(taught).ask(RED, "is it red", ["yes", "no"])[0], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("atoms", "sentence"),
+    [
+        ([], "'a-1' has no `atoms`"),
+        ([ATOM | {"a": "green"}], "'a-1': 'what color is it' has the answer 'green'"),
+        ([ATOM | {"choices": ["red"]}], "two or more choices"),
+        ([ATOM | {"choices": ["red", "red", "blue"]}], "two or more choices"),
+    ],
+)
+def test_a_prompt_that_cannot_be_asked_gets_a_sentence(taught, atoms, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        vqa.verdicts([RED], [prompt(*atoms)], model=taught)
+
+
+def test_a_model_that_cannot_answer_gets_a_sentence(models, tmp_path):
+    with pytest.raises(FileNotFoundError, match="evaluate.judge.vqa.model is 'models/none'"):
+        vqa.load("models/none")
+    with pytest.raises(ValueError, match="a BLIP that answers no questions"):
+        vqa.load(str(models / "blip"))
+    with pytest.raises(ValueError, match="no chat template"):
+        vqa.load(chatting(tmp_path / "mute", None))

@@ -1,0 +1,126 @@
+"""The table of ablations: every row is a command that can run, and the figures are those of the experiments."""
+
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from dvc.utils.hydra import apply_overrides
+from helpers.repository import ROOT
+from ruamel.yaml import YAML
+from transformers import AutoConfig
+
+from experiments.ablations.__main__ import commands
+from experiments.ablations.rows import ROWS
+from experiments.ablations.table import FIGURES, interval, page, results
+from sur_adapter.models.llm import chosen
+
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+
+
+def experiment(gap: float, **more) -> dict:
+    """As `dvc exp show --json` tells of one."""
+    semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
+    semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
+    numbers = {"semantic": semantic, "quality": {"regressed": 0}}
+    return {"data": {"metrics": {"reports/metrics.json": {"data": numbers}}} | more}
+
+
+def at(tree: dict, key: str):
+    for name in key.split("."):
+        tree = tree[name]
+    return tree
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    row, (_, command) = ROWS[name], next(commands([name]))
+    apply_overrides(tmp_path / "params.yaml", [word.removeprefix("-S") for word in command if word.startswith("-S")])  # as DVC does
+    changed = YAML(typ="safe").load(tmp_path / "params.yaml")
+    wanted = row.shared | row.changes | {"train.seed": 0}
+    assert all(at(changed, key.lstrip("+")) == value for key, value in wanted.items())
+    assert row.seeds >= 3 and (not row.changes or any("+" in key or at(PARAMS, key) != value for key, value in row.changes.items()))
+    for key in wanted:
+        place, _, last = key.lstrip("+").rpartition(".")
+        if "+" in key:
+            del at(changed, place)[last]
+        else:
+            at(changed, place)[last] = at(PARAMS, key)
+    assert changed == PARAMS
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "cache.llm.layers" in row.changes])
+def test_a_row_asks_the_llm_for_layers_that_it_has(name):
+    model = PARAMS["models"]["llm"]
+    depth = AutoConfig.from_pretrained(ROOT / model).num_hidden_layers
+    assert chosen(ROWS[name].changes["cache.llm.layers"], depth, model)
+
+
+def test_no_two_rows_are_the_same_experiment():
+    told = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
+    assert len(set(told)) == len(told)
+
+
+@pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.against])
+def test_a_row_runs_as_long_as_the_one_it_stands_against_on_seeds_that_this_has(name):
+    row, other = ROWS[name], ROWS[ROWS[name].against]
+    assert row.shared == other.shared and other.seeds >= row.seeds
+
+
+def test_a_layer_stands_against_the_same_weight_of_the_teacher_and_a_way_round_against_its_loss(tmp_path):
+    gaps = {"ours": (0.5, 0.6), "llm-0.1": (0.3, 0.4), "layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
+    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    text = page(results(told, tmp_path / "results.csv"))
+    assert "**+0.01 [+0.01, +0.01]** from: w_llm 0.1 |" in text and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
+
+
+def test_the_first_seed_of_every_row_is_queued_before_the_second():
+    names = [name for name, _ in commands(["ours", "full"])]
+    assert names == ["ours-s0", "full-s0", "ours-s1", "full-s1", "ours-s2", "full-s2", "full-s3", "full-s4"]
+    _, command = next(commands(["layer-1"]))
+    assert command[:6] == ["dvc", "exp", "run", "--queue", "-n", "layer-1-s0"]
+    assert {"-Scache.llm.layers=[1]", "-Sloss.w_llm=0.1", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
+
+
+def test_experiments_become_rows_and_grow_from_sitting_to_sitting(tmp_path):
+    file = tmp_path / "results.csv"
+    first = {"ours-s0": experiment(0.5), "kl-s1": experiment(0.2), "mine": experiment(0.9), "kl-s0": {"data": {}}, "kl-s2": {"error": {}}}
+    first["ours-s2"] = experiment(0.8) | {"error": {"msg": "Experiment run failed"}}
+    first["no-llm-s0"] = experiment(0.8) | {"executor": {"state": "running"}}
+    first["kl-s1"]["executor"] = {"state": "success"}
+    found = results(first, file)
+    assert found[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
+    assert found[list(FIGURES)].notna().all(axis=None)
+    again = results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
+    assert again.set_index(["row", "seed"]).gap.to_dict() == {("kl", 1): 0.2, ("ours", 0): 0.6, ("ours", 1): 0.7}
+    assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
+
+
+def test_the_interval_is_students():
+    mean, half = interval([0.5, 0.6, 0.7])
+    assert mean == pytest.approx(0.6) and half == pytest.approx(4.3027 * 0.1 / np.sqrt(3), rel=1e-4)
+    assert np.isnan(interval([0.5])[1])
+
+
+def test_a_row_stands_against_ours_on_the_same_seeds_and_is_bold_where_it_is_clear(tmp_path):
+    gaps = {"ours": (0.5, 0.6, 0.7), "kl": (0.1, 0.21, 0.3), "no-llm": (0.6, 0.5, 0.7), "depth-4": (0.8,)}
+    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    lines = {line.split(" | ")[0][2:]: line for line in page(results(told, tmp_path / "results.csv")).splitlines() if line.startswith("| ")}
+    assert "| 3 | 0.60 ± 0.25 |  | 0.700 |" in lines[ROWS["ours"].words]
+    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].words] and "`loss.prompt=kl`" in lines[ROWS["kl"].words]
+    assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].words] and "**" not in lines[ROWS["no-llm"].words]
+    assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].words]
+    assert ROWS["published"].words not in lines, "which has not run"
+
+
+def test_the_table_that_lies_there_is_that_of_the_results():
+    folder = ROOT / "experiments/ablations"
+    assert (folder / "README.md").read_text(encoding="utf-8") == page(pd.read_csv(folder / "results.csv"))
+
+
+def test_the_readme_tells_what_the_trainings_at_full_length_closed():
+    found = pd.read_csv(ROOT / "experiments/ablations/results.csv")
+    mean, half = interval(found[found.row == "full"].gap)
+    assert (found.row == "full").sum() == 5
+    assert f"Five, from five seeds, close {mean:.2f} ± {half:.2f} of it;" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,148 @@
+"""Cached features on disk: read by row without the rest, refused when stale, cut or touched."""
+
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from sur_adapter.features.store import Split, Store, write_vectors
+
+RNG = np.random.default_rng(0)
+ABOUT = {"base_model": "a", "layers": [1, 2]}
+
+
+def fixed(count: int, *shape: int) -> np.ndarray:
+    return RNG.normal(size=(count, *shape)).astype(np.float16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two shards of train, one of validation, and what they hold."""
+    held, shapes = {}, [(2, 4, 3, 5), (2, 4, 5, 3), (2, 4, 4, 4)]
+    for number, (name, count) in enumerate([("train-000000", 4), ("train-000001", 3), ("validation-000000", 2)]):
+        ids = [f"{number}-{i}" for i in range(count)]
+        vectors = {
+            "simple": fixed(count, 3, 8),
+            "length": np.arange(count, dtype=np.int32),
+            "frame": np.arange(count * 6, dtype=np.int32).reshape(count, 6) + 70_000,
+            "layer_1": [fixed(1 + (i + number) % 3, 4) for i in range(count)],
+            "latents": [fixed(*shapes[i % 3]) for i in range(count)],
+        }
+        held |= {key: {name: values[i] for name, values in vectors.items()} for i, key in enumerate(ids)}
+        write_vectors(tmp_path / "clip" / f"{name}.parquet", ids, vectors, ABOUT, 3)
+    return tmp_path / "clip", held
+
+
+def test_any_reader_of_parquet_finds_the_ids_and_the_numbers(folder):
+    table = pq.read_table(folder[0] / "train-000001.parquet")
+    for row in table.to_pylist():
+        for name in ("simple", "frame", "layer_1", "latents"):
+            assert row[name] == folder[1][row["id"]][name].reshape(-1).tolist()
+    assert table["latents.shape"].to_pylist() == [list(folder[1][key]["latents"].shape) for key in table["id"].to_pylist()]
+
+
+def test_any_rows_in_any_order_are_what_was_written(folder):
+    store, held = Store(folder[0]), folder[1]
+    assert len(store) == 9 and store.ids == list(held) and store.about == ABOUT
+    index = [8, 0, 5, 5, 3]
+    found = store.rows(index, ["simple", "frame", "layer_1"])
+    for b, i in enumerate(index):
+        wanted = held[store.ids[i]]
+        assert np.array_equal(found["simple"][b], wanted["simple"]) and np.array_equal(found["frame"][b], wanted["frame"])
+        n = found["layer_1.length"][b]
+        assert n == len(wanted["layer_1"]) and np.array_equal(found["layer_1"][b, :n], wanted["layer_1"])
+        assert not found["layer_1"][b, n:].any()
+    assert store.rows([6, 2, 8], ["length"])["length"].tolist() == [2, 2, 1]
+    assert found["simple"].dtype == torch.float16 and found["frame"].dtype == torch.int32
+
+
+def test_rows_of_different_shapes_are_told_apart_and_asked_for_together_only_if_alike(folder):
+    store = Store(folder[0])
+    shapes = store.shapes("latents")
+    alike = np.flatnonzero((shapes == shapes[0]).all(1))
+    assert len(alike) > 2 and store.rows(alike, ["latents"])["latents"].shape == (len(alike), 2, 4, 3, 5)
+    with pytest.raises(ValueError, match="ask for rows of one shape at a time"):
+        store.rows([0, 1], ["latents"])
+    assert store.shapes("simple").tolist() == [[3, 8]] * 9
+
+
+def test_a_split_numbers_its_own_rows_of_all_stores_together(folder, tmp_path):
+    ids = Store(folder[0]).ids
+    for name, a, b in (("train-000000", 0, 4), ("train-000001", 4, 7), ("validation-000000", 7, 9)):
+        write_vectors(tmp_path / "llm" / f"{name}.parquet", ids[a:b], {"other": np.arange(a, b, dtype=np.int32)[:, None]})
+    stores = [Store(folder[0]), Store(tmp_path / "llm")]
+    split = Split(stores, "validation")
+    train = Split(stores, "train")
+    found = train.rows([6, 1], ["simple", "other"])
+    assert list(found) == ["simple", "other"] and train.names == [*stores[0].names, "other"]
+    assert np.array_equal(split.shapes("latents"), stores[0].shapes("latents")[7:])
+    assert len(split) == 2 and split.rows([1])["other"].tolist() == [[8]] and found["other"].tolist() == [[6], [1]]
+    assert np.array_equal(found["simple"][0], folder[1][ids[6]]["simple"])
+    assert len(Split(stores, "test")) == 0 and Split(stores, "test").rows([])["simple"].shape == (0, 3, 8)
+
+
+def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
+    for number in range(2):
+        ids = [f"{number}-{i}" for i in range(50)]
+        write_vectors(tmp_path / f"train-{number:06d}.parquet", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    store = Store(tmp_path)
+    found = store.rows([70, 3])["simple"]
+    most = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
+    tracemalloc.stop()
+    assert found[:, 0, 0].tolist() == [1, 0] and found.nbytes == 400_000 < most < 1_000_000  # of 20 MB
+
+
+def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
+    values = fixed(3, 4)
+    for name, content in (("one", values), ("two", values.copy()), ("three", -values)):
+        write_vectors(tmp_path / name, ["a", "b", "c"], {"x": content, "y": list(content)}, ABOUT)
+    one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
+    assert one == two != three
+
+
+def test_stores_of_other_pairs_or_of_another_model_do_not_go_together(folder, tmp_path):
+    first = Store(folder[0])
+    values = {"x": fixed(9, 2)}
+    write_vectors(tmp_path / "llm/train-000000.parquet", [*first.ids[:8], "x"], values)
+    with pytest.raises(ValueError, match="hold different pairs: one of them is stale; remove both and run `dvc repro`"):
+        Split([first, Store(tmp_path / "llm")], "train")
+    write_vectors(tmp_path / "vae/train-000000.parquet", first.ids, values, {"base_model": "b"})
+    with pytest.raises(ValueError, match="was made with base_model 'b', but 'a' is asked for: it is stale"):
+        Split([first, Store(tmp_path / "vae")], "train")
+
+
+def test_features_of_another_model_than_the_one_asked_for_are_stale(folder):
+    Store(folder[0]).expect(base_model="a", llm="whatever: it is not recorded here")
+    with pytest.raises(ValueError, match="made with layers \\[1, 2\\], but \\[3\\] is asked for: it is stale; run `dvc repro`"):
+        Store(folder[0]).expect(layers=[3])
+
+
+def test_a_shard_that_is_gone_or_was_made_by_another_model_is_missed(folder, tmp_path):
+    file = folder[0] / "train-000001.parquet"
+    file.rename(tmp_path / "aside")
+    with pytest.raises(ValueError, match="holds 2 of 3 feature shards: remove the folder and run `dvc repro` again"):
+        Store(folder[0])
+    write_vectors(file, ["x"], {"simple": fixed(1, 3, 8)}, {"base_model": "another"}, 3)
+    with pytest.raises(ValueError, match="shards that different models or settings made"):
+        Store(folder[0])
+    with pytest.raises(FileNotFoundError, match="holds no feature shard: run `dvc repro`"):
+        Store(tmp_path / "nowhere")
+
+
+def test_a_changed_id_is_noticed_at_once_and_a_changed_number_when_asked(folder):
+    file = folder[0] / "train-000001.parquet"
+    data = file.read_bytes()
+    Store(folder[0]).check()
+    file.write_bytes(data.replace(b"\x03\0\0\x001-1", b"\x03\0\0\x001-9"))
+    with pytest.raises(ValueError, match="train-000001.parquet holds 3 rows, and not the 3 that were written"):
+        Store(folder[0])
+    number = folder[1]["1-1"]["simple"].tobytes()
+    assert data.count(number) == 1
+    file.write_bytes(data.replace(number, number[::-1]))
+    with pytest.raises(ValueError, match="train-000001.parquet is not what was written"):
+        Store(folder[0]).check()

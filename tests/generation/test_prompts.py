@@ -1,0 +1,101 @@
+"""Prompts that are judged by are well formed, nobody's training data, and what their command writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from miniature.judge import shows
+from miniature.prompts import FIRST, prompts, write
+from miniature.scenes import CATEGORIES, make
+from miniature.words import read, simple_prompt
+from sur_adapter.evaluation.judges.pictograms import judge
+from sur_adapter.generation.prompts import read_prompts
+
+ROOT = Path(__file__).parents[2]
+MINIATURE = ROOT / "prompts/miniature"
+GOOD = {"id": "a-1", "category": "a", "prompt": "a red circle"}
+
+
+def file(folder: Path, *lines: str) -> Path:
+    path = folder / "list.jsonl"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def test_the_lists_in_git_are_what_the_command_writes(tmp_path):
+    for path in write(tmp_path, 100):
+        assert path.read_bytes() == (MINIATURE / path.name).read_bytes()
+
+
+def test_a_shorter_list_is_the_beginning_of_a_longer_one():
+    for category in CATEGORIES:
+        assert prompts(category, 7) == prompts(category, 20)[:7]
+
+
+def test_there_are_a_hundred_of_each_category_and_no_sentence_twice():
+    rows = read_prompts(MINIATURE)
+    assert {c: sum(r["category"] == c for r in rows) for c in CATEGORIES} == dict.fromkeys(CATEGORIES, 100)
+    assert len({r["prompt"] for r in rows}) == 300
+
+
+def test_no_test_sentence_is_one_that_was_trained_on():
+    trained = {simple_prompt(make(seed), seed) for seed in range(24_000)}
+    assert not trained & {r["prompt"] for r in read_prompts(MINIATURE)}
+    assert FIRST > 2_000_000 + 100_000
+
+
+def test_both_prompts_ask_for_what_must_be_seen():
+    for row in read_prompts(MINIATURE):
+        assert read(row["prompt"]) == read(row["complex_prompt"]) == row["include"], row["id"]
+
+
+def test_the_judge_passes_a_picture_of_the_prompt_and_no_other():
+    rows = {category: prompts(category, 10) for category in CATEGORIES}
+    for row in sum(rows.values(), []):
+        scene = next(s for s in (make(n, row["category"]) for n in range(FIRST, FIRST + 1000)) if s.include == row["include"])
+        assert judge(scene.draw(), row) is True and shows(scene.draw(), row["include"])
+        assert judge(make(5).draw(), row) is (make(5).include == row["include"])
+
+
+def test_the_judge_says_what_a_prompt_lacks():
+    with pytest.raises(ValueError, match="'a-1' has no `include`"):
+        judge(make(0).draw(), GOOD)
+
+
+def test_a_folder_is_read_by_file_name_and_each_file_as_it_stands(tmp_path):
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(GOOD | {"id": i}) + "\n" for i in ("z", "y")))
+    (tmp_path / "a.jsonl").write_text(json.dumps(GOOD | {"id": "x"}) + "\n\n")
+    assert [r["id"] for r in read_prompts(tmp_path)] == ["x", "z", "y"]
+    assert [r["id"] for r in read_prompts(tmp_path / "b.jsonl")] == ["z", "y"]
+
+
+def test_a_line_may_hold_the_separators_of_other_languages(tmp_path):
+    path = file(tmp_path, json.dumps(GOOD | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False))
+    assert read_prompts(path)[0]["prompt"] == "a\u2028b\x85c"
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ([json.dumps(GOOD), "{oops"], r"list\.jsonl, line 2: not JSON"),
+        (["[1]"], "line 1: a list where an object"),
+        ([json.dumps({"id": "a", "category": "b"})], "line 1: 'prompt' is missing"),
+        ([json.dumps(GOOD | {"prompt": 3})], "'prompt' is missing or not a text"),
+        ([json.dumps(GOOD | {"category": " "})], "'category' is missing"),
+        ([json.dumps(GOOD), "", json.dumps(GOOD)], "line 3: the id 'a-1' was already used in .*line 1"),
+        ([json.dumps(GOOD | {"id": "../x"})], "cannot name a file"),
+        ([json.dumps(GOOD | {"id": "a.b"})], "cannot name a file"),
+        ([json.dumps(GOOD | {"prompt": "\ud800"})], "line 1: half a character"),
+        ([""], "holds no prompt"),
+    ],
+)
+def test_what_is_wrong_gets_one_sentence_with_file_and_line(tmp_path, lines, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        read_prompts(file(tmp_path, *lines))
+
+
+def test_a_folder_without_prompts_is_named(tmp_path):
+    for path in (tmp_path, tmp_path / "none.jsonl"):
+        with pytest.raises(FileNotFoundError, match=r"holds no \*\.jsonl"):
+            read_prompts(path)

@@ -1,0 +1,76 @@
+"""Small real things that the tests of training share: a U-Net, banks of queries, cached features, an adapter."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from torch import nn
+
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.features import query_bank as bank
+from sur_adapter.features.extractors.queries import cross_attentions
+from sur_adapter.features.store import write_vectors
+from sur_adapter.training import losses as loss
+from sur_adapter.training.batch import TrainingBatch
+
+SIZES = {"block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 8}
+BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
+
+
+def unet(**more) -> UNet2DConditionModel:
+    torch.manual_seed(0)
+    return UNet2DConditionModel(8, **BLOCKS, **SIZES, **more).eval().requires_grad_(False)
+
+
+def scheduler(**more) -> DDPMScheduler:
+    return DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", **more)
+
+
+def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
+    torch.manual_seed(1)
+    found = []
+    for m in cross_attentions(unet).values():
+        q = torch.randn(n, m.to_q.out_features)
+        found.append(loss.CrossAttention(m.heads, q, m.to_k.weight, m.to_v.weight, m.to_out[0].weight, m.to_out[0].bias))
+    return found
+
+
+def features(n: int = 24, **more) -> TrainingBatch:
+    torch.manual_seed(2)
+    return TrainingBatch(torch.randn(n, 9, 32), torch.randn(n, 9, 32), torch.randn(n, 20), torch.randn(n, 2, 4, 8, 8), **more)
+
+
+def adapter(awake: bool = False) -> SURAdapter:
+    """awake: no longer the identity."""
+    torch.manual_seed(3)
+    made = SURAdapter(AdapterConfig(32, 20, heads=4))
+    if awake:
+        nn.init.normal_(made.g.weight, std=0.1)
+    return made
+
+
+def gradients(made: nn.Module) -> dict[str, torch.Tensor]:
+    """Of all that has one beyond rounding."""
+    return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.norm() > 1e-6}
+
+
+def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
+    """A small cache for the miniature's diffusion model, which holds noise, and the stage's paths: clip, llm, vae, queries, out, log."""
+    numbers = np.random.default_rng(0)
+    for split, n in (("train", train), ("validation", validation)):
+        if not n:
+            continue
+        ids = [f"{split}{k}" for k in range(n)]
+        words = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
+        write_vectors(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
+        states = {"layer_6": numbers.standard_normal((n, 20)).astype("float16")}
+        write_vectors(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})
+        latents = numbers.standard_normal((n, 2, 4, 8, 8)).astype("float16")
+        write_vectors(folder / f"vae/{split}-000000.parquet", ids, {"latents": latents})
+    attention = loss.CrossAttention(
+        4, *(torch.from_numpy(numbers.standard_normal(s)) for s in ((40, 64), (64, 128), (64, 128), (64, 64), (64,)))
+    )
+    bank.write({"one": attention}, folder / "queries")
+    return [folder / name for name in ("clip", "llm", "vae", "queries", "adapter", "log")]

@@ -1,0 +1,158 @@
+"""Finished work outlives a kill, is whole or not there, and goes when all is done."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers.repository import ROOT
+
+from sur_adapter.io import work_cache as module
+from sur_adapter.io.atomic import atomic_write
+from sur_adapter.io.work_cache import WorkCache, discard_work, work_dir
+
+pytestmark = pytest.mark.usefixtures("own_work")
+
+
+def python(text: str, **options) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
+
+
+def test_what_was_kept_is_there_after_an_error_and_gone_after_a_good_end():
+    with pytest.raises(KeyError), WorkCache("caption", settings={"b": 1, "a": 2}) as work:
+        work.set("one", b"1")
+        raise KeyError
+    with WorkCache("caption", settings={"a": 2, "b": 1}) as work:
+        assert (work.get("one"), work.get("two")) == (b"1", None)
+        work.set("two", b"2")
+        work.delete(["one", "never there"])
+        assert (work.get("one"), work.get("two")) == (None, b"2")
+    assert not work.folder.exists()
+    with WorkCache("caption", settings={"a": 2, "b": 1}) as work:
+        assert work.get("two") is None
+
+
+def test_unfinished_work_of_a_stage_is_discarded_at_a_word_unless_a_process_is_at_it():
+    for stage in ("crawl-civitai", "crawl-urls", "train"):
+        with pytest.raises(KeyError), WorkCache(stage, a=1) as work:
+            work.set("one", b"1")
+            raise KeyError
+    others = work_dir() / "crawl-me"
+    others.mkdir()
+    with WorkCache("crawl-urls", a=1) as held:
+        discard_work("crawl", "caption")
+        assert held.done("one") == b"1" and {f.name for f in work_dir().iterdir() if f.is_dir()} == {
+            held.folder.name,
+            work.folder.name,
+            "crawl-me",
+        }
+    with WorkCache("crawl-civitai", a=1) as again:
+        assert again.done("one") is None
+
+
+def test_other_settings_another_stage_and_other_code_have_a_place_of_their_own():
+    folders = {
+        WorkCache(*stage, **about).folder for stage in (["caption"], ["score"]) for about in ({"s": 1}, {"s": "1"}, {"s": 1, "code": "x"})
+    }
+    assert len(folders) == 6
+
+
+def test_a_file_whose_writing_failed_is_as_it_was(tmp_path):
+    file = tmp_path / "a"
+    file.write_bytes(b"old")
+    with pytest.raises(KeyError), atomic_write(file) as part:
+        part.write_bytes(b"ne")
+        raise KeyError
+    assert file.read_bytes() == b"old"
+    with atomic_write(file) as part:
+        part.write_bytes(b"new")
+    assert file.read_bytes() == b"new"
+
+
+def test_a_kill_amid_writing_leaves_nothing_half_done():
+    text = "from sur_adapter.io.work_cache import Work\nwith Work('x') as w:\n  i = 0\n  while True:\n"
+    text += "    w.keep(str(i % 50), bytes([i % 256]) * 300_000); i += 1; print(i, flush=True)"
+    for wait in (0.01, 0.03, 0.07):
+        process = python(text)
+        process.stdout.readline()
+        time.sleep(wait)
+        process.kill()
+        process.communicate()
+        kept = [f.read_bytes() for f in WorkCache("x").folder.iterdir() if not f.name.endswith(".part")]
+        assert kept and all(len(data) == 300_000 and len(set(data)) == 1 for data in kept)
+    with WorkCache("x") as work:
+        assert not list(work.folder.glob(".*"))
+
+
+def test_outs_are_the_bytes_kept_and_stay_when_the_work_is_gone(tmp_path, monkeypatch):
+    for kind, link in (("linked", os.link), ("copied", lambda *_: (_ for _ in ()).throw(OSError("another file system")))):
+        monkeypatch.setattr(module.os, "link", link)
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "a.tar").write_bytes(b"old")
+        with WorkCache("x") as work:
+            for name in ("a.tar", "b.tar", "c"):
+                work.set(name, name.encode())
+            work.publish(tmp_path / kind, "*.tar")
+        assert {f.name: f.read_bytes() for f in (tmp_path / kind).iterdir()} == {"a.tar": b"a.tar", "b.tar": b"b.tar"}
+
+
+def test_an_out_whose_delivery_broke_off_is_as_it_was(tmp_path, monkeypatch):
+    def half(source, target):
+        target.write_bytes(source.read_bytes()[:1])
+        raise OSError("the disk is full")
+
+    def elsewhere(*_):
+        raise OSError("another file system")
+
+    monkeypatch.setattr(module.os, "link", elsewhere)
+    monkeypatch.setattr(module.shutil, "copyfile", half)
+    (tmp_path / "a").write_bytes(b"old")
+    with pytest.raises(OSError, match="full"), WorkCache("x") as work:
+        work.set("a", b"new")
+        work.publish(tmp_path, "a")
+    assert (tmp_path / "a").read_bytes() == b"old" and work.get("a") == b"new"
+
+
+def test_a_second_process_on_the_same_work_waits_for_the_first(tmp_path):
+    with WorkCache("x") as work:
+        work.set("a", b"1")
+        text = "from sur_adapter.io.work_cache import Work\nwith Work('x') as w: print(w.done('a'))"
+        other = python(text, stderr=subprocess.PIPE)
+        assert "another process does the same work" in other.stderr.readline()
+        assert other.poll() is None
+    assert other.communicate()[0].strip() == "None"
+
+
+def test_work_that_nobody_came_back_to_is_removed_and_other_peoples_files_are_not():
+    ours = []
+    for stage in ("caption", "crawl-civitai", "crawl-diffusion_db2"):
+        with pytest.raises(KeyError), WorkCache(stage, n=1) as old:
+            old.keep("a", b"1")
+            raise KeyError
+        ours += [old.folder, old.folder.with_suffix(".lock")]
+    theirs = [
+        work_dir() / name for name in ("mine", "crawl-civitai", "crawl-civitai-0123456789abcde", "my-own-old-0123456789abcdef", ".cache")
+    ]
+    for file in theirs:
+        file.write_text("x")
+    for file in (*ours, *theirs):
+        os.utime(file, (1, 1))
+    with WorkCache("x", n=2) as new:
+        assert not any(file.exists() for file in ours) and all(file.exists() for file in theirs)
+        assert new.folder.exists()
+
+
+def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match=r"cannot be kept in .*file \(.*\): set SUR_WORK to a folder"), WorkCache("x"):
+        pass
+
+
+def test_the_tests_leave_no_folder_of_work_behind(tmp_path):
+    command = [sys.executable, "-c", "import conftest, os; print(os.listdir(os.environ['TMPDIR']))"]
+    seen = subprocess.run(
+        command, cwd=ROOT / "tests", env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
+    )
+    assert "sur-work-" in seen.stdout and list(tmp_path.iterdir()) == []

@@ -1,0 +1,120 @@
+"""The training of the miniature's models: seeded, resumable, and refusing what it does not know."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from miniature.pretrain import clip, diffusion, loop, world
+from miniature.scenes import make
+
+SETTINGS = {"steps": 30, "lr": 0.01, "seed": 5, "ema": 0.9}
+
+
+def fitted(checkpoint, stop_at=None, inputs=(), **changed):
+    """Weights of a small regression, trained by the shared loop; killed at a step if asked."""
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+
+    def loss(step):
+        if step == stop_at:
+            raise KeyboardInterrupt
+        x = torch.randn(16, 4)
+        return (model(x) - x[:, :2]).square().mean()
+
+    report = loop.fit(model, loss, checkpoint, SETTINGS | changed, inputs)
+    return model.weight.detach().clone(), report
+
+
+def test_a_killed_run_goes_on_and_makes_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
+    atomic_write, report = fitted(tmp_path / "whole.pt")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "killed.pt", stop_at=25)
+    resumed, _ = fitted(tmp_path / "killed.pt")
+    assert torch.equal(atomic_write, resumed)
+    assert report["steps"] == 30 and report["parameters"] == 10 and report["loss"] > 0
+
+
+def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path):
+    fitted(tmp_path / "c.pt")
+    again, _ = fitted(tmp_path / "c.pt", seed=6)
+    fresh, _ = fitted(tmp_path / "d.pt", seed=6)
+    assert torch.equal(again, fresh)
+
+
+def test_a_checkpoint_from_other_inputs_is_not_taken_up(tmp_path):
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "x").write_text("one")
+    fitted(tmp_path / "c.pt", inputs=[data])
+    assert fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])[1]["steps"] == 30  # nothing is left to do
+    (data / "x").write_text("two")
+    with pytest.raises(KeyboardInterrupt):
+        fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])
+
+
+def test_the_door_names_the_stages_when_it_does_not_know_one():
+    result = subprocess.run([sys.executable, "-m", "miniature.pretrain", "vea"], capture_output=True, text=True)
+    assert result.returncode == 1 and "STAGE one of world, vae, clip" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    path = tmp_path_factory.mktemp("world")
+    mix = {"action": 0.1, "color": 0.8, "counting": 0.1}
+    world.main(path, settings={"count": 400, "seed": 0, "scattered": True, "mix": mix})
+    return world.World(path)
+
+
+def test_the_drawn_pictures_are_those_of_their_scenes(small):
+    assert len(small.scenes) == 400 == len(small.images)
+    for row in (0, 17, 399):
+        assert np.array_equal(small.images[row], np.asarray(small.scenes[row].draw()))
+    assert sum(s.category == "color" for s in small.scenes) > 280
+    pixels = small.pixels(np.array([0, 5]))
+    assert pixels.shape == (2, 3, 64, 64) and pixels.min() >= -1 and pixels.max() == 1
+
+
+def test_training_scenes_and_tested_scenes_never_share_a_seed(small):
+    assert max(s.seed for s in small.scenes) < world.TEST_SEED <= min(s.seed for s in world.test_scenes("action", 5))
+
+
+def test_batches_for_clip_hold_scenes_beside_their_colour_swapped_partners(small):
+    rows = clip.Batches(small, 40, 0.3)(np.random.default_rng(0))
+    assert len(rows) == 40
+    for one, other in zip(rows[:6], rows[6:12], strict=True):
+        a, b = small.scenes[one].include, small.scenes[other].include
+        assert [e["class"] for e in a] == [e["class"] for e in b]
+        assert [e["color"] for e in a] == [e["color"] for e in b][::-1]
+
+
+def test_the_contrastive_loss_counts_every_picture_of_the_same_content_as_right():
+    same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
+    logits = 20 * same
+    assert clip.contrastive(logits, same) < clip.contrastive(20 * torch.eye(3), same)
+    assert clip.contrastive(logits, same).item() == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
+
+
+def test_clip_pads_as_the_real_one_does():
+    tokenizer = clip.train_tokenizer(["three red circles, 8k", "a blue star"], 12)
+    (ids,) = clip.encode(tokenizer, ["red star"])["input_ids"].tolist()
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
+    assert len(ids) == 12 and ids.index(tokenizer.eos_token_id) == 3
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "red star"
+    assert tokenizer.unk_token_id not in tokenizer("zebra #7!", add_special_tokens=False).input_ids
+
+
+def test_prompts_are_the_same_for_the_same_seed():
+    scenes = [make(i) for i in range(20)]
+    assert world.texts(scenes, "both", 1) == world.texts(scenes, "both", 1) != world.texts(scenes, "both", 2)
+
+
+def test_late_times_are_favoured_as_asked_and_stay_in_range():
+    torch.manual_seed(0)
+    even, late = diffusion.times(20_000, 1000, 0.0), diffusion.times(20_000, 1000, 1.0)
+    assert even.min() >= 0 and late.max() <= 999
+    assert even.float().mean().item() == pytest.approx(500, abs=10) and late.float().mean().item() == pytest.approx(667, abs=10)

@@ -1,0 +1,108 @@
+"""The LLM: any class, any layers in one pass, and no prompt knows who else is in its batch."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import tiny_models as tiny
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sur_adapter.models.llm import LanguageModel, batches
+
+PROMPTS = ["a cat", "three green stars in a row under two blue squares", "two blue squares", "", "a cat"]
+
+
+@pytest.fixture(scope="module", params=tiny.LLMS)
+def model(request, tmp_path_factory) -> str:
+    return tiny.llm(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def blocks(model):
+    """The decoder's layers, by the name that these classes have for them."""
+    return model.model.layers if hasattr(model, "model") else model.transformer.h
+
+
+@torch.no_grad()
+def plainly(folder: str, prompt: str) -> dict[int, torch.Tensor]:
+    """layer -> [T, d]: the whole model, one prompt, no padding, what each block gives."""
+    tokenizer, atomic_write, states = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval(), {}
+    for k, block in enumerate(blocks(atomic_write), 1):
+        block.register_forward_hook(lambda _m, _i, out, k=k: states.update({k: out[0] if isinstance(out, tuple) else out}))
+    atomic_write(torch.tensor([tokenizer(prompt).input_ids or [tokenizer.bos_token_id]]))
+    return {k: v[0] for k, v in states.items()}
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "tokens", "layernorm-mean"])
+def test_chosen_layers_pooled_in_one_pass_are_those_of_the_whole_model_asked_for_one_prompt(model, pooling):
+    teacher, wanted = LanguageModel(model, [3, 1], pooling, tokens=24), [plainly(model, p) for p in PROMPTS]
+    found = teacher(PROMPTS)
+    assert list(found) == (["layernorm_mean"] if pooling == "layernorm-mean" else ["layer_1", "layer_3"])
+    pool = {"last": lambda s: s[-1], "mean": lambda s: s.mean(0), "tokens": lambda s: s}
+    for i, states in enumerate(wanted):
+        if pooling == "layernorm-mean":
+            expected = {"layernorm_mean": torch.stack([F.layer_norm(states[k], (32,)) for k in (1, 3)]).mean((0, 1))}
+        else:
+            expected = {f"layer_{k}": pool[pooling](states[k]) for k in (1, 3)}
+        for name, values in expected.items():
+            assert torch.allclose(found[name][i], values, rtol=1e-5, atol=1e-5), (name, i)
+
+
+def test_a_prompt_alone_has_the_features_it_has_in_any_batch(model):
+    for pooling in ("last", "mean", "layernorm-mean"):
+        alone, together = LanguageModel(model, "all", pooling, tokens=1), LanguageModel(model, "all", pooling, tokens=4096)
+        for name, values in together(PROMPTS).items():
+            for i, prompt in enumerate(PROMPTS):
+                assert torch.allclose(alone([prompt])[name][0], values[i], rtol=1e-5, atol=1e-5)
+            assert (values[0] - values[1]).abs().max() > 0.1  # else any batch would do
+
+
+def test_nothing_above_the_last_layer_asked_for_is_loaded_or_run(model):
+    teacher = LanguageModel(model, [2])
+    assert len(teacher.blocks) == 2 and len(LanguageModel(model, "all").blocks) == 4
+    assert sum(p.numel() for p in teacher.model.parameters()) < sum(p.numel() for p in LanguageModel(model, [4]).model.parameters())
+
+
+def test_batches_hold_every_row_once_the_longest_first_within_the_budget():
+    lengths = [3, 9, 1, 9, 2, 30, 3]
+    found = list(batches(lengths, 18))
+    assert sorted(r for rows in found for r in rows) == list(range(7))
+    assert found == [[5], [1, 3], [0, 6, 4, 2]]
+    assert list(batches([], 18)) == []
+
+
+def test_a_prompt_longer_than_the_model_reads_is_cut_at_its_end(tmp_path):
+    teacher = LanguageModel(tiny.llm(tmp_path, "Llama"), [1])
+    (ids,) = teacher.encode(["a cat " * 200])
+    assert len(ids) == 96
+    assert teacher(["a cat " * 200])["layer_1"].isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pooling": "first"}, "cache.llm.pooling is 'first': choose last, mean, tokens or layernorm-mean"),
+        ({"precision": "fp8"}, "cache.llm.precision is 'fp8': choose auto, fp32 or bf16"),
+        ({"bits": 3}, "cache.llm.bits is 3: choose 8, 4 or null"),
+        ({"layers": "most"}, "cache.llm.layers is most, but .* has layers 1 to 4: name some of those, or `all`"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_loaded(tmp_path, options, says):
+    with pytest.raises(ValueError, match=says):
+        LanguageModel(tiny.llm(tmp_path, "Llama"), **({"layers": [1]} | options))
+
+
+def test_rounding_to_eight_bits_names_the_package_it_needs(tmp_path):
+    try:
+        import bitsandbytes  # noqa: F401
+
+        pytest.skip("bitsandbytes is here")
+    except ImportError:
+        pass
+    with pytest.raises(ValueError, match="cache.llm.bits is 8, which needs the package bitsandbytes: install it"):
+        LanguageModel(tiny.llm(tmp_path, "Llama"), [1], bits=8)
+
+
+def test_bf16_and_a_device_map_give_nearly_the_same(tmp_path):
+    folder = tiny.llm(tmp_path, "Llama")
+    fine = LanguageModel(folder, [2])(PROMPTS)["layer_2"]
+    coarse = LanguageModel(folder, [2], precision="bf16", device_map="cpu")(PROMPTS)["layer_2"]
+    assert coarse.dtype == torch.float32 and 0 < (fine - coarse).abs().max() < 0.05 * fine.abs().max()

@@ -1,0 +1,90 @@
+"""Words as the pipelines themselves read them, for Stable Diffusion 1, 2 and XL."""
+
+import json
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_models as tiny
+from PIL import Image
+
+from sur_adapter.features.extractors import clip
+from sur_adapter.features.store import Store
+from sur_adapter.generation.sampling import noise
+from sur_adapter.models import stable_diffusion as diffusion
+from sur_adapter.models.fingerprint import fingerprint
+
+PROMPTS = ["three red circles", "masterpiece, a cat, 8k", "a " * 200, ""]
+
+
+@pytest.fixture(scope="module", params=tiny.FAMILIES)
+def model(request, tmp_path_factory) -> str:
+    return tiny.diffusion(tmp_path_factory.mktemp(request.param), request.param)
+
+
+@torch.no_grad()
+def own(pipe, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """What the pipeline makes of them."""
+    answer = pipe.encode_prompt(prompt=prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
+    return answer[0], answer[2] if len(answer) == 4 else None
+
+
+def test_features_are_those_of_the_pipelines_own_encode_prompt(model):
+    states, pooled = diffusion.TextEncoders(model)(PROMPTS)
+    wanted, wanted_pooled = own(diffusion.pipeline(model), PROMPTS)
+    assert torch.allclose(states, wanted, atol=1e-6) and states.shape == wanted.shape
+    assert (pooled is None) == (wanted_pooled is None)
+    assert pooled is None or torch.allclose(pooled, wanted_pooled, atol=1e-6)
+
+
+def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(model, tmp_path):
+    rows, _ = tiny.pairs()
+    clip.write(rows, {}, tmp_path / "clip", {"diffusion": model}, batch=3)
+    store, pipe = Store(tmp_path / "clip"), diffusion.pipeline(model)
+    found = store.rows(range(len(rows)))
+    by_id = rows.set_index("id").loc[store.ids]
+    for column in ("simple", "complex"):
+        wanted, pooled = own(pipe, by_id[f"{column}_prompt"].tolist())
+        for name, values in {column: wanted, f"{column}_pooled": pooled}.items():
+            assert (values is None) == (name not in found)
+            if values is not None:
+                assert found[name].dtype == torch.float16
+                np.testing.assert_allclose(found[name].float(), values, rtol=2**-10, atol=1e-6)
+    assert store.about["base_model"] == model and store.about["text_encoder"] == fingerprint(pipe.text_encoder)
+    assert ("text_encoder_2" in store.about) == ("simple_pooled" in found)
+
+
+def test_every_family_draws_by_its_own_pipeline_from_given_noise(model):
+    from sur_adapter.generation.sampling import draw
+
+    pipe, rows = diffusion.pipeline(model), [{"id": "a"}, {"id": "b"}]
+    images = {key: data for key, _, data in draw(pipe, rows, ["a cat", "a dog"], 32, seeds=1, steps=2, guidance=3.0, batch=2)}
+    assert images.keys() == {"a-0", "b-0"} and images["a-0"] != images["b-0"]
+    picture = Image.open(BytesIO(images["b-0"]))
+    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "latents": noise((1, 4, 4, 4), 0, "b", 0)}
+    assert picture.size == (32, 32)
+    assert alike(picture, pipe("a dog", height=32, width=32, **asked).images[0])
+    if hasattr(pipe, "text_encoder_2"):  # XL is told how large it draws
+        assert not alike(picture, pipe("a dog", original_size=(512, 512), height=32, width=32, **asked).images[0])
+
+
+def alike(one: Image.Image, other: Image.Image) -> bool:
+    """To sums in another order, 2 of 255."""
+    return np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
+
+
+def test_a_model_with_encoders_of_another_kind_is_refused_in_a_sentence(tmp_path):
+    folder = tmp_path / "flux"
+    folder.mkdir()
+    index = {"_class_name": "FluxPipeline", "text_encoder": ["transformers", "CLIPTextModel"], "vae": ["diffusers", "AutoencoderKL"]}
+    (folder / "model_index.json").write_text(json.dumps(index | {"text_encoder_2": ["transformers", "T5EncoderModel"]}))
+    with pytest.raises(ValueError, match="whose text encoders are text_encoder CLIPTextModel, text_encoder_2 T5EncoderModel: name a"):
+        diffusion.TextEncoders(str(folder))
+
+
+def test_a_prompts_length_is_what_of_it_is_no_padding(model):
+    encoders = diffusion.TextEncoders(model)
+    (tokenizer, *_), words = encoders.tokenizers, PROMPTS
+    mask = tokenizer(words, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).attention_mask
+    assert encoders.lengths(words).tolist() == [sum(row) for row in mask] and len(set(encoders.lengths(words).tolist())) == 4

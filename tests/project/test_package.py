@@ -1,0 +1,116 @@
+"""The package alone, as pip installs it: what is in it, what it needs, and how soon it is there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import tomllib
+from email import message_from_bytes
+from importlib.util import find_spec
+from pathlib import Path
+from zipfile import ZipFile
+
+import pytest
+from helpers.bare_python import brought, prelude
+from helpers.miniature_adapter import adapter
+from helpers.repository import ROOT
+from PIL import Image
+
+WANTED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+HEAVY = {"pandas", "dvc", "aiohttp", "pyarrow", "scipy"}
+
+
+def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=cwd, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    if find_spec("setuptools") is None or find_spec("pip") is None:
+        pytest.skip("pip or setuptools is not in this environment, and nothing may be fetched to build a wheel with")
+    home, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("wheels")
+    for name in ("pyproject.toml", "README.md"):
+        shutil.copy(ROOT / name, home)
+    shutil.copytree(ROOT / "sur_adapter", home / "sur_adapter", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))  # to be left out
+    words = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
+    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return next(out.glob("*.whl"))
+
+
+@pytest.fixture(scope="module")
+def installed(wheel, tmp_path_factory) -> Path:
+    """The folder of packages that has the wheel's alone."""
+    folder = tmp_path_factory.mktemp("site")
+    ZipFile(wheel).extractall(folder)
+    return folder
+
+
+def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
+    names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    assert names == {p.relative_to(ROOT).as_posix() for p in (ROOT / "sur_adapter").rglob("*.py")}
+
+
+def test_the_wheel_asks_for_six_libraries_and_none_of_the_pipelines(wheel):
+    file = next(name for name in ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    told = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
+    names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in told if "extra ==" not in line}
+    assert names == {"torch", "diffusers", "transformers", "safetensors", "huggingface-hub", "pillow"}
+    assert {re.match(r"[\w-]+", line).group() for line in told if "extra == " in line} == {"pyiqa", "gradio", "ray"}
+
+
+def test_what_it_brings_along_has_numpy_and_nothing_of_the_pipeline():
+    here = brought(WANTED)
+    assert "numpy" in here and not here & {"dvc", "pandas", "pyarrow", "aiohttp", "scipy", "accelerate", "webdataset", "gradio"}
+
+
+def test_installed_alone_it_draws_in_a_pipeline_and_from_the_command_line(wheel, installed, tmp_path):
+    mine = adapter(tmp_path / "adapter")
+    file = next(name for name in ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
+    module, function = re.search(r"^sur-adapter = ([\w.]+):(\w+)$", ZipFile(wheel).read(file).decode(), re.M).groups()
+    code = f"""{prelude(WANTED)}
+import torch, sur_adapter
+from diffusers import DiffusionPipeline
+from sur_adapter import SURAdapter, attach
+adapter = SURAdapter.from_pretrained({str(mine)!r})
+pipe = DiffusionPipeline.from_pretrained(adapter.config.about["base_model"])
+def picture(): return pipe("three kittens", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0].tobytes()
+plain = picture()
+handle = attach(pipe, adapter)
+assert picture() != plain
+handle.remove()
+assert picture() == plain
+from {module} import {function}
+sys.argv = ["sur-adapter", "generate", "three kittens", "--adapter", {str(mine)!r}, "--steps", "2", "--compare", "-o", "out.png"]
+{function}()
+print(sur_adapter.__file__, sorted({HEAVY!r} & set(sys.modules)))"""
+    said = python(code, tmp_path, PYTHONPATH=str(installed)).splitlines()
+    assert said[-2].startswith("out.png: without the adapter | with the adapter, strength 1;")
+    assert said[-1] == f"{installed}/sur_adapter/__init__.py []"
+    assert Image.open(tmp_path / "out.png").width > 2 * 256
+
+
+def test_its_two_names_are_there_within_two_seconds_beyond_torch_and_bring_nothing_of_the_pipeline():
+    code = f"""
+import sys, time, torch
+started = time.perf_counter()
+from sur_adapter import SURAdapter, attach
+print(time.perf_counter() - started, sorted({HEAVY | {"diffusers", "transformers"}!r} & set(sys.modules)))"""
+    runs = [python(code).split(maxsplit=1) for _ in range(3)]
+    assert {there.strip() for _, there in runs} == {"[]"}
+    assert min(float(seconds) for seconds, _ in runs) < 2
+
+
+def test_help_is_there_within_a_second_the_start_of_python_included():
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "sur_adapter", "--help"], cwd=ROOT, capture_output=True, text=True)
+        seconds.append(time.perf_counter() - started)
+        assert done.returncode == 0 and "generate" in done.stdout
+    assert min(seconds) < 1

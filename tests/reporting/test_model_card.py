@@ -1,0 +1,122 @@
+"""The model card says what config and metrics say, and no more; hostile words stay words."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.repository import ROOT
+from huggingface_hub import ModelCard
+
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.model_card import card, facts, plain
+
+METRICS = json.loads((ROOT / "reports/metrics.json").read_text())
+HOSTILE = [
+    "a | b",
+    "a\n\n# Title\n\n---\nlicense: mit\n---\n",
+    "<script>alert(1)</script>",
+    "```\nx",
+    "\x1b[31mred",
+    "[x](javascript:y)",
+    "{base}",
+]
+
+
+def made(about: dict | None = None, metrics: dict | None = None, **options) -> ModelCard:
+    words = card(AdapterConfig(128, about=about or {}), metrics, **{"name": "some/body"} | options)
+    assert words.startswith("---\n") and words.count("\n---\n") == 1
+    return ModelCard(words)
+
+
+def test_its_head_is_what_the_hub_reads():
+    head = made({"base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}, licence="mit", datasets=["owner/pairs"]).data.to_dict()
+    assert head["base_model"] == "stable-diffusion-v1-5/stable-diffusion-v1-5" and head["base_model_relation"] == "adapter"
+    assert head["license"] == "mit" and head["datasets"] == ["owner/pairs"] and "arxiv:2305.05189" in head["tags"]
+    assert head["pipeline_tag"] == "text-to-image" and head["library_name"] == "sur-adapter"
+
+
+def test_a_licence_that_nobody_gave_is_not_made_up_and_a_folder_is_no_base_model_of_the_hub():
+    found = made({"base_model": MINIATURE})
+    assert (found.data.license, found.data.license_name) == ("other", "not-stated") and "Nobody has said under which licence" in found.text
+    assert "base_model" not in found.data.to_dict() and "datasets" not in found.data.to_dict()
+    assert "Nobody has said" not in made(licence="apache-2.0").text
+
+
+def test_every_accuracy_stands_in_it_with_its_interval():
+    text = made(metrics=METRICS).text
+    semantic = METRICS["semantic"]
+    for arm, start in (
+        ("baseline", "plain prompt, no adapter"),
+        ("adapter", "plain prompt, with the adapter"),
+        ("complex", "keyword prompt, no"),
+    ):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {start}"))
+        shown = [semantic[name][arm] for name in ("action", "color", "counting", "overall")]
+        assert row.split(" | ")[1:] == [
+            f"{v['value']:.3f} ({v['low']:.3f} to {v['high']:.3f})" + (" |" if v is shown[-1] else "") for v in shown
+        ]
+    for key in ("gap_closed", "difference", "on_complex"):
+        assert f"{semantic[key]['value']:.3f} ({semantic[key]['low']:.3f} to {semantic[key]['high']:.3f})" in text
+    assert "180 prompts, 2 seeds each, 1800 pictures" in text and "no measure got worse" in text
+
+
+def test_what_was_not_measured_is_left_out():
+    assert "found to do" not in made().text and "found to do" not in made(metrics={"semantic": {}, "human": 3}).text
+    some = {"semantic": {"overall": {"adapter": {"value": 0.5}}, "gap_closed": {"value": float("nan")}}, "quality": {"regressed": 1}}
+    text = made(metrics=some).text
+    assert "| plain prompt, with the adapter | 0.500 |" in text and "no adapter |" not in text
+    assert "Gap closed" not in text and "CLIP" not in text and "seeds each" not in text and "it got worse" in text
+
+
+def test_its_code_runs_and_draws(tmp_path, monkeypatch):
+    mine = adapter(tmp_path / "adapter")
+    words = card(SURAdapter.from_pretrained(mine).config, METRICS, name=str(mine))
+    code = re.search(r"```python\n(.*?)```", words, re.S).group(1)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(code.replace('ball of yarn")', 'ball of yarn", num_inference_steps=2)'), names)
+    assert names["image"].size == (64, 64) and "encode_prompt" not in vars(names["pipe"])
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_hostile_words_stay_words(hostile):
+    about = {"base_model": hostile, "llm": hostile, "layers": [hostile], "data": hostile, "loss": {"prompt": hostile, "w_llm": hostile}}
+    figures = {"semantic": {hostile: {"adapter": {"value": 0.5}}}, "counts": {"prompts": hostile, "seeds": 1, "pictures": 1}}
+    found, harmless = (
+        made(about, figures, name=hostile),
+        made({"base_model": "x"} | dict.fromkeys(("llm", "data"), "x"), figures | {"counts": {}}),
+    )
+    assert yaml.safe_load(found.content.split("\n---\n")[0].removeprefix("---\n")) == harmless.data.to_dict()
+    assert re.findall(r"^#.*", found.text, re.M)[1:] == re.findall(r"^#.*", harmless.text, re.M)[1:]  # all headings but the title
+    outside = re.sub(r"^```python\n.*?^```$", "", found.text, flags=re.S | re.M)
+    assert "<script" not in outside and "\x1b" not in found.text and "[x](" not in outside and "```" not in outside
+    for row in re.findall(r"^\|.*\|$", outside, re.M):
+        assert len(re.findall(r"(?<!\\)\|", row)) == 3
+    compile(re.search(r"^```python\n(.*?)^```$", found.text, re.S | re.M).group(1), "card", "exec")
+
+
+def test_a_licence_or_a_data_set_that_can_be_none_is_refused():
+    with pytest.raises(ValueError, match="the licence 'mit\\\\n---' is no identifier as the hub knows them: give one like mit"):
+        made(licence="mit\n---")
+    with pytest.raises(ValueError, match="the data set 'a/b/c' cannot be a name on the hub: give owner/name"):
+        made(datasets=["owner/pairs", "a/b/c"])
+
+
+def test_facts_are_those_of_the_config_and_nothing_is_told_that_is_not_known():
+    about = {"base_model": "a/b", "llm": "c/d", "layers": ["layer_6", "layer_7"], "data": "e3d4", "loss": {"prompt": "kl", "w_prompt": 1.0}}
+    found = facts(AdapterConfig(64, teacher_width=192, about=about | {"train": {"steps": 10, "lr": 0.1}}))
+    expected = {"base model": "a/b", "LLM": "c/d", "LLM layers": "layer_6, layer_7", "LLM width": "192", "data": "e3d4", "width": "64"}
+    assert (
+        expected.items() <= found.items() and found["losses"] == "prompt loss kl, prompt × 1.0" and found["training"] == "steps 10, lr 0.1"
+    )
+    assert list(facts(AdapterConfig(64))) == ["base model", "variant", "width", "depth, heads", "strength"]
+    for odd in ({"loss": 3, "train": [1], "layers": "all"}, "words"):
+        assert facts(AdapterConfig(64, about=odd))["base model"] == "not known"
+
+
+def test_one_line_is_one_line_and_moves_no_cursor():
+    assert plain("a\n\tb\x1b[2J\u202ec  d") == "a b [2J c d" and plain(0.5) == "0.5" and plain(Path("x")) == "x"

@@ -1,0 +1,274 @@
+"""The report stands alone, says what was found, and lets no stranger's prompt out of its quotes."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_evaluate import EACH, PROMPTS, RIGHT, SEEDS, World
+
+from sur_adapter.evaluation.counting import asked_for, confusion
+from sur_adapter.reporting import charts as svg
+from sur_adapter.reporting.html import LONGEST, STYLE, said
+from sur_adapter.reporting.provenance import card, licence
+from sur_adapter.reporting.report import choose
+from sur_adapter.reporting.report import page as report
+
+TRICKS = [
+    "<script>alert(1)</script> a red circle",
+    '" onerror="alert(2)" x="',
+    "</style></svg></title><img src=x onerror=alert(3)>",
+    "\u202egnp.exe\u202c a \u2066circle",
+    "&lt;b&gt; {0} $name %s {{x}}",
+    "null\u0000 and \u001b[31m and \u200d",
+    "三个红色的圆 ثلاث دوائر 🟥",
+]
+HOSTILE = [" ".join(TRICKS), "a" * 10_000]
+HOSTILE_COUNTS = {"in": 3, "kept": 2, "dropped": {"<script>alert(5)</script>": 1}}
+
+
+class Reader(HTMLParser):
+    """All tags with their attributes, and the text."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.words = [], []
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    handle_startendtag = handle_starttag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> str:
+    world = World(tmp_path_factory.mktemp("run"))
+    world.run()
+    return (world.reports / "index.html").read_text(encoding="utf-8")
+
+
+def hostile_world(folder: Path) -> World:
+    """A finished run whose prompts, config and funnel come from somebody who means harm; evaluated."""
+    rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
+    world = World(folder, rows=rows)
+    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a/" + "a" * 10_000}}))
+    (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
+    world.run()
+    return world
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory) -> str:
+    return (hostile_world(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
+
+
+def test_the_sentence_and_the_figure_come_first(page):
+    head = page.split("</header>")[0]
+    assert "Plain prompts, made as good as keyword prompts" in head
+    assert ">67 %<" in head and "95 % interval" in head and "24 prompts × 2 seeds" in head
+
+
+def test_it_asks_no_network_and_runs_no_script(page, hostile):
+    for text in (page, hostile):
+        tags = Reader(text).tags
+        assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "form", "base"}
+        assert all(attrs.get("src", "data:image/").startswith("data:image/") for _, attrs in tags)
+        assert not any(key.startswith("on") for _, attrs in tags for key in attrs)
+        assert all(attrs.get("href", "#").startswith("#") for _, attrs in tags), "links lead within the page"
+        assert "default-src 'none'" in text and "script-src" not in text
+        assert "url(" not in text and "@import" not in text
+
+
+def test_hostile_prompts_are_shown_as_text(hostile):
+    text = "".join(Reader(hostile).words)
+    assert "<script>alert(1)</script> a red circle" in text and 'onerror="alert(2)"' in text and "三个红色的圆" in text
+    assert not any(c in hostile for c in "\u202e\u202c\u2066\u0000\u001b")
+    assert "a" * LONGEST + "…" in text and "a" * (LONGEST + 1) not in text
+
+
+def test_hostile_names_in_config_and_funnel_are_text_too(hostile):
+    text = "".join(Reader(hostile).words)
+    assert "alert(4)" in text and "alert(5)" in text and "<b>source</b>" in text
+
+
+def test_every_open_tag_is_closed(page, hostile):
+    for text in (page, hostile):
+        for tag in ("section", "article", "figure", "table", "svg", "details", "bdi", "div", "g"):
+            assert len(re.findall(rf"<{tag}[ >]", text)) == text.count(f"</{tag}>"), tag
+
+
+def test_every_picture_has_words_for_those_who_do_not_see_it(page):
+    tags = Reader(page).tags
+    pictures = [attrs["alt"] for tag, attrs in tags if tag == "img"]
+    charts = [attrs["aria-label"] for tag, attrs in tags if tag == "svg"]
+    assert len(pictures) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "show" in p for p in pictures)
+    assert len(charts) >= 4 and all(charts)
+
+
+def test_each_row_shows_every_arm_on_one_seed(page):
+    for article in re.findall(r"<article>.*?</article>", page, re.S):
+        alts = re.findall(r'alt="(\w+), seed (\d)', article)
+        assert [arm for arm, _ in alts] == list(RIGHT) and len({seed for _, seed in alts}) == 1
+
+
+def test_it_is_readable_at_night_and_on_a_phone(page):
+    assert "prefers-color-scheme:dark" in page and 'name="viewport"' in page and "max-width:560px" in page
+
+
+def test_the_funnel_the_curves_and_the_caveats_are_there(page):
+    text = "".join(Reader(page).words)
+    for word in ("dropped: near duplicate", "18 train", "gradient norm", "The unit is the prompt", "p-values", "a-model-of-a-long-name"):
+        assert word in text, word
+
+
+def judged(**gains: tuple[float, float]) -> pd.DataFrame:
+    """Two arms; (shown by baseline, shown by adapter) of each prompt."""
+    rows = [
+        {"id": name, "category": "color", "arm": arm, "seed": k, "shown": shown[i], "clip_score": 30.0}
+        for name, shown in gains.items()
+        for i, arm in enumerate(("baseline", "adapter"))
+        for k in (0, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_best_rows_are_gains_and_the_worst_are_losses():
+    rows = choose(judged(same=(1, 1), lost=(1, 0), won=(0, 1), never=(0, 0)), each=1)
+    assert [i for i, _ in rows["best"]] == ["won"] and [i for i, _ in rows["worst"]] == ["lost"]
+
+
+def test_between_equals_the_worst_is_wrong_in_both_arms():
+    rows = choose(judged(same=(1, 1), never=(0, 0)), each=1)
+    assert [i for i, _ in rows["worst"]] == ["never"]
+
+
+def test_no_prompt_is_shown_twice_under_one_heading():
+    for keys in choose(judged(a=(0, 1), b=(1, 1), c=(1, 0)), each=3).values():
+        assert sorted(i for i, _ in keys) == ["a", "b", "c"]
+
+
+def test_the_worst_comes_first_whatever_its_other_seed_did():
+    table = judged(a=(1, 0), b=(1, 0), c=(0, 1))
+    table.loc[(table.id == "a") & (table.seed == 1), "shown"] = 1.0
+    table.loc[(table.id == "a") & (table.seed == 0) & (table.arm == "adapter"), "clip_score"] = 10.0
+    assert [i for i, _ in choose(table, each=2)["worst"]] == ["a", "b"]
+
+
+def test_every_category_shows_its_own_rows():
+    table = pd.concat([judged(a=(0, 1), b=(1, 0)), judged(c=(0, 1), d=(1, 0)).assign(category="counting")])
+    rows = choose(table, each=1)
+    assert [i for i, _ in rows["best"]] == ["a", "c"] and [i for i, _ in rows["worst"]] == ["b", "d"]
+    assert [i < "c" for i, _ in rows["random"]] == [True, False]
+
+
+def test_the_lot_is_drawn_by_the_seed_alone():
+    table = judged(**{f"p{i}": (0, i % 2) for i in range(20)})
+    shuffled = table.sample(frac=1, random_state=1)
+    assert choose(table, 3)["random"] == choose(shuffled, 3)["random"] != choose(table, 4)["random"]
+
+
+def test_rows_are_chosen_without_judge_or_clip_too():
+    table = judged(a=(0, 1), b=(1, 1)).assign(shown=float("nan"), clip_score=float("nan"))
+    assert all(len(rows) == 2 for rows in choose(table).values())
+
+
+def test_a_text_keeps_its_joiners_and_loses_its_tricks():
+    assert said("a\u200db\u202ec\u0000<") == "<bdi>a\u200dbc&lt;</bdi>"
+
+
+def test_charts_of_nothing_much_do_not_fail():
+    assert svg.curve([], "loss") == "" and svg.curve([(1, float("nan"))], "loss") == ""
+    assert "<path" in svg.curve([(50, 0.5)], "loss") and svg.bars({}, "none") and svg.bars({"a": 0}, "none")
+
+
+def luminance(color: str) -> float:
+    """Relative luminance of #rgb or #rrggbb (WCAG 2)."""
+    digits = color[1:] if len(color) == 7 else "".join(2 * c for c in color[1:])
+    parts = [int(digits[i : i + 2], 16) / 255 for i in (0, 2, 4)]
+    r, g, b = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+@pytest.mark.parametrize("mode", ["day", "night"])
+def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
+    part = STYLE.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
+    colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
+    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "complex_adapter", "expansion"):
+        for ground in ("paper", "card"):
+            low, high = sorted((colors[name], colors[ground]))
+            assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
+
+
+def test_counts_asked_for_and_counts_there_stand_in_a_table():
+    cells = [(1, 1), (1, 1), (2, 1), (2, 9), (3, 0), (float("nan"), 1), (2, float("nan"))]
+    found = confusion(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
+    assert found.loc[1, 1] == 2 and found.loc[2, 1] == 1 and found.loc[2, 4] == 1 and found.loc[3, 0] == 1
+    assert list(found.columns) == [0, 1, 2, 3, 4] and found.to_numpy().sum() == 5
+
+
+def test_a_prompt_for_several_things_asks_for_no_single_number():
+    one, two = ({"class": "circle", "count": 3}, {"class": "star", "count": 1})
+    assert asked_for({"category": "counting", "include": [one]}) == 3
+    for prompt in ({"category": "counting", "include": [one, two]}, {"category": "color", "include": [one]}, {"category": "counting"}):
+        assert asked_for(prompt) != asked_for(prompt), "NaN"
+
+
+def test_right_pictures_lie_on_the_diagonal(page):
+    section = page.split("How many were asked for, how many are there</h2>")[1].split("</section>")[0]
+    baseline, adapter = ([int(n) for n in re.findall(r'class="cell right"[^>]*>(\d+)<', part)] for part in section.split("<h3>")[1:])
+    assert sum(adapter) >= RIGHT["adapter"] * SEEDS > sum(baseline) >= RIGHT["baseline"] * SEEDS
+    assert sum(int(n) for n in re.findall(r'class="cell[^>]*>(\d+)<', section)) == 2 * EACH * SEEDS
+
+
+PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
+
+
+def told(**more) -> str:
+    """A report on next to nothing, and what else it is given."""
+    nothing = {"random": [], "best": [], "worst": []}
+    return report(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
+
+
+def test_what_is_not_given_is_not_shown():
+    titles = re.findall("<h2[^>]*>(.*?)</h2>", told())
+    assert not {"How much of the adapter", "What people prefer", "How many were asked for, how many are there"} & set(titles)
+    assert "What it was made of" in titles and "Data and licences" not in told()
+
+
+def test_the_strength_curve_is_drawn_where_there_is_one():
+    rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
+    page = told(numbers={"strength": rows})
+    assert "How much of the adapter" in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
+    assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
+
+
+def test_peoples_votes_are_told_with_their_interval():
+    human = {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "votes": 40, "raters": 2, "pairs": 20, "agreement": 0.5}
+    page = told(numbers={"human": human})
+    assert "<b>70 %</b>" in page and "60 % to 80 %" in page and "40 votes of 2 raters" in page and "α = 0.50" in page
+
+
+def test_settings_models_and_licences_are_told_and_where_the_commit_is(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n")
+    page = told(params={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
+    text = "".join(Reader(page).words)
+    assert "openrail" in text and "see its model card" in text and "models.resolution64" in text and "dvc.lock" in text
+
+
+def test_a_card_without_a_licence_names_none(tmp_path):
+    (tmp_path / "README.md").write_text("# A model\n")
+    assert licence(str(tmp_path)) == "its card names none"
+
+
+def test_the_data_card_is_shown_and_its_strangers_stay_text():
+    cards = "# The data\n\n9 rows came in.\n\n## Sources and licences\n\n| source | licence |\n| --- | --- |\n"
+    page = card(cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
+    tags, words = Reader(page).tags, "".join(Reader(page).words)
+    assert "a|b" in words and "<script>alert(6)</script>" in words and "script" not in {tag for tag, _ in tags}
+    assert page.count("<tr>") == 2 and "<h4><bdi>Sources and licences" in page

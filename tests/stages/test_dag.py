@@ -1,0 +1,115 @@
+"""The whole DAG as a user runs it, on shrunken params, in a repository of its own."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from helpers.repository import copy, ran, run
+from ruamel.yaml import YAML
+
+SMALL = {
+    "sources": {"miniature": {"count": 260}},
+    "cache": {"queries": {"count": 200}},
+    "train": {"steps": 30, "batch": 16},
+    "generate": {"per_category": 4, "seeds": 2, "steps": 4},
+    "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
+    "evaluate": {"resamples": 200},
+}
+
+
+BEHIND_A_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> tuple[Path, str]:
+    """A copy of the project with small params, run once."""
+    folder = copy(tmp_path_factory.mktemp("home"), "miniature", SMALL)
+    return folder, run(folder, "dvc", "repro")
+
+
+def test_one_command_runs_every_stage_and_reaches_the_metrics(home):
+    folder, output = home
+    stages = run(folder, "dvc", "stage", "list", "--name-only").split()
+    assert ran(output) == set(stages)
+    metrics = json.loads((folder / "reports/metrics.json").read_text())
+    assert {"baseline", "adapter", "complex", "complex_adapter", "expansion"} == set(metrics["semantic"]["overall"])
+    assert metrics["strength"].keys() == {"0", "0.5", "1"} and set(metrics["semantic"]["on_complex"]) > {"value", "low", "high"}
+    assert (folder / "reports/index.html").stat().st_size > 10_000
+
+
+def test_a_second_run_has_nothing_to_do(home):
+    assert ran(run(home[0], "dvc", "repro")) == set()
+
+
+@pytest.mark.parametrize(
+    "name", ["__pycache__/x.cpython-311.pyc", ".pytest_cache/v", "x.egg-info/PKG-INFO", ".x.py.swp", "x.py~", ".idea/x.iml"]
+)
+def test_files_that_programs_leave_beside_the_sources_change_no_dependency(home, name):
+    folder, _ = home
+    deps = {dep for stage in YAML(typ="safe").load(folder / "dvc.lock")["stages"].values() for dep in (d["path"] for d in stage["deps"])}
+    folders = [folder / dep for dep in deps if (folder / dep).is_dir() and not dep.startswith(("data", "models", "reports", "prompts"))]
+    left = [place / name for place in folders]
+    assert len(left) >= 4
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"left")
+    assert ran(run(folder, "dvc", "repro")) == set()
+    for file in left:
+        file.unlink()
+
+
+def test_importing_every_module_with_bytecode_written_leaves_nothing_to_do(home):
+    folder, _ = home
+    names = [f.relative_to(folder) for room in ("sur_adapter", "stages", "miniature") for f in (folder / room).rglob("*.py")]
+    modules = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in names if f.stem != "__main__"]
+    run(folder, sys.executable, "-c", f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
+    written = [f for f in folder.rglob("__pycache__/*.pyc") if ".dvc" not in f.parts]
+    assert len(written) >= len(modules) / 2  # else this test shows nothing
+    assert "up to date" in run(folder, "dvc", "status")
+    assert ran(run(folder, "dvc", "repro")) == set()
+
+
+def test_rows_in_are_rows_kept_and_rows_dropped(home):
+    funnel = json.loads((home[0] / "reports/funnel.json").read_text())
+    assert funnel["in"] == funnel["kept"] + sum(funnel["dropped"].values()) == 260
+
+
+def test_an_experiment_on_a_loss_runs_train_its_arm_and_the_evaluation_alone(home):
+    folder, _ = home
+    run(folder, "git", "add", "-A")
+    run(folder, "git", "commit", "-qm", "ran")
+    before = json.loads((folder / "models/adapter/config.json").read_text())
+    assert ran(run(folder, "dvc", "exp", "run", "-S", "loss.w_llm=0.5")) == BEHIND_A_LOSS
+    after = json.loads((folder / "models/adapter/config.json").read_text())
+    assert before["about"]["loss"]["w_llm"] != after["about"]["loss"]["w_llm"] == 0.5
+
+
+def test_queued_experiments_run_beside_the_workspace_and_the_table_shows_each_with_its_figures(home):
+    folder, _ = home
+    before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
+    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first is what the workspace holds: nothing to run
+    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == BEHIND_A_LOSS
+    _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
+    queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]
+    figures = {e["params"]["params.yaml"]["data"]["loss"]["w_llm"]: e["metrics"]["reports/metrics.json"]["data"] for e in queued}
+    assert figures.keys() == {0.5, 1.0} and figures[0.5] == json.loads(before[1]) != figures[1.0]
+    assert (run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()) == before
+
+
+def test_dvc_shows_the_metrics_and_every_plot(home):
+    folder, _ = home
+    shown = json.loads(run(folder, "dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
+    assert shown == json.loads((folder / "reports/metrics.json").read_text())
+    run(folder, "dvc", "plots", "show")
+    page, plots = (folder / "dvc_plots/index.html").read_text(), json.loads(run(folder, "dvc", "plots", "show", "--json"))
+    assert "errors" not in plots and set(plots["data"]) == {"funnel", "accuracy", "clip score", "strength", "training loss"}
+    assert all(word in page for word in ("clip_simple", "validation_loss", "baseline")) and "dvc_plots" not in run(folder, "git", "status")
+
+
+def test_the_outs_are_the_same_bytes_on_another_run(home):
+    folder, _ = home
+    run(folder, "git", "checkout", "-q", ".")
+    lock = (folder / "dvc.lock").read_text()
+    run(folder, "dvc", "repro", "--force", "--no-run-cache")
+    assert (folder / "dvc.lock").read_text() == lock

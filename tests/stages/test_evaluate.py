@@ -1,0 +1,345 @@
+"""Figures are known exactly when the pictures are drawn right and wrong on purpose."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from helpers.small_models import encode
+from PIL import Image, ImageFilter
+
+from miniature.prompts import prompts as made_up
+from miniature.scenes import CATEGORIES, make
+from stages.evaluate import beside, evaluate
+from sur_adapter.evaluation.image_quality import MEASURES, colourfulness, contrast, entropy, sharpness
+from sur_adapter.generation.image_grid import GAP, SIDE, sheet
+from sur_adapter.io.shards import write_table, write_tar
+from sur_adapter.models.clip import Clip, distances, score
+
+ROOT = Path(__file__).parents[2]
+CLIP = str(ROOT / "models/miniature/clip")
+EACH, SEEDS = 8, 2
+RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "complex_adapter": 7, "expansion": 3}  # of EACH prompts a category, in both seeds
+SETTINGS = {"judge": "pictograms", "clip": CLIP, "resamples": 2000, "seed": 0}
+PROMPTS = [p for category in CATEGORIES for p in made_up(category, EACH)]
+
+
+def right(prompt: dict) -> bytes:
+    seed = next(s for s in range(3_000_000, 3_100_000) if make(s, prompt["category"]).include == prompt["include"])
+    return encode(make(seed, prompt["category"]).draw())
+
+
+def wrong(prompt: dict, k: int) -> bytes:
+    seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, prompt["category"]).include != prompt["include"])
+    return encode(make(seed, prompt["category"]).draw())
+
+
+def draw_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int = SEEDS) -> None:
+    place = {p["id"]: int(p["id"][-3:]) for p in rows}
+    members = [(f"{p['id']}-{k}", "png", right(p) if place[p["id"]] < correct else wrong(p, k)) for p in rows for k in range(seeds)]
+    write_tar(folder / arm / "images-000000.tar", members)
+    text = [p["complex_prompt"] if arm == "complex" else p["prompt"] for p in rows]
+    columns = {"id": [p["id"] for p in rows], "category": [p["category"] for p in rows], "arm": arm, "text": text}
+    write_table(folder / arm / "prompts.parquet", pd.DataFrame(columns))
+
+
+class World:
+    """A finished run, up to `evaluate`."""
+
+    def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS):
+        self.prompts, self.images, self.reports, self.adapter = (folder / n for n in ("prompts", "images", "reports", "adapter"))
+        for path in (self.prompts, self.reports / "train", self.adapter):
+            path.mkdir(parents=True)
+        (self.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
+        for arm, correct in right.items():
+            draw_arm(self.images, arm, rows, correct, seeds)
+        counts = {"in": 30, "kept": 20, "dropped": {"near_duplicate": 10}}
+        funnel = counts | {"by_source": {"miniature": counts}, "by_split": {"train": 18, "validation": 1, "test": 1}}
+        (self.reports / "funnel.json").write_text(json.dumps(funnel))
+        history = [{"step": s, "loss": 1 / s, "gradient_norm": 0.1} for s in (50, 100, 150)]
+        (self.reports / "train" / "history.json").write_text(json.dumps(history))
+        (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
+
+    def run(self, sweep=None, **changes) -> dict:
+        r, out = self.reports, self.reports / "metrics.json"
+        files = self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, out, r / "index.html"
+        evaluate(*files, sweep=sweep, evaluate=SETTINGS | changes)
+        return json.loads(out.read_text())
+
+    def notes(self) -> dict:
+        return json.loads((self.reports / "notes.json").read_text())
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.reports)): p.read_bytes() for p in sorted(self.reports.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    world = World(tmp_path_factory.mktemp("run"))
+    world.metrics = world.run()
+    return world
+
+
+def leaves(tree, prefix=""):
+    for key, value in tree.items():
+        yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
+
+
+def test_accuracy_is_the_share_of_right_pictures(world):
+    for category in (*CATEGORIES, "overall"):
+        for arm, correct in RIGHT.items():
+            found = world.metrics["semantic"][category][arm]
+            assert found["value"] == pytest.approx(correct / EACH), (category, arm)
+            assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
+            assert found["low"] < found["high"]
+
+
+def test_the_gap_closed_is_what_was_won_of_what_there_was_to_win(world):
+    gap = world.metrics["semantic"]["gap_closed"]
+    assert gap["value"] == pytest.approx((6 - 2) / (8 - 2), abs=1e-4)
+    assert 0 < gap["low"] < gap["value"] < gap["high"] < 1
+    assert all(gap[category]["value"] == gap["value"] for category in CATEGORIES)
+
+
+def test_what_the_adapter_does_to_keyword_prompts_is_told(world):
+    harm = world.metrics["semantic"]["on_complex"]
+    assert harm["value"] == pytest.approx(-1 / EACH) and (harm["win"], harm["tie"], harm["loss"]) == (0, 21, 3)
+    assert harm["low"] < harm["value"] < harm["high"] <= 0
+    assert "on_complex" not in {c.split(",")[0] for c in pd.read_csv(world.reports / "plots/accuracy.csv").category}
+
+
+def test_accuracy_by_strength_is_told_in_the_order_of_strength(world, tmp_path):
+    found = World(tmp_path)
+    for eta, correct in {"0": 2, "1.5": 4, "0.25": 8}.items():
+        draw_arm(found.images.parent / "drawn", eta, PROMPTS, correct, seeds=1)
+        (tmp_path / "drawn" / eta / "prompts.parquet").unlink()
+    numbers = found.run(sweep=tmp_path / "drawn")
+    assert {eta: at["value"] for eta, at in numbers["strength"].items()} == {"0": 0.25, "0.25": 1.0, "1.5": 0.5}
+    assert all(at["low"] < at["value"] <= at["high"] for at in numbers["strength"].values())
+    assert pd.read_csv(found.reports / "plots/strength.csv").strength.tolist() == [0.0, 0.25, 1.5]
+    assert "Accuracy by strength: 25% at 0, 50% at 1.5" in (found.reports / "index.html").read_text()
+    assert "strength" not in found.run() and "sweep.strengths" in found.notes()["strength"]
+    assert "judge is null" in (found.run(sweep=tmp_path / "drawn", judge=None) and found.notes()["strength"])
+
+
+@pytest.mark.parametrize("place, said", [("strong", "is no strength"), ("1", "holds a picture of 'nobody'")])
+def test_a_sweep_of_other_folders_or_prompts_gets_a_sentence(place, said, tmp_path):
+    found = World(tmp_path)
+    write_tar(tmp_path / "drawn" / place / "images-000000.tar", [("nobody-0", "png", wrong(PROMPTS[0], 0))])
+    with pytest.raises(ValueError, match=said):
+        found.run(sweep=tmp_path / "drawn")
+
+
+def test_the_difference_has_an_interval_a_p_and_its_wins(world):
+    difference = world.metrics["semantic"]["difference"]
+    assert difference["value"] == 0.5 and (difference["win"], difference["tie"], difference["loss"]) == (12, 12, 0)
+    assert 0.25 < difference["low"] < 0.5 < difference["high"] < 0.75 and difference["p"] < 0.01
+    assert all(difference["p"] < difference[c]["p"] <= difference[c]["p_holm"] for c in CATEGORIES)
+
+
+def test_metrics_hold_finite_numbers_alone(world):
+    for key, value in leaves(world.metrics):
+        assert isinstance(value, (int, float)) and value == value and abs(value) < 1e9, key
+
+
+def test_every_figure_that_is_promised_is_there(world):
+    keys = dict(leaves(world.metrics))
+    for arm in RIGHT:
+        assert 0 <= keys[f"clip_score.{arm}"] <= 100 and keys[f"diversity.{arm}"] >= 0
+        assert all(keys[f"quality.{measure}.{arm}"] > 0 for measure in MEASURES)
+    assert keys["quality.regressed"] in (0, 1)
+    counts = {"prompts": 24, "seeds": 2, "pictures": 2 * 24 * len(RIGHT)} | dict.fromkeys(CATEGORIES, EACH)
+    assert world.metrics["counts"] == counts
+
+
+def test_right_pictures_score_higher_with_the_plain_prompt_than_wrong_ones(world):
+    judged = pd.read_parquet(world.reports / "judgements.parquet")
+    assert judged[judged.shown == 1].clip_score.mean() > judged[judged.shown == 0].clip_score.mean() + 10
+    assert world.metrics["clip_score"]["complex"] > world.metrics["clip_score"]["baseline"]
+
+
+def test_seeds_that_draw_one_picture_have_no_diversity(world):
+    assert world.metrics["diversity"]["complex"] == 0 < world.metrics["diversity"]["baseline"]
+
+
+def test_two_runs_write_the_same_bytes(world, tmp_path):
+    before = world.files()
+    world.run()
+    assert world.files() == before
+    assert {"metrics.json", "notes.json", "judgements.parquet", "index.html", "plots/accuracy.csv", "plots/arms.csv"} <= set(before)
+
+
+def test_keys_are_sorted_so_that_a_diff_is_short(world):
+    text = (world.reports / "metrics.json").read_text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+
+
+def test_the_printed_table_names_every_arm_and_the_gap(world, capsys):
+    world.run()
+    out = capsys.readouterr().out
+    assert all(word in out for word in (*RIGHT, *CATEGORIES, "overall", "gap closed 0.667 ["))
+
+
+def test_without_a_judge_what_the_pictures_show_is_left_out_and_said(tmp_path):
+    world = World(tmp_path)
+    metrics = world.run(judge=None)
+    assert "semantic" not in metrics and "clip_score" in metrics and "judge is null" in world.notes()["semantic"]
+    assert "gap" in (world.reports / "index.html").read_text()
+
+
+def test_without_a_clip_its_figures_are_left_out_and_said(tmp_path):
+    world = World(tmp_path)
+    metrics = world.run(clip=None)
+    assert not {"clip_score", "diversity"} & set(metrics) and {"clip_score", "diversity"} <= set(world.notes())
+
+
+def test_one_seed_has_no_diversity_and_says_so(tmp_path):
+    world = World(tmp_path, seeds=1)
+    assert "diversity" not in world.run() and "one seed" in world.notes()["diversity"]
+
+
+def test_where_keyword_prompts_are_no_better_no_gap_is_named(tmp_path):
+    world = World(tmp_path, right=RIGHT | {"complex": 2})
+    metrics = world.run(clip=None)
+    assert metrics["semantic"]["gap_closed"] == {} or "value" not in metrics["semantic"]["gap_closed"]
+    assert "no gap to close" in world.notes()["semantic.gap_closed"]
+
+
+def test_prompts_without_a_keyword_prompt_have_no_part_in_the_gap(tmp_path):
+    rows = [p | ({"complex_prompt": None} if i % EACH == 7 else {}) for i, p in enumerate(PROMPTS)]
+    world = World(tmp_path, rows=[p | {"complex_prompt": p["complex_prompt"] or p["prompt"]} for p in rows])
+    (world.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows))
+    gap = world.run(clip=None)["semantic"]["gap_closed"]  # of 7 prompts a category: 2, 6 and 7 are right
+    assert gap["value"] == pytest.approx((6 - 2) / (7 - 2))
+
+
+def test_an_arm_that_is_not_needed_may_be_missing(tmp_path):
+    world = World(tmp_path, right={"baseline": 2, "adapter": 6})
+    metrics = world.run(clip=None)
+    assert set(metrics["semantic"]["overall"]) == {"baseline", "adapter"}
+    assert "complex" in world.notes()["semantic.gap_closed"]
+
+
+def test_pictures_of_other_seeds_are_not_compared(tmp_path):
+    world = World(tmp_path)
+    draw_arm(world.images, "adapter", PROMPTS, 8, seeds=1)
+    with pytest.raises(ValueError, match="other pictures.*use the same prompts"):
+        world.run(clip=None)
+
+
+def test_a_picture_of_no_prompt_is_named(tmp_path):
+    world = World(tmp_path)
+    (world.prompts / "all.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
+    with pytest.raises(ValueError, match="'action-001', which is no prompt"):
+        world.run(clip=None)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"juge": "pictograms"}, "evaluate.juge is unknown.*'judge'"),
+        ({"judge": "pictogram"}, "has no 'pictogram'.*'pictograms'"),
+        ({"resamples": 3}, "evaluate.resamples is 3"),
+        ({"clip": "models/none"}, "evaluate.clip is 'models/none', where no model"),
+    ],
+)
+def test_wrong_settings_get_a_sentence(tmp_path, changes, sentence):
+    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        evaluate(*[tmp_path] * 7, evaluate=SETTINGS | changes)
+
+
+def test_a_missing_arm_and_a_cut_tar_get_a_sentence(tmp_path):
+    world = World(tmp_path)
+    tar = world.images / "adapter" / "images-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cut short"):
+        world.run(clip=None)
+    for file in (tar, tar.with_name("prompts.parquet")):
+        file.unlink()
+    tar.parent.rmdir()
+    with pytest.raises(FileNotFoundError, match="adapter is missing"):
+        world.run(clip=None)
+
+
+def test_a_picture_larger_than_a_thumbnail_is_shown_small(tmp_path):
+    world = World(tmp_path, rows=PROMPTS[:1])
+    for arm in RIGHT:
+        noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8))
+        write_tar(world.images / arm / "images-000000.tar", [(f"{PROMPTS[0]['id']}-{k}", "png", encode(noise)) for k in range(SEEDS)])
+    metrics = world.run(clip=None)
+    assert metrics["semantic"]["overall"]["adapter"]["value"] == 0
+    page = (world.reports / "index.html").read_text()
+    assert 'width="192" height="256"' in page and len(page) < 1_500_000
+
+
+def test_quality_of_known_pictures_is_known():
+    flat = Image.new("RGB", (32, 32), (90, 90, 90))
+    assert [measure(flat) for measure in (sharpness, contrast, colourfulness)] == pytest.approx([0, 0, 0], abs=1e-9)
+    board = Image.fromarray((np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
+    assert contrast(board) == pytest.approx(0.5) and colourfulness(board) == pytest.approx(0, abs=1e-9)
+    assert entropy(flat) == 0 and entropy(board) == pytest.approx(1)
+    assert entropy(Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))) == pytest.approx(8)
+    assert colourfulness(Image.new("RGB", (8, 8), (255, 0, 0))) == pytest.approx(0.3 * np.hypot(1, 0.5))
+
+
+def test_blur_takes_sharpness_and_grey_takes_colour():
+    scene = make(4).draw()
+    blurred = scene.filter(ImageFilter.GaussianBlur(2))
+    assert sharpness(blurred) < 0.5 * sharpness(scene) and colourfulness(scene.convert("L")) == pytest.approx(0, abs=1e-9)
+
+
+def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
+    world = World(tmp_path)
+    members = [(f"{p['id']}-{k}", "png", encode(make(k).draw().filter(ImageFilter.GaussianBlur(3)))) for p in PROMPTS for k in range(SEEDS)]
+    write_tar(world.images / "adapter" / "images-000000.tar", members)
+    quality = world.run(clip=None)["quality"]
+    assert quality["regressed"] == quality["sharpness"]["regressed"] == 1
+    assert "lose" in (world.reports / "index.html").read_text()
+
+
+def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp_path):
+    world = World(tmp_path)
+    world.run(clip=None)
+    drawn = Image.open(world.reports / "same_seed.png").convert("RGB")
+    one = sheet([("a red circle", [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")])], ["without", "with"])
+    assert [one.getpixel((one.width - SIDE // 2, y)) for y in (one.height - SIDE - SIDE // 2 - 2 * GAP, one.height - SIDE // 2)] == [
+        (255, 0, 0),
+        (0, 0, 255),
+    ]
+    assert drawn.width == one.width + (2 * len(CATEGORIES) - 1) * (SIDE + GAP), "two prompts a category"
+
+
+def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_the_one_with_it():
+    colors = {"baseline": "red", "adapter": "blue"}
+    pictures = {(arm, "a", 0): encode(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
+    drawn = beside([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
+    x, y = drawn.width - GAP - SIDE // 2, drawn.height - GAP - SIDE // 2
+    assert drawn.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and drawn.getpixel((x, y)) == (0, 0, 255)
+
+
+def test_the_score_is_the_cosine_and_never_negative():
+    a = np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
+    assert score(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([1.0, 0.6, 0])
+
+
+def test_distances_average_to_the_mean_over_all_pairs():
+    x = np.random.default_rng(0).normal(size=(5, 8))
+    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    pairs = [1 - x[i] @ x[j] for i in range(5) for j in range(i)]
+    assert distances(x).mean() == pytest.approx(np.mean(pairs)) and np.isnan(distances(x[:1])).all()
+
+
+def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing():
+    clip = Clip(CLIP)
+    texts = ["a red circle", "a red circle and " * 500]
+    both = clip.texts(texts)
+    assert np.isfinite(both).all() and both[:1] == pytest.approx(clip.texts(texts[:1]), abs=1e-5)
+    assert np.linalg.norm(both, axis=-1) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_category_may_not_take_the_name_of_a_key(tmp_path):
+    world = World(tmp_path)
+    (world.prompts / "all.jsonl").write_text("".join(json.dumps(p | {"category": "overall"}) + "\n" for p in PROMPTS))
+    with pytest.raises(ValueError, match="category 'overall'"):
+        world.run(clip=None)

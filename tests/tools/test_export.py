@@ -1,0 +1,65 @@
+"""What is kept can be handed on: as SURD lays it out, with a card that says where it comes from."""
+
+import json
+
+import pandas as pd
+import pytest
+from helpers.repository import ROOT
+from helpers.small_models import encode, write_shards
+
+from miniature.scenes import make
+from stages.crawl import crawl
+from stages.filter import count
+from sur_adapter.data.filtering.data_card import card
+from sur_adapter.data.sources import folder as pictures
+from sur_adapter.io.schema import record_id
+from sur_adapter.io.shards import read_table, read_tar
+from sur_adapter.tools.export import export
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    """Six pictures crawled, one of them dropped."""
+    data = [encode(make(i).draw(), "png" if i % 2 else "jpeg") for i in range(6)]
+    rows = [{"source": "s", "url": f"u{i}", "complex_prompt": f"prompt, {i}", "data": d, "dropped": None} for i, d in enumerate(data)]
+    write_shards(tmp_path / "raw" / "s", rows)
+    table = read_table(tmp_path / "raw" / "s").assign(simple_prompt=[f"sentence ä {i}" for i in range(6)], split=["train", "test"] * 3)
+    table.loc[3, "dropped"] = "nsfw"
+    return table
+
+
+def test_an_export_is_read_back_by_the_sources_that_read_surd(pairs, tmp_path):
+    assert export(pairs, tmp_path / "raw", tmp_path / "out") == 5
+    kept = pairs[pairs.dropped.isna()].set_index("id")
+    found = [row for split in ("train", "test") for row in pictures.rows(path=str(tmp_path / "out" / split))]
+    assert {record_id(row["data"]): row["complex_prompt"] for row in found} == dict(kept.complex_prompt)
+    lines = [json.loads(line) for line in (tmp_path / "out/train/metadata.jsonl").read_text("utf-8").splitlines()]
+    assert [set(line) for line in lines] == [{"file_name", "text", "prompt"}] * 3
+    assert all((tmp_path / "out/train" / line["file_name"]).is_file() for line in lines) and lines[1]["text"] == "sentence ä 2"
+    crawl(tmp_path / "again" / "folder", sources={"folder": {"path": str(tmp_path / "out")}})
+    assert sorted(read_tar(tmp_path / "again" / "folder")) == sorted(m for m in read_tar(tmp_path / "raw" / "s") if m[0] in kept.index)
+
+
+def test_an_export_writes_over_nothing_and_misses_nothing(pairs, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty: name a new folder"):
+        export(pairs, tmp_path / "raw", tmp_path / "out")
+    stranger = pd.concat([pairs, pairs.tail(1).assign(id="f" * 16)])
+    with pytest.raises(ValueError, match="the picture ffffffffffffffff of 1 is in no tar under .*: run `dvc repro`"):
+        export(stranger, tmp_path / "raw", tmp_path / "new")
+
+
+def test_the_data_card_counts_every_row_and_shows_what_comes_from_elsewhere_as_text(pairs):
+    pairs = pairs.assign(licence=["CC0 | <script>", "CC0 | <script>", None, None, None, None], nsfw=["None"] * 3 + ["X"] + [None] * 2)
+    text = card(pairs, count(pairs), ["None"])
+    assert "6 rows came in, 5 pairs are kept: 3 train, 0 validation, 2 test." in text
+    assert r"| s | CC0 \| &lt;script&gt; | 2 | 2 |" in text and "| s | not known | 4 | 3 |" in text and "| nsfw | 1 |" in text
+    assert "| X | 1 | 0 |" in text and "| not known | 2 | 2 |" in text and "| complex_prompt | 2 | 2 | 2 | 2 |" in text
+
+
+def test_the_funnel_and_the_card_of_the_miniature_are_of_one_run():
+    funnel = json.loads((ROOT / "reports/funnel.json").read_text())
+    steps = pd.read_csv(ROOT / "reports/funnel.csv", index_col="step").rows
+    assert steps["in"] == funnel["in"] == steps.drop("in").sum() and dict(steps.drop(["in", "kept"])) == funnel["dropped"]
+    assert f"{funnel['in']:,} rows came in, {funnel['kept']:,} pairs are kept" in (ROOT / "reports/data.md").read_text()
