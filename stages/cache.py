@@ -11,7 +11,7 @@ from sur_adapter.io.shards import read_table
 from sur_adapter.registry import load
 
 
-def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, engine: dict | None = None) -> None:
+def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, executor: dict | None = None) -> None:
     lane = out.name
     features = load("sur_adapter.features.extractors", lane)
     values = settings(features.write, cache.get(lane), f"cache.{lane}")
@@ -20,4 +20,4 @@ def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, engin
     if kept.empty:
         raise ValueError(f"{pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
     pictures = ImageIndex(raw, set(kept["id"])) if lane in ("vae", "queries") else {}
-    features.write(kept, pictures, out, models, engine, **values)
+    features.write(kept, pictures, out, models, executor, **values)

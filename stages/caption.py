@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sur_adapter.config import settings
-from sur_adapter.executors.base import ShardResult
+from sur_adapter.config import from_dict, settings
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.raw_shards import Look, members, numbers, shard
@@ -22,14 +22,14 @@ from sur_adapter.io.work_cache import WorkCache, digest, file_stats
 from sur_adapter.models.captioner import Captioner
 
 
-def caption(raw: Path, out: Path, *, caption: dict, engine: dict | None = None) -> None:
-    write(raw, out, engine, **settings(write, caption, "caption"))
+def caption(raw: Path, out: Path, *, caption: dict, executor: dict | None = None) -> None:
+    write(raw, out, executor, **settings(write, caption, "caption"))
 
 
 def write(
     raw: Path,
     out: Path,
-    engine: dict | None = None,
+    executor: dict | None = None,
     *,
     model: str,
     top_p: float | None = None,
@@ -51,7 +51,7 @@ def write(
 
     with (
         WorkCache("caption", **about, code=code_version(__file__)) as work,
-        Executor(partial(Captions, work, raw, how, batch, own), reads, **settings(Executor, engine, "engine")) as workers,
+        Executor(partial(Captions, work, raw, how, batch, own), reads, from_dict(ExecutorConfig, executor, "executor")) as workers,
     ):
         for _ in workers.map([number for number in numbers(raw) if work.get(_name(number)) is None], "caption"):
             pass
@@ -65,7 +65,7 @@ def _name(number: str) -> str:
 
 
 class Captions:
-    """A worker (engine.py): the number of a shard of `raw` to its table. how: of the captioner, which it loads when it first asks one."""
+    """A worker (executor.py): the number of a shard of `raw` to its table. how: of the captioner, which it loads when it first asks one."""
 
     def __init__(self, work: WorkCache, raw: Path, how: dict, batch: int, own: bool):
         self.work, self.raw, self.batch, self.own = work, raw, batch, own

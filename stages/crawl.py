@@ -13,10 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from sur_adapter.config import settings
+from sur_adapter.config import from_dict, settings
 from sur_adapter.data.crawl.fetcher import row_key
 from sur_adapter.data.crawl.removal import asked, emptied, mark, remembered
 from sur_adapter.data.prompts.cleaning import clean
+from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.images import EXTENSIONS, InvalidImageError, decode
@@ -29,7 +30,7 @@ AT_ONCE = 256  # pictures that a worker looks at in one go
 Look = tuple[str | None, str | None, tuple[int, int]]  # the reason that it is no picture, or its extension and size
 
 
-def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: dict | None = None) -> None:
+def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, executor: dict | None = None) -> None:
     name = out.name
     source = load("sur_adapter.data.sources", name)
     wanted = settings(source.rows, sources.get(name), f"sources.{name}")
@@ -39,7 +40,7 @@ def crawl(out: Path, forgotten: Path | None = None, *, sources: dict, engine: di
     about = {"settings": wanted, "inputs": inputs, "forgotten": sorted(marks), "shard": SHARD}
     with (
         WorkCache(f"crawl-{name}", **about, code=code_version(__file__, source.__file__)) as work,
-        Executor(partial(Looks, work), lambda name: [work.folder / name], **settings(Executor, engine, "engine")) as workers,
+        Executor(partial(Looks, work), lambda name: [work.folder / name], from_dict(ExecutorConfig, executor, "executor")) as workers,
     ):
         if resumes := "work" in signature(source.rows).parameters:
             done = _done(work.folder)
@@ -108,7 +109,7 @@ def _bytes(rows: Iterable[dict], some: list[tuple[dict, bool]]) -> Iterator[tupl
 
 
 class Looks:
-    """A worker (engine.py): the name of a tar to what its pictures are."""
+    """A worker (executor.py): the name of a tar to what its pictures are."""
 
     def __init__(self, work: WorkCache):
         self.work = work

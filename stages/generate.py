@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 import sur_adapter.models.stable_diffusion as diffusion
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.config import settings
-from sur_adapter.executors.base import ShardResult
+from sur_adapter.config import from_dict, settings
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.generation.attach import attach
@@ -25,7 +25,7 @@ from sur_adapter.io.work_cache import WorkCache, file_stats
 from sur_adapter.models.torch_utils import device
 
 
-def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, engine: dict | None = None) -> None:
+def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, executor: dict | None = None) -> None:
     name = out.name
     if name not in ARMS:
         raise ValueError(f"there is no arm {name!r}: name one of {', '.join(ARMS)}")
@@ -34,12 +34,12 @@ def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: d
     options = settings(draw, {k: v for k, v in generate.items() if k not in ("prompts", "per_category")}, "generate")
     rows = choose(read_prompts(prompts), generate["per_category"])
     texts = [ARMS[name].text(row) for row in rows]
-    write(out, jobs(rows, texts, options.pop("seeds")), adapter, models, engine, **options)
+    write(out, jobs(rows, texts, options.pop("seeds")), adapter, models, executor, **options)
     table = pd.DataFrame({"id": [r["id"] for r in rows], "category": [r["category"] for r in rows], "arm": name, "text": texts})
     write_table(out / "prompts.parquet", table)
 
 
-def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, engine: dict | None, *, batch: int = 4, **how) -> None:
+def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, executor: dict | None, *, batch: int = 4, **how) -> None:
     """One shard of all pictures, in order; a batch is what a worker draws at a time. how: as of drawing.paint."""
     parts = chunks(wanted, batch)
     about = {
@@ -55,7 +55,7 @@ def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, engi
 
     with (
         WorkCache("generate", **about, code=code_version(__file__)) as work,
-        Executor(partial(Pictures, work, adapter, models, how), reads, **settings(Executor, engine, "engine")) as workers,
+        Executor(partial(Pictures, work, adapter, models, how), reads, from_dict(ExecutorConfig, executor, "executor")) as workers,
     ):
         tasks = [(number, some) for number, some in enumerate(parts) if not (work.folder / _name(number)).exists()]
         for _ in tqdm(workers.map(tasks), "generate", len(tasks), unit="batch", disable=None):
@@ -69,7 +69,7 @@ def _name(number: int) -> str:
 
 
 class Pictures:
-    """A worker (engine.py): a batch to the tar of its pictures."""
+    """A worker (executor.py): a batch to the tar of its pictures."""
 
     def __init__(self, work: WorkCache, adapter: Path | None, models: dict, how: dict):
         self.work, self.resolution, self.how = work, models["resolution"], how

@@ -12,8 +12,8 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from sur_adapter.config import settings
-from sur_adapter.executors.base import ShardResult
+from sur_adapter.config import from_dict, settings
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.raw_shards import members, numbers, shard
@@ -22,7 +22,7 @@ from sur_adapter.io.work_cache import WorkCache, digest, file_stats
 from sur_adapter.registry import load
 
 
-def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, engine: dict | None = None) -> None:
+def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, executor: dict | None = None) -> None:
     lane = out.name
     measure = load("sur_adapter.data.scores", lane)
     rules = settings(measure.score, scores.get(lane), f"scores.{lane}")
@@ -34,7 +34,7 @@ def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, 
 
     with (
         WorkCache(f"score-{lane}", **about, code=code_version(__file__, measure.__file__)) as work,
-        Executor(partial(Scores, work, raw, captions, lane, rules), reads, **settings(Executor, engine, "engine")) as workers,
+        Executor(partial(Scores, work, raw, captions, lane, rules), reads, from_dict(ExecutorConfig, executor, "executor")) as workers,
     ):
         shards = [(source, number) for source in sources for number in numbers(raw / source)]
         for _ in workers.map([task for task in shards if work.get(_name(*task)) is None], f"score {lane}"):
@@ -58,7 +58,7 @@ def _captions(captions: Path, source: str, number: str) -> Path:
 
 
 class Scores:
-    """A worker (engine.py): source and number of a shard to the table of its scores."""
+    """A worker (executor.py): source and number of a shard to the table of its scores."""
 
     def __init__(self, work: WorkCache, raw: Path, captions: Path, lane: str, rules: dict):
         self.work, self.raw, self.captions, self.lane, self.rules = work, raw, captions, lane, rules

@@ -38,10 +38,10 @@ class BlobStore:
     """Raises ValueError for an address that is none, holds a key, or needs a package that is not here."""
 
     def __init__(self, address: str):
-        reject_credentials("engine.store", str(address))
+        reject_credentials("executor.store", str(address))
         if not isinstance(address, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", address) or "::" in address:
             raise ValueError(
-                "params.yaml: engine.store is no address: give one such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder, "
+                "params.yaml: executor.store is no address: give one such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder, "
                 "or null"
             )
         with _reached(address):
@@ -97,13 +97,13 @@ def _reached(address: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise ValueError(
-            f"params.yaml: engine.store is {address!r}, for which a package is missing ({error}): install it here and where workers are"
+            f"params.yaml: executor.store is {address!r}, for which a package is missing ({error}): install it here and where workers are"
         ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
         raise ValueError(
-            f"params.yaml: engine.store is {address!r}, which cannot be used ({said}): mend the address, or the keys in the environment, "
+            f"params.yaml: executor.store is {address!r}, which cannot be used ({said}): mend the address, or the keys in the environment, "
             "and run the same command again, which goes on"
         ) from error

@@ -1,4 +1,4 @@
-"""Several processes of this machine, each with a worker (engine.py) of its own; none outlives the stage, however that ends."""
+"""Several processes of this machine, each with a worker (executor.py) of its own; none outlives the stage, however that ends."""
 
 import multiprocessing
 import os
@@ -42,7 +42,7 @@ class ProcessExecutor:
                 running = {number: (task, None) for number, (task, _) in running.items()}
                 if (lost := lost + 1) > self.retries:
                     raise ValueError(
-                        f"processes of this stage were killed {lost} times, for lack of memory, perhaps: set fewer engine.workers, or a "
+                        f"processes of this stage were killed {lost} times, for lack of memory, perhaps: set fewer executor.workers, or a "
                         "smaller batch of the stage"
                     ) from error
 

@@ -1,4 +1,4 @@
-"""A Ray cluster whose actors are workers (engine.py): one that is there already, or one on this machine for as long as the stage takes.
+"""A Ray cluster whose actors are workers (executor.py): one that is there already, or one on this machine for as long as the stage takes.
 
 One of our own listens on loopback alone, shows no dashboard, tells no one of its use, and asks for a token that no file holds. One that is
 joined is asked for a token, too, unless RAY_AUTH_MODE says otherwise: without it whoever reaches a Ray port runs what he likes.
@@ -76,8 +76,8 @@ class RayExecutor:
             raise (error.cause or error) from error
         except (errors.RayActorError, errors.WorkerCrashedError, errors.NodeDiedError) as error:
             raise ValueError(
-                f"a worker of the cluster was lost more often than engine.retries allows ({type(error).__name__}): look at Ray's logs, set "
-                "fewer engine.workers, or a smaller batch of the stage"
+                f"a worker of the cluster was lost more often than executor.retries allows ({type(error).__name__}): look at Ray's logs, set "
+                "fewer executor.workers, or a smaller batch of the stage"
             ) from error
 
     def _count(self, workers: int | str, gpus: float) -> int:
@@ -132,7 +132,7 @@ class Actor:
     def _enter(self, folder: str) -> None:
         if not os.path.isdir(folder):
             raise FileNotFoundError(
-                f"a machine of the cluster sees no {folder}: put the project on a disk that all machines see, or name an engine.store"
+                f"a machine of the cluster sees no {folder}: put the project on a disk that all machines see, or name an executor.store"
             )
         os.chdir(folder)
         sys.path[:0] = [] if folder in sys.path else [folder]
@@ -140,7 +140,7 @@ class Actor:
 
 def _ray(address: str | None):
     if not find_spec("ray"):
-        raise ValueError("params.yaml: engine.kind is 'ray', which needs the package ray: install it, or choose processes")
+        raise ValueError("params.yaml: executor.kind is 'ray', which needs the package ray: install it, or choose processes")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # gpus: 0 hides none, as elsewhere
@@ -168,6 +168,6 @@ def _connect(ray, address: str | None, code: dict) -> None:
     except Exception as error:  # Ray's own are of many kinds, some of none
         said = " ".join(str(error).split())[:200]
         raise ValueError(
-            f"params.yaml: engine.address is {address!r}, where no Ray cluster answers ({said}): start one by `ray start --head` "
+            f"params.yaml: executor.address is {address!r}, where no Ray cluster answers ({said}): start one by `ray start --head` "
             "with the same RAY_AUTH_TOKEN, or set it to null"
         ) from error

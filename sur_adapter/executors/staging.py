@@ -1,4 +1,4 @@
-"""Workers that see nothing of the stage's disk (engine.py): what they read and what they make goes through a depot.
+"""Workers that see nothing of the stage's disk (executor.py): what they read and what they make goes through a depot.
 
 A task is sent with a list of the files that it reads: where each lies, its digest, its size. They are put into the depot beforehand, and
 the worker fetches them into a scratch folder of its own, a mirror of the stage's disk that holds nothing else. There it works as it would

@@ -16,9 +16,9 @@ from torch import nn
 from tqdm import tqdm
 
 import sur_adapter.io.schema as records
-from sur_adapter import config as schema
+from sur_adapter.config import from_dict
 from sur_adapter.data.prompts.cleaning import words
-from sur_adapter.executors.base import ShardResult
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.features.store import Shard, write_vectors
 from sur_adapter.io.code_version import code_version
@@ -35,12 +35,12 @@ def fill(
     reads: Callable[[list[str]], list],
     settings: dict,
     code: str,
-    engine: dict | None,
+    executor: dict | None,
     parts: Parts | None = None,
     finish=None,
 ) -> None:
     """make: what sees: `seer(rows)` gives name -> [N, …], `seer.about` tells what models made it, and is written into every file. reads:
-    the ids of some rows to what a worker reads for them, as of engine.Engine.
+    the ids of some rows to what a worker reads for them, as of executor.Engine.
 
     settings: what else it depends on; code: the file that it stands in. parts: what is worked on, by the name of its file, where that is
     not the shards; finish(work, about) makes these of it.
@@ -50,7 +50,7 @@ def fill(
     with Executor(
         partial(FeatureWorker, make),
         lambda task: reads(task[2]["id"].tolist() if task else []),
-        **schema.settings(Executor, engine, "engine"),
+        from_dict(ExecutorConfig, executor, "executor"),
     ) as workers:
         (about,) = workers.map([None])
         with WorkCache("cache", **depends, about=about) as work:
@@ -66,7 +66,7 @@ def fill(
 
 
 class FeatureWorker:
-    """A worker (engine.py): some rows to a file of what `make` sees of them; to no task at all, what made it."""
+    """A worker (executor.py): some rows to a file of what `make` sees of them; to no task at all, what made it."""
 
     def __init__(self, make: Callable):
         self.seer = make()

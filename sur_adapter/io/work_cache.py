@@ -106,7 +106,7 @@ class WorkCache:
             yield part
 
     def __getstate__(self) -> dict:
-        """What a worker elsewhere needs (engine.py): the lock stays with the stage."""
+        """What a worker elsewhere needs (executor.py): the lock stays with the stage."""
         return {"folder": self.folder}
 
     def moved(self, placed: Callable[[Path], Path]) -> "WorkCache":

@@ -1,4 +1,4 @@
-"""Whichever engine works on the shards, the outs are the same bytes, and what goes wrong is one sentence."""
+"""Whichever executor works on the shards, the outs are the same bytes, and what goes wrong is one sentence."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ from stages.generate import generate
 from stages.score import score
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.executors.base import ShardResult
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.features.extractors import llm, vae
 from sur_adapter.io import schema as records
@@ -35,8 +35,8 @@ PROMPTS = ROOT / "prompts/miniature"
 
 
 def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_gone_afterwards(tmp_path):
-    with Executor(partial(Parity, tmp_path), **TWO) as engine:
-        answers = list(engine.map([0, 1, 2, 3, 4, 6]))
+    with Executor(partial(Parity, tmp_path), config=ExecutorConfig(**TWO)) as executor:
+        answers = list(executor.map([0, 1, 2, 3, 4, 6]))
     assert [number for number, _ in answers] == [0, 1, 2, 3, 4, 6]
     pids = {pid for _, pid in answers}
     assert os.getpid() not in pids and 1 <= len(pids) <= 2
@@ -44,14 +44,14 @@ def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_go
 
 
 def test_work_of_a_process_that_was_killed_is_given_to_another_and_no_more_often_than_allowed(tmp_path):
-    with Executor(partial(Parity, tmp_path), kind="processes", workers=1, retries=1) as engine:
-        assert [number for number, _ in engine.map([8, 9])] == [8, 9]
+    with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="processes", workers=1, retries=1)) as executor:
+        assert [number for number, _ in executor.map([8, 9])] == [8, 9]
     (tmp_path / "killed").unlink()
     with (
-        Executor(partial(Parity, tmp_path), kind="processes", workers=1, retries=0) as engine,
-        pytest.raises(ValueError, match=r"were killed 1 times, for lack of memory, perhaps: set fewer engine.workers"),
+        Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="processes", workers=1, retries=0)) as executor,
+        pytest.raises(ValueError, match=r"were killed 1 times, for lack of memory, perhaps: set fewer executor.workers"),
     ):
-        list(engine.map([8, 9]))
+        list(executor.map([8, 9]))
 
 
 def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
@@ -59,24 +59,29 @@ def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
     other = 1 if before > 1 else 2
     torch.set_num_threads(other)
     try:
-        with Executor(partial(Parity, tmp_path), kind="processes", workers=1) as engine:
-            assert list(engine.map([5, 5])) == [(5, other)] * 2
+        with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="processes", workers=1)) as executor:
+            assert list(executor.map([5, 5])) == [(5, other)] * 2
     finally:
         torch.set_num_threads(before)
 
 
 def test_a_crawl_is_the_same_bytes_whoever_looks_at_the_pictures(raw, tmp_path, monkeypatch):
     monkeypatch.setattr(stages.crawl, "AT_ONCE", 40)
-    crawl(tmp_path / "miniature", sources=SOURCES, engine=TWO)
+    crawl(tmp_path / "miniature", sources=SOURCES, executor=TWO)
     assert digest(tmp_path / "miniature") == digest(raw / "miniature")
 
 
 def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards, models, tmp_path):
     rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": 3}
-    for name, engine in (("inline", None), ("processes", TWO)):
-        caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, engine=engine)
+    for name, executor in (("inline", None), ("processes", TWO)):
+        caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, executor=executor)
         score(
-            shards, tmp_path / name / "captions", tmp_path / name / "phash", scores={"phash": {}}, sources={"s": {}}, engine=engine and ONE
+            shards,
+            tmp_path / name / "captions",
+            tmp_path / name / "phash",
+            scores={"phash": {}},
+            sources={"s": {}},
+            executor=executor and ONE,
         )
     assert digest(tmp_path / "processes") == digest(tmp_path / "inline")
     assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(10)}
@@ -85,24 +90,24 @@ def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards
 def test_what_a_worker_refuses_is_refused_by_the_stage_in_the_same_words(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match=r"^seven is odd: give an even number$"),
-        Executor(partial(Parity, tmp_path), **TWO) as engine,
+        Executor(partial(Parity, tmp_path), config=ExecutorConfig(**TWO)) as executor,
     ):
-        list(engine.map([6, 7]))
+        list(executor.map([6, 7]))
 
 
 @pytest.mark.parametrize(
     "wrong, said",
     [
-        ({"kind": "procesess"}, r"engine.kind is 'procesess' \(did you mean 'processes'\?\)"),
-        ({"kind": "processes", "workers": 0}, "engine.workers is 0: give a whole number of at least 1, or auto"),
-        ({"kind": "processes", "gpus": 1.5}, "engine.gpus is 1.5: give the GPUs of a worker"),
-        ({"kind": "processes", "gpus": 99}, "engine.gpus is 99, and . GPUs are here: set it to 0"),
-        ({"kind": "processes", "retries": -1}, "engine.retries is -1: give a whole number"),
+        ({"kind": "procesess"}, r"executor.kind is 'procesess' \(did you mean 'processes'\?\)"),
+        ({"kind": "processes", "workers": 0}, "executor.workers is 0: give a whole number of at least 1, or auto"),
+        ({"kind": "processes", "gpus": 1.5}, "executor.gpus is 1.5: give the GPUs of a worker"),
+        ({"kind": "processes", "gpus": 99}, "executor.gpus is 99, and . GPUs are here: set it to 0"),
+        ({"kind": "processes", "retries": -1}, "executor.retries is -1: give a whole number"),
     ],
 )
 def test_an_engine_that_cannot_be_is_refused_in_a_sentence(tmp_path, wrong, said):
     with pytest.raises(ValueError, match=said):
-        Executor(partial(Parity, tmp_path), **wrong)
+        Executor(partial(Parity, tmp_path), config=ExecutorConfig(**wrong))
 
 
 def test_what_lies_on_a_disk_of_another_machine_alone_is_named(tmp_path, monkeypatch):
@@ -120,7 +125,7 @@ def test_no_stage_tracks_the_engine():
 
     with Repo(str(ROOT)) as repo:
         tracked = {key for stage in repo.index.stages for dep in stage.params for key in dep.params}
-    assert "caption" in tracked and not any(key.split(".")[0] == "engine" for key in tracked)
+    assert "caption" in tracked and not any(key.split(".")[0] == "executor" for key in tracked)
 
 
 def test_who_works_here_waits_for_no_other_engine():
@@ -137,9 +142,9 @@ def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_one_
     models = tiny.models(Path("models"))
     rows = read_table(tiny.home(home, models, 16) / "pairs.parquet")
     album = ImageIndex(Path("raw"), set(rows["id"]))
-    for name, engine in (("inline", None), ("processes", apart)):
-        llm.write(rows, {}, Path(name, "llm"), models, engine, layers="all", tokens=40)
-        vae.write(rows, album, Path(name, "vae"), models, engine, batch=2)
+    for name, executor in (("inline", None), ("processes", apart)):
+        llm.write(rows, {}, Path(name, "llm"), models, executor, layers="all", tokens=40)
+        vae.write(rows, album, Path(name, "vae"), models, executor, batch=2)
     assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2 * 4
 
 
@@ -147,7 +152,7 @@ def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_one_
     options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
     given = {"models": tiny.models(Path("models")), "generate": options}
     SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
-    generate(PROMPTS, Path("processes/adapter"), adapter, engine=apart, **given)
+    generate(PROMPTS, Path("processes/adapter"), adapter, executor=apart, **given)
     paint, drawn = stages.generate.paint, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or (paint(*a, **k) if len(drawn) < 3 else stopped()))
@@ -169,8 +174,8 @@ from functools import partial
 from pathlib import Path
 from helpers.executor_workers import Parity
 from sur_adapter.executors.executor import Engine
-with Engine(partial(Parity, Path(".")), kind="processes", workers=1) as engine:
-    print(next(engine.map([1]))[1], flush=True)
+with Engine(partial(Parity, Path(".")), kind="processes", workers=1) as executor:
+    print(next(executor.map([1]))[1], flush=True)
     time.sleep(600)"""
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=env, stdout=subprocess.PIPE, text=True) as stage:

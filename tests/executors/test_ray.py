@@ -16,7 +16,7 @@ from helpers.repository import ROOT
 from helpers.small_models import digest
 
 from stages.caption import caption
-from sur_adapter.executors.base import threads
+from sur_adapter.executors.base import ExecutorConfig, threads
 from sur_adapter.executors.executor import Executor
 from sur_adapter.executors.ray import _code
 from sur_adapter.io.work_cache import WorkCache, work_dir
@@ -67,7 +67,7 @@ def test_of_two_machines_one_is_lost_amid_captioning_and_the_captions_are_those_
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        caption(shards / "s", tmp_path / "ray", caption=rules, engine={"kind": "ray", "address": cluster.address})
+        caption(shards / "s", tmp_path / "ray", caption=rules, executor={"kind": "ray", "address": cluster.address})
         killer.join()
     finally:
         left.append(None)
@@ -86,14 +86,14 @@ def one_thread():
 
 
 def test_a_cluster_of_our_own_is_heard_on_loopback_alone_and_a_worker_that_dies_is_started_again(one_thread, tmp_path, monkeypatch):
-    with Executor(partial(Parity, tmp_path), kind="ray", workers=1, retries=1) as engine:
-        (_, before), (number, after) = engine.map([6, 8])
+    with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="ray", workers=1, retries=1)) as executor:
+        (_, before), (number, after) = executor.map([6, 8])
         assert number == 8 and (tmp_path / "killed").exists() and len({os.getpid(), before, after}) == 3
         ours = psutil.Process().children(recursive=True)
         ports = [c.laddr.ip for process in ours for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert ports and set(ports) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         with pytest.raises(FileNotFoundError, match="^seven is odd: give an even number$"):
-            list(engine.map([7]))
+            list(executor.map([7]))
         monkeypatch.chdir(tmp_path)
         work_apart(tmp_path)
 
@@ -103,8 +103,11 @@ def work_apart(folder: Path) -> None:
     (folder / "a").write_text("here")
     (folder / "b").write_text("not asked for")
     about = {"kind": "ray", "workers": 1, "store": f"file://{folder}/store"}
-    with WorkCache("peek") as work, Executor(partial(Peek, work, "/"), lambda name: [Path(name)], **about) as engine:
-        (text, seen, _, where), made = engine.map(["a", "three="])
+    with (
+        WorkCache("peek") as work,
+        Executor(partial(Peek, work, "/"), lambda name: [Path(name)], config=ExecutorConfig(**about)) as executor,
+    ):
+        (text, seen, _, where), made = executor.map(["a", "three="])
         assert (text, seen) == ("here", ["a"]) and where != str(folder) and where.endswith(str(folder))
         assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
     assert not Path(where).exists()
@@ -112,9 +115,9 @@ def work_apart(folder: Path) -> None:
 
 def test_where_no_cluster_answers_a_sentence_says_so(tmp_path):
     with pytest.raises(
-        ValueError, match="engine.address is '127.0.0.1:1', where no Ray cluster answers .*: start one by `ray start --head`"
+        ValueError, match="executor.address is '127.0.0.1:1', where no Ray cluster answers .*: start one by `ray start --head`"
     ):
-        Executor(partial(Parity, tmp_path), kind="ray", address="127.0.0.1:1")
+        Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="ray", address="127.0.0.1:1"))
 
 
 def test_machines_without_the_projects_folder_are_brought_its_packages_and_nothing_else():

@@ -19,6 +19,7 @@ import stages.crawl
 from stages.caption import caption
 from stages.crawl import crawl
 from stages.score import score
+from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.blob_store import BlobStore
 from sur_adapter.executors.executor import Executor
 from sur_adapter.executors.staging import SCRATCH, files
@@ -41,15 +42,17 @@ def test_a_worker_sees_what_its_task_reads_and_nothing_else_and_leaves_nothing(h
     before = scratches()
     with (
         WorkCache("peek") as work,
-        Executor(partial(Peek, work, str(home)), lambda name: ["model", "hub/name", None, Path(name)], **apart) as engine,
+        Executor(
+            partial(Peek, work, str(home)), lambda name: ["model", "hub/name", None, Path(name)], config=ExecutorConfig(**apart)
+        ) as executor,
     ):
-        (one, saw_one, seen, where), (two, saw_two, *_), made = engine.map(["one", "two", "three="])
+        (one, saw_one, seen, where), (two, saw_two, *_), made = executor.map(["one", "two", "three="])
         assert (one, two) == ("one", "two") and saw_one == ["model/a", "model/b", "one"] and saw_two == ["model/a", "model/b", "two"]
         assert not seen and where != str(home) and where.endswith(str(home)), "a mirror of the stage's disk"
         assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
         (home.parent / "store/sha256" / sha256(b"one").hexdigest()).write_bytes(b"eno")
         with pytest.raises(ValueError, match=r"store/sha256/7692.* is not what was put there: remove it, and run the same command again"):
-            list(engine.map(["one"]))
+            list(executor.map(["one"]))
     assert scratches() == before
     assert {file.read_bytes() for file in (home.parent / "store/sha256").iterdir()} == {b"eno", b"two", b"model/a", b"model/b", b"made"}
 
@@ -59,11 +62,11 @@ def captioned_and_scored(apart: dict, shards: Path, models: Path, between=None) 
     shutil.copytree(models / "blip", "blip")
     shutil.copytree(shards, "raw")
     rules = {"model": "blip", "top_p": 0.9, "batch": 3}
-    for name, engine in (("inline", None), ("apart", apart)):
-        between(rules) if engine and between else None
+    for name, executor in (("inline", None), ("apart", apart)):
+        between(rules) if executor and between else None
         captions = Path(name, "captions")
-        caption(Path("raw/s"), captions / "s", caption=rules, engine=engine)
-        score(Path("raw"), captions, Path(name, "phash"), scores={"phash": {}}, sources={"s": {}}, engine=engine)
+        caption(Path("raw/s"), captions / "s", caption=rules, executor=executor)
+        score(Path("raw"), captions, Path(name, "phash"), scores={"phash": {}}, sources={"s": {}}, executor=executor)
     one, other = digest(Path("inline")), digest(Path("apart"))
     assert len(one) == 11 and one.keys() == other.keys()
     assert {name for name in one if one[name] != other[name]} == ({"captions/s/captions-000000.parquet"} if between else set())
@@ -98,7 +101,7 @@ def test_captions_and_scores_are_the_bytes_of_one_process_by_way_of_an_object_st
         told = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
         for name, value in told.items():
             monkeypatch.setenv(f"AWS_{name}", value)
-        with pytest.raises(ValueError, match=r"engine.store is 's3://bucket/folder', which cannot be used \(FileNotFoundError: .*bucket"):
+        with pytest.raises(ValueError, match=r"executor.store is 's3://bucket/folder', which cannot be used \(FileNotFoundError: .*bucket"):
             captioned_and_scored(apart | {"store": "s3://bucket/folder"}, shards, models)
         for name in ("blip", "raw", "inline"):
             shutil.rmtree(name)
@@ -113,7 +116,7 @@ def test_captions_and_scores_are_the_bytes_of_one_process_by_way_of_an_object_st
 
 def test_a_crawl_is_the_bytes_of_one_process(home, apart, raw, monkeypatch):
     monkeypatch.setattr(stages.crawl, "AT_ONCE", 40)
-    crawl(Path("miniature"), sources=SOURCES, engine=apart)
+    crawl(Path("miniature"), sources=SOURCES, executor=apart)
     assert digest(Path("miniature")) == digest(raw / "miniature")
 
 
@@ -170,7 +173,7 @@ def test_what_is_spoilt_in_the_store_is_named_and_takes_no_files_place(depot, tm
     with pytest.raises(ValueError, match=rf"store/sha256/{item.sha256} is not what was put there: remove it, and run the same"):
         depot.get(item.sha256, tmp_path / "new/b")
     depot.fs.rm(f"{depot.folder}/{item.sha256}")
-    with pytest.raises(ValueError, match=r"engine.store is '.*store', which cannot be used \(FileNotFoundError"):
+    with pytest.raises(ValueError, match=r"executor.store is '.*store', which cannot be used \(FileNotFoundError"):
         depot.get(item.sha256, tmp_path / "new/b")
     assert (tmp_path / "new/b").read_bytes() == b"abc" and len(list((tmp_path / "new").iterdir())) == 1
 
@@ -178,18 +181,18 @@ def test_what_is_spoilt_in_the_store_is_named_and_takes_no_files_place(depot, tm
 @pytest.mark.parametrize(
     "address, said",
     [
-        ("s3://hugo:hunter2@bucket/folder", "engine.store holds a user, a password or a key: leave it out"),
-        ("simplecache::s3://hugo:hunter2@bucket/folder", "engine.store is no address: give one such as s3://bucket/folder"),
-        ("zip://hunter2::s3://bucket/folder", "engine.store is no address"),
-        ("mnt/hunter2", "engine.store is no address"),
-        (5, "engine.store is no address"),
-        ("s4://bucket/hunter3", r"engine.store is 's4://bucket/hunter3', which cannot be used \(ValueError: Protocol not known: s4\)"),
+        ("s3://hugo:hunter2@bucket/folder", "executor.store holds a user, a password or a key: leave it out"),
+        ("simplecache::s3://hugo:hunter2@bucket/folder", "executor.store is no address: give one such as s3://bucket/folder"),
+        ("zip://hunter2::s3://bucket/folder", "executor.store is no address"),
+        ("mnt/hunter2", "executor.store is no address"),
+        (5, "executor.store is no address"),
+        ("s4://bucket/hunter3", r"executor.store is 's4://bucket/hunter3', which cannot be used \(ValueError: Protocol not known: s4\)"),
     ],
 )
 def test_a_store_that_cannot_be_is_refused_in_a_sentence_whichever_engine_is_asked_for(tmp_path, address, said):
     for kind in ("inline", "processes"):
         with pytest.raises(ValueError, match=said) as refused:
-            Executor(partial(Peek, None, ""), kind=kind, store=address)
+            Executor(partial(Peek, None, ""), config=ExecutorConfig(kind=kind, store=address))
         assert "hunter2" not in str(refused.value)
 
 
@@ -197,7 +200,7 @@ def test_a_package_that_is_missing_is_named():
     known = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "oss": "ossfs", "webhdfs": "requests", "box": "boxfs"}
     protocol, package = next((protocol, package) for protocol, package in known.items() if not find_spec(package))
     with pytest.raises(
-        ValueError, match=rf"engine.store is '{protocol}://b/f', for which a package is missing \(.*{package}.*\): install it"
+        ValueError, match=rf"executor.store is '{protocol}://b/f', for which a package is missing \(.*{package}.*\): install it"
     ):
         BlobStore(f"{protocol}://b/f")
 
@@ -206,8 +209,8 @@ def test_a_store_that_cannot_be_written_ends_the_stage_in_a_sentence_and_loses_n
     Path("store").write_text("no folder")
     shutil.copytree(shards, "raw")
     wrong = apart | {"store": f"file://{home}/store"}
-    with pytest.raises(ValueError, match=r"engine.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*goes on"):
-        caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, engine=wrong)
+    with pytest.raises(ValueError, match=r"executor.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*goes on"):
+        caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, executor=wrong)
     assert Path("store").read_text() == "no folder" and not Path("captions").exists()
 
 
@@ -218,6 +221,8 @@ def test_what_a_killed_worker_left_is_removed_by_the_next_one(own_work, monkeypa
         (tmp_path / f"{SCRATCH}{name}/home").mkdir(parents=True)
     (tmp_path / f"{SCRATCH}dead.lock").touch()
     with FileLock(tmp_path / f"{SCRATCH}alive.lock"), WorkCache("peek") as work:
-        with Executor(partial(Peek, work, ""), kind="processes", workers=1, store=f"file://{tmp_path}/store") as engine:
-            list(engine.map(["three="]))
+        with Executor(
+            partial(Peek, work, ""), config=ExecutorConfig(kind="processes", workers=1, store=f"file://{tmp_path}/store")
+        ) as executor:
+            list(executor.map(["three="]))
         assert scratches() == {tmp_path / f"{SCRATCH}alive", tmp_path / f"{SCRATCH}alive.lock"}

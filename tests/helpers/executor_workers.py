@@ -1,4 +1,4 @@
-"""Workers of no weight, for the tests of engines: they tell where they are and what they see, and fail or die when asked to."""
+"""Workers of no weight, for the tests of executors: they tell where they are and what they see, and fail or die when asked to."""
 
 import os
 from pathlib import Path

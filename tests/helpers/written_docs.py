@@ -99,7 +99,7 @@ def keys(section: str) -> set[str]:
         "generate": ("sur_adapter.generation.sampling", "draw"),
         "sweep": ("stages.sweep", "numbers"),
         "evaluate": ("stages.evaluate", "options"),
-        "engine": ("sur_adapter.executors.executor", "Executor"),
+        "executor": ("sur_adapter.executors.executor", "Executor"),
         "sources": (f"sur_adapter.data.sources.{name}", "rows"),
         "scores": (f"sur_adapter.data.scores.{name}", "score"),
         "cache": (f"sur_adapter.features.extractors.{name}", "write"),

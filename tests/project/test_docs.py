@@ -64,7 +64,7 @@ for where, tag, code in json.load(sys.stdin):
 """
 TOOLS = {"cat", "cd", "cp", "export", "git", "ls", "rm", "sed"}
 NOUNS = (
-    "album bank captioner cluster compute denoising diffusion engine export forget gauges kept lane metrics objective overlap pictures "
+    "album bank captioner cluster compute denoising diffusion executor export forget gauges kept lane metrics objective overlap pictures "
     "pool portion prompts records schema sealed spoilt store strengths suite teacher trainer vote whole work"
 )
 ERRORS = [*(f"stages/{name}.py" for name in (*VERBS, "__main__")), *(f"sur_adapter/{name}.py" for name in NOUNS.split())]

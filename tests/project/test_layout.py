@@ -62,7 +62,7 @@ def test_a_verbs_signature_is_its_command_and_its_params_but_for_the_engine_whic
     command = BODIES[verb]["cmd"].split()
     assert command[:4] == ["python", "-m", "stages", verb]
     assert sum(a.default is Parameter.empty for a in files) <= len(command) - 4 <= len(files)
-    assert {re.split(r"[.$]", p)[0] for p in BODIES[verb]["params"]} == sections - {"engine"} and sections <= set(PARAMS)
+    assert {re.split(r"[.$]", p)[0] for p in BODIES[verb]["params"]} == sections - {"executor"} and sections <= set(PARAMS)
 
 
 @pytest.mark.parametrize("verb", sorted(BODIES))

@@ -20,9 +20,9 @@ from sur_adapter.models.torch_utils import device
 CURE = "name another model in params.yaml: models.diffusion"
 
 
-def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, engine: dict | None = None, *, batch: int = 64) -> None:
+def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, executor: dict | None = None, *, batch: int = 64) -> None:
     model = models["diffusion"]
-    fill(out, pairs, partial(Words, model, batch), lambda ids: files(model), {"batch": batch}, __file__, engine)
+    fill(out, pairs, partial(Words, model, batch), lambda ids: files(model), {"batch": batch}, __file__, executor)
 
 
 def files(model: str) -> list[str]:

@@ -28,7 +28,7 @@ def write(
     pictures,
     out: Path,
     models: dict,
-    engine: dict | None = None,
+    executor: dict | None = None,
     *,
     layers: list[int] | str,
     pooling: str = "last",
@@ -47,7 +47,7 @@ def write(
         first |= {prompt: (name, i) for i, prompt in enumerate(new["simple_prompt"])}
         parts += [(f"{name}.new", new)] if len(new) else []
     settings = options | {"layers": layers, "stored": stored}
-    fill(out, pairs, make, lambda ids: [models["llm"]], settings, __file__, engine, parts, partial(_join, list(shards(pairs)), first))
+    fill(out, pairs, make, lambda ids: [models["llm"]], settings, __file__, executor, parts, partial(_join, list(shards(pairs)), first))
 
 
 class States:

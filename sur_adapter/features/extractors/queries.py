@@ -28,14 +28,14 @@ def write(
     pictures,
     out: Path,
     models: dict,
-    engine: dict | None = None,
+    executor: dict | None = None,
     *,
     count: int,
     seed: int = 0,
     batch: int = 16,
     precision: str = "fp32",
 ) -> None:
-    """precision: of the U-Net, fp32 or bf16. engine: none is asked, as a minute's work stays in this process."""
+    """precision: of the U-Net, fp32 or bf16. executor: none is asked, as a minute's work stays in this process."""
     rows = pairs[pairs["split"] == "train"].head(PICTURES)
     encoders, vae = TextEncoders(models["diffusion"], device()), load(models["diffusion"], "fp32").to(device())
     unet = part(models["diffusion"], UNet2DConditionModel, "unet", torch_dtype=dtype(precision)).to(device()).eval()

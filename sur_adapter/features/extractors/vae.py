@@ -34,7 +34,7 @@ def write(
     pictures,
     out: Path,
     models: dict,
-    engine: dict | None = None,
+    executor: dict | None = None,
     *,
     batch: int = 8,
     flips: bool = False,
@@ -49,7 +49,7 @@ def write(
         return [*files(models["diffusion"]), *(pictures.files(ids) if isinstance(pictures, ImageIndex) else ())]
 
     make = partial(Latents, pictures, models["diffusion"], sizes, precision, batch, flips)
-    fill(out, pairs, make, reads, {"batch": batch, "flips": flips}, __file__, engine)
+    fill(out, pairs, make, reads, {"batch": batch, "flips": flips}, __file__, executor)
 
 
 def files(model: str) -> list[str]:
