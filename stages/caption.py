@@ -1,9 +1,12 @@
-"""caption: a plain sentence for every picture the crawl kept: its source's own where there is one, else the captioner's.
+"""caption: one plain sentence for each image that the crawl kept.
 
-A run that was killed goes on at the batch where it was: what is said lies in the work cache until all is done.
+The source's own sentence is used where it has one, else the captioner is asked. A killed run resumes at the last finished batch, which
+lies in the work cache until the stage is done.
 """
 
 import json
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from functools import cache, partial
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from sur_adapter.config import from_dict, settings
+from sur_adapter.config import Params
 from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
@@ -19,39 +22,28 @@ from sur_adapter.io.raw_shards import Look, members, numbers, shard
 from sur_adapter.io.schema import CAPTIONS
 from sur_adapter.io.shards import write_table
 from sur_adapter.io.work_cache import WorkCache, digest, file_stats
-from sur_adapter.models.captioner import Captioner
+from sur_adapter.models.captioner import CaptionConfig, Captioner
 
 
-def caption(raw: Path, out: Path, *, caption: dict, executor: dict | None = None) -> None:
-    write(raw, out, executor, **settings(write, caption, "caption"))
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--raw", type=Path, required=True, help="folder of the crawled shards of one source")
+    parser.add_argument("--out", type=Path, required=True, help="folder for captions-*.parquet, one table per shard")
 
 
-def write(
-    raw: Path,
-    out: Path,
-    executor: dict | None = None,
-    *,
-    model: str,
-    top_p: float | None = None,
-    seed: int = 0,
-    batch: int = 32,
-    candidates: int = 1,
-    judge: str | None = None,
-    own: bool = True,
-) -> None:
-    """A table for each shard of `raw`, its rows in their order. own: whether a sentence that the source has is taken as it is.
+def run(args: Namespace, params: Params) -> None:
+    caption(args.raw, args.out, params.section("caption", CaptionConfig), params.section("executor", ExecutorConfig, required=False))
 
-    The other settings are those of captioner.Captioner, which is loaded where a picture has no sentence yet.
-    """
-    how = {"model": model, "top_p": top_p, "seed": seed, "candidates": candidates, "judge": judge}
-    about = how | {"batch": batch, "own": own, "files": file_stats(model, judge), "raw": digest(raw, "prompts-*.parquet")}
 
-    def reads(number: str) -> list:
-        return [model, judge, *members(raw, number), *work.folder.glob(f"{number}-*")]
+def caption(raw: Path, out: Path, config: CaptionConfig, executor: ExecutorConfig) -> None:
+    """Writes a table of id and simple_prompt for each shard of `raw`, rows in the same order."""
+    inputs = {"config": asdict(config), "files": file_stats(config.model, config.judge), "raw": digest(raw, "prompts-*.parquet")}
+
+    def input_files(number: str) -> list:
+        return [config.model, config.judge, *members(raw, number), *work.folder.glob(f"{number}-*")]
 
     with (
-        WorkCache("caption", **about, code=code_version(__file__)) as work,
-        Executor(partial(Captions, work, raw, how, batch, own), reads, from_dict(ExecutorConfig, executor, "executor")) as workers,
+        WorkCache("caption", **inputs, code=code_version(__file__)) as work,
+        Executor(partial(CaptionWorker, work, raw, config), input_files, executor) as workers,
     ):
         for _ in workers.map([number for number in numbers(raw) if work.get(_name(number)) is None], "caption"):
             pass
@@ -64,34 +56,35 @@ def _name(number: str) -> str:
     return f"captions-{number}.parquet"
 
 
-class Captions:
-    """A worker (executor.py): the number of a shard of `raw` to its table. how: of the captioner, which it loads when it first asks one."""
+class CaptionWorker:
+    """Captions one shard of `raw`, given by its number. The captioner is loaded when the first image needs it."""
 
-    def __init__(self, work: WorkCache, raw: Path, how: dict, batch: int, own: bool):
-        self.work, self.raw, self.batch, self.own = work, raw, batch, own
-        self.captioner = cache(lambda: Captioner(**how))
+    def __init__(self, work: WorkCache, raw: Path, config: CaptionConfig):
+        self.work, self.raw, self.config = work, raw, config
+        self.captioner = cache(lambda: Captioner(config))
 
     def __call__(self, number: str) -> ShardResult:
-        rows, look = shard(self.raw, number)
-        told = (rows.simple_prompt if self.own else rows.simple_prompt.map(lambda _: None)).fillna("").str.strip()
-        silent = (told == "").to_numpy()
-        told[silent] = self._sentences(number, rows.id.to_numpy(), silent, look)
+        rows, images = shard(self.raw, number)
+        own = rows.simple_prompt if self.config.use_source_captions else rows.simple_prompt.map(lambda _: None)
+        captions = own.fillna("").str.strip()
+        missing = (captions == "").to_numpy()
+        captions[missing] = self._generate(number, rows.id.to_numpy(), missing, images)
         with self.work.open(_name(number)) as part:
-            write_table(part, pd.DataFrame({"id": rows.id, "simple_prompt": told}), CAPTIONS)
+            write_table(part, pd.DataFrame({"id": rows.id, "simple_prompt": captions}), CAPTIONS)
         self.work.delete([f.name for f in self.work.folder.glob(f"{number}-*")])
         return ShardResult.of(self.work.folder / _name(number), len(rows))
 
-    def _sentences(self, number: str, ids: np.ndarray, silent: np.ndarray, look: Look) -> list[str]:
-        """For the silent rows of a shard; the batches that an earlier run finished are not asked for again."""
-        said, count = [], int(silent.sum())
-        while len(said) < count and (some := self.work.get(f"{number}-{len(said):06d}")) is not None:
-            said += json.loads(some)
-        if len(said) == count:
-            return said
-        left = silent & (silent.cumsum() > len(said))
-        with tqdm(initial=len(said), total=count, desc=f"caption {number}", unit="picture", disable=None) as bar:
-            for some in self.captioner().captions(look(left), list(ids[left]), self.batch):
-                self.work.set(f"{number}-{len(said):06d}", json.dumps(some).encode())
-                said += some
-                bar.update(len(some))
-        return said
+    def _generate(self, number: str, ids: np.ndarray, missing: np.ndarray, images: Look) -> list[str]:
+        """Captions the rows of a shard that have none; batches that an earlier run finished are read from the work cache."""
+        captions, count = [], int(missing.sum())
+        while len(captions) < count and (batch := self.work.get(f"{number}-{len(captions):06d}")) is not None:
+            captions += json.loads(batch)
+        if len(captions) == count:
+            return captions
+        remaining = missing & (missing.cumsum() > len(captions))
+        with tqdm(initial=len(captions), total=count, desc=f"caption {number}", unit="image", disable=None) as bar:
+            for batch in self.captioner().captions(images(remaining), list(ids[remaining]), self.config.batch_size):
+                self.work.set(f"{number}-{len(captions):06d}", json.dumps(batch).encode())
+                captions += batch
+                bar.update(len(batch))
+        return captions

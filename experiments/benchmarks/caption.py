@@ -16,7 +16,7 @@ import torch
 from transformers import AutoImageProcessor, AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from miniature.scenes import make
-from sur_adapter.models.captioner import Captioner
+from sur_adapter.models.captioner import CaptionConfig, Captioner
 
 MINIATURE = "models/miniature/blip"
 LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "image_size": 384}
@@ -25,7 +25,7 @@ LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24
 def main(large: bool, batch: int, count: int) -> None:
     with TemporaryDirectory() as folder:
         model = _large(folder) if large else MINIATURE
-        captioner = Captioner(model, top_p=0.9)
+        captioner = Captioner(CaptionConfig(model, top_p=0.9))
         pictures = [make(i).draw() for i in range(count)]
         if large:
             pictures = [p.resize((512, 512)) for p in pictures]

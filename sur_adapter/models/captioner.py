@@ -5,6 +5,7 @@ of each draw is named by the picture's id, so neither the batch nor the machine'
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 
 import numpy as np
@@ -24,40 +25,53 @@ from sur_adapter.models import torch_utils as compute
 from sur_adapter.models.clip import Clip, score
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 
-LONGEST = 40  # tokens; BLIP's sentences rarely pass 20
+MAX_NEW_TOKENS = 40  # tokens; BLIP's sentences rarely pass 20
+
+
+@dataclass(frozen=True)
+class CaptionConfig:
+    """Section `caption` of params.yaml.
+
+    model: a folder or a name on the hub. top_p: nucleus sampling; null takes the most likely token (greedy). candidates: captions sampled
+    per image, of which `judge`, a CLIP model, selects the best (CapFilt, Li et al., arXiv 2201.12086). use_source_captions: keep the
+    sentence that a source already has.
+    """
+
+    model: str
+    top_p: float | None = None
+    seed: int = 0
+    batch_size: int = 32
+    candidates: int = 1
+    judge: str | None = None
+    use_source_captions: bool = True
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p is {self.top_p}: give a share above 0 and up to 1, or null for greedy decoding")
+        if self.candidates < 1 or (self.candidates > 1) != bool(self.judge and self.top_p):
+            raise ValueError(
+                f"candidates is {self.candidates}, top_p {self.top_p}, judge {self.judge!r}: several candidates need a top_p to sample "
+                "them with and a CLIP as judge; a single one needs no judge"
+            )
 
 
 class Captioner:
-    """`model`: a folder or a name on the hub. `top_p`: share of the likelihood sampled from; None takes the likeliest word each time.
+    """Captions images with an image-to-text model of transformers. On a GPU it runs in bf16, on a CPU in fp32."""
 
-    On a GPU weights and products are bf16, on a CPU fp32. `judge`, a CLIP, chooses among several `candidates` of each picture
-    (the filter of CapFilt, Li et al., arXiv 2201.12086). Raises ValueError where there is nothing to choose from or nobody to do it.
-    """
-
-    def __init__(
-        self,
-        model: str,
-        device: str = "auto",
-        top_p: float | None = None,
-        seed: int = 0,
-        candidates: int = 1,
-        judge: str | None = None,
-    ):
-        if candidates < 1 or (candidates > 1) != bool(judge and top_p):
-            raise ValueError(
-                f"params.yaml: caption.candidates is {candidates}, top_p {top_p}, judge {judge!r}: several candidates need a top_p "
-                "to draw them with and a CLIP as judge; a single one needs no judge"
-            )
+    def __init__(self, config: CaptionConfig, device: str = "auto"):
+        model, judge = config.model, config.judge
         device = compute.device(device)
         with loading_errors("caption.model", model):
-            self.look = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
-            self.words = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
+            self.image_processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
+            self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
             self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(device).eval()
         self.judge = Clip(judge, "caption.judge") if judge else None
         text = self.model.config.get_text_config(decoder=True)
-        self.length = min(LONGEST, getattr(text, "max_position_embeddings", LONGEST))
-        self.top_p, self.seed, self.candidates = top_p, seed, candidates
+        self.length = min(MAX_NEW_TOKENS, getattr(text, "max_position_embeddings", MAX_NEW_TOKENS))
+        self.top_p, self.seed, self.candidates = config.top_p, config.seed, config.candidates
 
     def captions(self, images: Iterable[Image.Image], ids: list[str], batch: int) -> Iterator[list[str]]:
         """A sentence for each picture, a batch at a time; the next pictures are decoded meanwhile."""
@@ -71,7 +85,7 @@ class Captioner:
         return self._best(self._pixels(images), images, ids)
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
-        return self.look(images=images, return_tensors="pt").pixel_values  # (B, 3, H, W)
+        return self.image_processor(images=images, return_tensors="pt").pixel_values  # (B, 3, H, W)
 
     def _best(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[str]:
         """Of each picture's candidates the one that CLIP finds to agree best; the first of equals."""
@@ -91,7 +105,7 @@ class Captioner:
         tokens = self.model.generate(
             pixel_values=pixels, logits_processor=LogitsProcessorList(noise), do_sample=False, num_beams=1, max_new_tokens=self.length - 1
         )
-        return [text.strip() for text in self.words.batch_decode(tokens, skip_special_tokens=True)]
+        return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
 def _paired(ids: list[str], images: Iterator[Image.Image], batch: int) -> Iterator[tuple[list[str], list[Image.Image]]]:

@@ -13,10 +13,10 @@ from helpers import tiny_models as tiny
 from helpers.executor_workers import Parity
 from helpers.repository import ROOT
 from helpers.small_models import SOURCES, digest
+from helpers.stages import caption
 
 import stages.crawl
 import stages.generate
-from stages.caption import caption
 from stages.crawl import crawl
 from stages.generate import generate
 from stages.score import score

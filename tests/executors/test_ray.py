@@ -14,8 +14,8 @@ import torch
 from helpers.executor_workers import Parity, Peek
 from helpers.repository import ROOT
 from helpers.small_models import digest
+from helpers.stages import caption
 
-from stages.caption import caption
 from sur_adapter.executors.base import ExecutorConfig, threads
 from sur_adapter.executors.executor import Executor
 from sur_adapter.executors.ray import _code

@@ -13,10 +13,10 @@ from filelock import FileLock
 from helpers import tiny_models as tiny
 from helpers.executor_workers import Peek
 from helpers.small_models import SOURCES, digest
+from helpers.stages import caption
 
 import stages.caption
 import stages.crawl
-from stages.caption import caption
 from stages.crawl import crawl
 from stages.score import score
 from sur_adapter.executors.base import ExecutorConfig

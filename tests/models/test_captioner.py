@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 from helpers.small_models import digest
+from helpers.stages import caption
 from transformers import (
     AutoTokenizer,
     Blip2Config,
@@ -17,16 +18,15 @@ from transformers import (
 )
 
 from miniature.scenes import make
-from stages.caption import caption
 from stages.crawl import crawl
 from sur_adapter.io.shards import read_table
-from sur_adapter.models.captioner import Captioner
+from sur_adapter.models.captioner import CaptionConfig, Captioner
 from sur_adapter.models.clip import Clip, score
 
 
 def test_every_kept_picture_has_a_caption_in_the_order_of_raw_and_the_same_one_each_time(raw, models, tmp_path):
     for name, batch in (("a", 50), ("b", 50), ("c", 7)):
-        caption(raw / "miniature", tmp_path / name, caption={"model": str(models / "blip"), "top_p": 0.9, "seed": 1, "batch": batch})
+        caption(raw / "miniature", tmp_path / name, caption={"model": str(models / "blip"), "top_p": 0.9, "seed": 1, "batch_size": batch})
     table = read_table(raw / "miniature")
     assert list(read_table(tmp_path / "a").id) == list(table.id[table.dropped.isna()])
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
@@ -44,7 +44,7 @@ def test_a_sentence_that_the_source_has_is_taken_as_it_is_unless_the_captioner_i
     crawl(raw := tmp_path / "raw" / "surd", sources={"surd": {"path": str(tmp_path / "surd")}})
     said = {}
     for own in (True, False):
-        caption(raw, tmp_path / str(own), caption={"model": str(models / "blip"), "own": own, "batch": 1})
+        caption(raw, tmp_path / str(own), caption={"model": str(models / "blip"), "use_source_captions": own, "batch_size": 1})
         said[own] = list(read_table(tmp_path / str(own)).simple_prompt)
     assert said[True] == ["three white kittens", said[False][1], "a red circle", said[False][3]]
     assert said[False][0] != said[True][0] and said[False][2] != said[True][2]
@@ -58,9 +58,9 @@ def test_a_sentence_that_the_source_has_is_taken_as_it_is_unless_the_captioner_i
 
 def test_a_caption_is_sampled_by_the_seed_or_the_likeliest(models):
     image, ids = [make(5).draw()] * 20, [str(i) for i in range(20)]
-    sampled = [Captioner(str(models / "blip"), "cpu", 0.95, seed).caption(image, ids) for seed in (0, 1)]
+    sampled = [Captioner(CaptionConfig(str(models / "blip"), 0.95, seed), "cpu").caption(image, ids) for seed in (0, 1)]
     assert len(set(sampled[0])) > 5 and sampled[0] != sampled[1]
-    assert len(set(Captioner(str(models / "blip"), "cpu").caption(image, ids))) == 1
+    assert len(set(Captioner(CaptionConfig(str(models / "blip")), "cpu").caption(image, ids))) == 1
 
 
 def test_any_image_to_text_model_of_transformers_captions(models, tmp_path):
@@ -78,7 +78,7 @@ def test_any_image_to_text_model_of_transformers_captions(models, tmp_path):
         folder = tmp_path / type(model).__name__
         for part in (model, words, BlipImageProcessor(size={"height": 64, "width": 64})):
             part.save_pretrained(folder)
-        said = Captioner(str(folder), "cpu", 0.9).caption([make(1).draw(), make(2).draw()], ["a", "b"])
+        said = Captioner(CaptionConfig(str(folder), 0.9), "cpu").caption([make(1).draw(), make(2).draw()], ["a", "b"])
         assert len(said) == 2 and said[0] != said[1] and all(said)
 
 
@@ -86,12 +86,14 @@ def test_of_several_candidates_the_one_is_taken_that_clip_finds_to_agree_best(mo
     images, ids = [make(i).draw() for i in range(12)], [str(i) for i in range(12)]
     blip, clip = str(models / "blip"), Clip(str(models / "clip"))
     seen = clip.images(images)
-    one = Captioner(blip, "cpu", 0.95).caption(images, ids)
-    best = {n: Captioner(blip, "cpu", 0.95, candidates=n, judge=str(models / "clip")).caption(images, ids) for n in (2, 4, 16)}
+    one = Captioner(CaptionConfig(blip, 0.95), "cpu").caption(images, ids)
+    best = {
+        n: Captioner(CaptionConfig(blip, 0.95, candidates=n, judge=str(models / "clip")), "cpu").caption(images, ids) for n in (2, 4, 16)
+    }
     agree = np.stack([score(seen, clip.texts(said)) for said in (one, *best.values())])  # (4, 12)
     assert (np.diff(agree, axis=0) > -1e-6).all(), "the first candidates are those that fewer would have been"
     assert (agree[-1] - agree[0] > 0.001).sum() > 4
-    drawn = Captioner(blip, "cpu", 0.95, candidates=4, judge=str(models / "clip"))
+    drawn = Captioner(CaptionConfig(blip, 0.95, candidates=4, judge=str(models / "clip")), "cpu")
     several = [drawn._draw(drawn._pixels(images), [f"0 {i} {k}" if k else f"0 {i}" for i in ids]) for k in range(4)]
     most = np.max([score(seen, clip.texts(said)) for said in several], axis=0)
     assert score(seen, clip.texts(best[4])) == pytest.approx(most, abs=1e-6)
@@ -100,4 +102,4 @@ def test_of_several_candidates_the_one_is_taken_that_clip_finds_to_agree_best(mo
 def test_candidates_without_a_judge_are_refused_in_a_sentence(models):
     for wrong in ({"candidates": 3, "top_p": 0.9}, {"candidates": 3, "judge": "x"}, {"candidates": 1, "top_p": 0.9, "judge": "x"}):
         with pytest.raises(ValueError, match="several candidates need a top_p to draw them with and a CLIP as judge; a single one needs"):
-            Captioner(str(models / "blip"), **wrong)
+            CaptionConfig(str(models / "blip"), **wrong)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_models import SOURCES, digest, encode, write_shards
+from helpers.stages import caption
 from PIL import Image
 from safetensors.numpy import save_file
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from miniature.scenes import COLORS, make
-from stages.caption import caption
 from stages.score import score
 from sur_adapter.data.scores import nsfw
 from sur_adapter.data.scores.keywords import keywords

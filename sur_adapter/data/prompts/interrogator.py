@@ -17,7 +17,7 @@ from sur_adapter.data.prompts.cleaning import too_long
 from sur_adapter.io.images import InvalidImageError, decode, open_image
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import chunks
-from sur_adapter.models.captioner import Captioner
+from sur_adapter.models.captioner import CaptionConfig, Captioner
 from sur_adapter.models.clip import Clip
 
 BY = "interrogator"
@@ -49,7 +49,7 @@ class Interrogator:
         self, *, clip: str, caption: str | None = None, flavors: int = 8, batch: int = 32, labels: dict[str, list[str]] | None = None
     ):
         self.clip, self.batch = Clip(clip, f"{PARAM}.clip"), batch
-        self.captioner = Captioner(caption) if caption else None
+        self.captioner = Captioner(CaptionConfig(caption)) if caption else None
         self.counts = {name: count or flavors for name, count in LISTS.items()}
         self.labels = labels or lists()
         self.vectors = {name: self._read(name, known) for name, known in self.labels.items()}  # (N, d) of each list
