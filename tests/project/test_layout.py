@@ -1,115 +1,207 @@
-"""The house stays in order: rooms, arrows, signatures, and what the README says of them."""
+"""The architecture holds: imports point down, dvc.yaml depends on the code that runs, plug-ins have contracts, README and presets agree."""
 
 import ast
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
+from argparse import ArgumentParser
 from importlib import import_module
-from inspect import Parameter, signature
 from pathlib import Path
 
 import pytest
+from helpers.import_graph import PACKAGE_ROOT, SOURCES, carries_code, cycles, imported_files, imported_names, module_file, parse, reached
+from helpers.repository import ROOT
 from ruamel.yaml import YAML
 
-from stages.__main__ import VERBS
+from stages.__main__ import STAGES, TOOLS
+from sur_adapter.registry import names
 
-ROOT = Path(__file__).parents[2]
-STAGES = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-BODIES = {name: stage.get("do", stage) for name, stage in STAGES.items()}
+DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+BODIES = {name: stage.get("do", stage) for name, stage in DVC.items()}
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
-SOURCES = [p for folder in ("sur_adapter", "stages", "miniature") for p in sorted((ROOT / folder).rglob("*.py"))]
+LAYERS = [
+    {"experiments"},
+    {"stages"},
+    {"tools", "reporting", "cli", "__main__"},
+    {"hub", "model_card"},
+    {"training", "evaluation", "generation"},
+    {"features", "adapter"},
+    {"data"},
+    {"executors", "models"},
+    {"io", "config", "registry"},
+    {"miniature"},
+]
+PLUG_INS = ["data/sources", "data/scores", "features/extractors", "evaluation/judges", "evaluation/metrics", "generation/prompt_formats"]
 
 
-def imports(path: Path) -> set[str]:
-    """Every module a file names in an import, at any depth of it."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.ImportFrom):
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-def reached(path: Path) -> set[Path]:
-    """The project's own files behind a file, itself included."""
-    seen, waiting = set(), [path]
-    while waiting:
-        file = waiting.pop()
-        if file in seen:
-            continue
-        seen.add(file)
-        if file == ROOT / "sur_adapter/__init__.py":  # names what it loads only when asked
-            continue
-        for module in imports(file):
-            target = ROOT / module.replace(".", "/")
-            waiting += [p for p in (target.with_suffix(".py"), target / "__init__.py") if p.exists()]
-    return seen
+def package(path: Path) -> str:
+    """The box of a file in the drawing of architecture: `training`, `io`, `stages`, ..."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return parts[1] if parts[0] == "sur_adapter" else parts[0]
 
 
-def test_the_verbs_the_files_and_the_stages_are_the_same_nine():
-    files = {p.stem for p in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__"}
-    assert set(VERBS) == files == set(STAGES)
+def layer(path: Path) -> int:
+    return next(number for number, packages in enumerate(LAYERS) if package(path) in packages)
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_a_verbs_signature_is_its_command_and_its_params_but_for_the_engine_which_no_stage_tracks(verb):
-    arguments = signature(getattr(import_module(f"stages.{verb}"), verb)).parameters.values()
-    files = [a for a in arguments if a.kind is Parameter.POSITIONAL_OR_KEYWORD]
-    sections = {a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY}
-    command = BODIES[verb]["cmd"].split()
-    assert command[:4] == ["python", "-m", "stages", verb]
-    assert sum(a.default is Parameter.empty for a in files) <= len(command) - 4 <= len(files)
-    assert {re.split(r"[.$]", p)[0] for p in BODIES[verb]["params"]} == sections - {"executor"} and sections <= set(PARAMS)
+LIBRARY = [path for path in SOURCES if path != PACKAGE_ROOT]
 
 
-@pytest.mark.parametrize("verb", sorted(BODIES))
-def test_no_dep_is_listed_twice(verb):
-    listed = BODIES[verb]["deps"]
-    assert sorted(listed) == sorted(set(listed))
+def test_no_modules_import_one_another():
+    assert cycles(LIBRARY) == []
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_deps_list_every_project_file_a_verb_reaches(verb):
-    listed = [ROOT / d for d in BODIES[verb]["deps"] if "$" not in d]
-    listed += [ROOT / item["needs"] for item in STAGES[verb].get("foreach", {}).values() if "needs" in item] if verb == "generate" else []
-    small = {ROOT / "sur_adapter/__init__.py", ROOT / "sur_adapter/config.py", ROOT / "stages/__init__.py"}  # doors, not doings
-    missing = {f for f in reached(ROOT / f"stages/{verb}.py") - small if not any(f == d or d in f.parents for d in listed)}
-    assert {str(f.relative_to(ROOT)) for f in missing if "miniature" not in f.parts} == set()
+def test_imports_point_down():
+    arrows = [(path, other) for path in LIBRARY for other in imported_files(path) if other != PACKAGE_ROOT]
+    upward = {f"{name(path)} imports {name(other)}" for path, other in arrows if layer(other) < layer(path)}
+    assert upward == set()
 
 
-@pytest.mark.parametrize("name", sorted(p.stem for p in (ROOT / "sur_adapter/data/scores").glob("*.py") if p.stem != "__init__"))
-def test_deps_list_every_project_file_a_score_reaches(name):
-    listed = {ROOT / d.replace("${key}", name) for d in BODIES["score"]["deps"]} | {ROOT / "sur_adapter/__init__.py"}
-    listed |= {ROOT / "sur_adapter/config.py", ROOT / "sur_adapter/data/scores/__init__.py"}
-    assert reached(ROOT / f"sur_adapter/data/scores/{name}.py") - listed == set()
+def test_the_library_imports_neither_a_stage_nor_its_own_lazy_front_door():
+    wrong = {
+        f"{name(path)} imports {name(other)}"
+        for path in LIBRARY
+        for other in imported_files(path)
+        if (package(other) == "stages" and package(path) not in ("stages", "experiments")) or (other == PACKAGE_ROOT)
+    }
+    assert wrong == set()
 
 
-def test_every_stage_says_in_words_what_it_does():
-    assert all(len(body["desc"]) > 20 for body in BODIES.values())
+def test_no_stage_imports_another():
+    stages = [ROOT / f"stages/{stage}.py" for stage in STAGES]
+    assert {name(path) for path in stages for other in imported_files(path) if other in stages} == set()
 
 
-def test_nouns_know_no_verbs_and_verbs_know_no_other_verb():
-    for path in SOURCES:
-        room = path.relative_to(ROOT).parts[0]
-        used = {m.split(".")[0] for m in imports(path) if m}
-        if room == "sur_adapter":
-            assert not used & {"stages", "dvc"}, path
-        if room == "stages" and path.stem != "__main__":
-            assert not any(m and m.startswith("stages.") for m in imports(path)), path
-        if room == "miniature":
-            assert "stages" not in used, path
+def test_no_private_name_is_imported_from_another_package():
+    private = {
+        f"{name(path)} imports {module}.{imported}"
+        for path in LIBRARY
+        for module, imported in imported_names(path)
+        if (file := module_file(module)) and package(file) != package(path)
+        if any(part.startswith("_") and not part.startswith("__") for part in (*module.split("."), imported))
+    }
+    assert private == set()
 
 
 def test_only_its_own_plug_ins_import_the_miniature():
-    users = {
-        p.relative_to(ROOT).as_posix()
-        for p in SOURCES
-        if p.parts[len(ROOT.parts)] != "miniature" and any("miniature" in (m or "") for m in imports(p))
-    }
+    users = {name(path) for path in LIBRARY for other in imported_files(path) if package(other) == "miniature" != package(path)}
+    users = {user for user in users if user.startswith(("sur_adapter", "stages"))}
     assert users == {"sur_adapter/data/sources/miniature.py", "sur_adapter/evaluation/judges/pictograms.py"}
+
+
+def test_the_miniature_imports_nothing_of_the_library():
+    assert {name(path) for path in LIBRARY for other in imported_files(path) if package(path) == "miniature" != package(other)} == set()
+
+
+def test_modules_and_stages_of_dvc_yaml_are_the_same_nine():
+    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__", "__main__"}
+    assert set(STAGES) == files == set(DVC)
+
+
+@pytest.mark.parametrize("command", [*STAGES, *TOOLS])
+def test_a_stage_or_tool_has_options_and_a_run_function(command):
+    module = import_module(f"stages.{command}" if command in STAGES else TOOLS[command][0])
+    parser = ArgumentParser(command)
+    module.add_arguments(parser)
+    options = [action for action in parser._actions if action.dest != "help"]
+    assert callable(module.run) and all(action.help for action in options), "each option has a help text"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_takes_the_options_of_its_command_in_dvc_yaml(stage):
+    parser = ArgumentParser(stage, exit_on_error=False)
+    import_module(f"stages.{stage}").add_arguments(parser)
+    for lane in lanes(stage):
+        command = resolve(BODIES[stage]["cmd"], lane).split()
+        assert command[:4] == ["python", "-m", "stages", stage]
+        parser.parse_args(command[4:])
+
+
+def lanes(stage: str) -> dict[str, dict]:
+    """lane -> its `item` of dvc.yaml; one nameless lane for a stage that is not a foreach."""
+    items = DVC[stage].get("foreach", {"": {}})
+    return PARAMS[items[2:-1]] if isinstance(items, str) else items
+
+
+def resolve(text: str, lane: str) -> str:
+    """A text of dvc.yaml with its ${...} filled in for a lane."""
+    text = text.replace("${key}", lane)
+    text = re.sub(r"\$\{item\.(\w+)\}", lambda match: str(lanes_item(lane)[match[1]]), text)
+    return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda match: str(PARAMS[match[1]][match[2]]), text)
+
+
+def lanes_item(lane: str) -> dict:
+    return next(items[lane] for items in map(lanes, DVC) if isinstance(items.get(lane), dict) and any(map(str, items[lane])))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_yaml_tracks_the_sections_that_a_stage_reads_except_the_executor(stage):
+    calls = [node for node in ast.walk(parse(ROOT / f"stages/{stage}.py")) if isinstance(node, ast.Call)]
+    reads = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ("section", "raw") and call.args]
+    sections = {first_text(call.args[0]).split(".")[0] for call in reads}
+    assert sections - {"executor"} == {re.split(r"[.$]", key)[0] for key in BODIES[stage]["params"]}
+    assert sections <= set(PARAMS)
+
+
+def first_text(node: ast.expr) -> str:
+    if isinstance(node, ast.JoinedStr):
+        node = node.values[0]
+    assert isinstance(node, ast.Constant), f"line {node.lineno}: name the section of params.yaml in the call itself"
+    return node.value
+
+
+@pytest.mark.parametrize("stage", sorted(BODIES))
+def test_no_dep_is_listed_twice(stage):
+    listed = BODIES[stage]["deps"]
+    assert sorted(listed) == sorted(set(listed))
+
+
+CODE_LANES = [(stage, lane) for stage in DVC for lane in (names("sur_adapter.data.scores") if stage == "score" else lanes(stage))]
+
+
+def code_deps(stage: str, lane: str) -> list[Path]:
+    deps = [ROOT / resolve(dep, lane) for dep in BODIES[stage]["deps"]]
+    return [dep for dep in deps if dep.relative_to(ROOT).parts[0] in ("sur_adapter", "stages", "miniature")]
+
+
+@pytest.mark.parametrize("stage, lane", CODE_LANES)
+def test_deps_cover_the_code_that_a_stage_reaches_and_nothing_else(stage, lane):
+    files = reached(ROOT / f"stages/{stage}.py", lane if stage == "score" else None)
+    deps = code_deps(stage, lane)
+    assert {name(file) for file in files if not any(file == dep or dep in file.parents for dep in deps)} == set(), "missing in dvc.yaml"
+    assert {name(dep) for dep in deps if not any(file == dep or dep in file.parents for file in files)} == set(), "not needed"
+
+
+def test_dvc_yaml_names_folders_of_the_library_in_few_lines():
+    listed = [dep for body in BODIES.values() for dep in body["deps"] if dep.startswith("sur_adapter")]
+    assert len(listed) <= 50 and all((ROOT / dep).exists() for dep in listed if "$" not in dep)
+
+
+def test_every_stage_has_a_description():
+    assert all(len(body["desc"]) > 20 for body in BODIES.values())
+
+
+@pytest.mark.parametrize("folder", PLUG_INS)
+def test_a_plug_in_package_has_its_contract(folder):
+    place = ROOT / "sur_adapter" / folder
+    classes = [node for file in (place / "__init__.py", place / "base.py") if file.exists() for node in parse(file).body]
+    classes = [node for node in classes if isinstance(node, ast.ClassDef)]
+    contracts = [node for node in classes if any(ast.unparse(base) in ("Protocol", "ABC") for base in node.bases)]
+    assert contracts and all(ast.get_docstring(contract) for contract in contracts)
+
+
+@pytest.mark.parametrize("folder", [folder for folder in PLUG_INS if folder != "generation/prompt_formats"])
+def test_each_plug_in_has_a_dataclass_of_its_settings(folder):
+    for plug_in in names(f"sur_adapter.{folder.replace('/', '.')}"):
+        classes = [node for node in parse(ROOT / f"sur_adapter/{folder}/{plug_in}.py").body if isinstance(node, ast.ClassDef)]
+        assert any(node.name == "Config" and any("dataclass" in ast.unparse(d) for d in node.decorator_list) for node in classes), plug_in
 
 
 def test_the_default_params_are_the_preset_of_the_miniature():
@@ -121,72 +213,78 @@ def test_every_preset_has_the_sections_of_the_default():
         assert YAML(typ="safe").load(preset).keys() == PARAMS.keys(), preset.name
 
 
-def test_the_tree_in_the_readme_is_the_tree_on_disk():
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1]
-    for folder, name in re.findall(r"^    (  )?([\w./]+)  +\S", tree, re.M):
-        where = [ROOT / name] if not folder else list(ROOT.glob(f"*/{name}"))
-        assert any(p.exists() for p in where), name
+def section(page: str, title: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-@pytest.mark.parametrize("folder", ["stages", "sur_adapter", "miniature"])
-def test_every_file_of_a_room_is_named_in_the_tree_of_the_readme(folder):
-    tree = (ROOT / "README.md").read_text().split("## The tree")[1].split("\n## ")[0]
-    lines = re.search(rf"^    {folder}/ .*\n((?:      .*\n)+)", tree, re.M).group(1).splitlines()
-    named = {word for line in lines for word in line.strip().split("  ")[0].split()}
-    there = {p.name for p in (ROOT / folder).glob("*.py")} - {"__init__.py", "__main__.py"}
-    assert {name for name in named if name.endswith(".py")} == there
+def test_the_readme_is_short_and_names_every_package():
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 90
+    listed = re.findall(r"^    (\s*)([\w./, ]+?)(?:  |$)", section("README.md", "Layout"), re.M)
+    paths = {word.strip(",") for _, words in listed for word in words.split()}
+    assert all((ROOT / path).exists() or (ROOT / "sur_adapter" / path).exists() for path in paths), paths
+    folders = {path.name for path in (ROOT / "sur_adapter").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert {f"{folder}/" for folder in folders} <= paths
 
 
-@pytest.mark.parametrize("folder", ["sources", "scores", "judges", "measures", "importers"])
-def test_every_plug_in_is_named_in_the_tree_of_the_readme(folder):
-    line = re.search(rf"^      {folder}/ .*: (.*)$", (ROOT / "README.md").read_text(), re.M).group(1)
-    assert line.split(", ") == sorted(p.stem for p in (ROOT / "sur_adapter" / folder).glob("*.py") if p.stem != "__init__")
+def test_every_file_that_contributing_names_exists():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    paths = set(re.findall(r"`([\w./-]+/[\w./-]*|[\w-]+\.(?:py|md|yaml|txt|csv))`", text))
+    assert len(paths) > 20
+    assert {path for path in paths if not ((ROOT / path).exists() or (ROOT / "sur_adapter" / path).exists())} == set()
+
+
+def test_contributing_answers_the_typical_changes():
+    tasks = re.findall(r"^\| ([a-z].*?) \| (.*?) \|", section("CONTRIBUTING.md", "Where to change what"), re.M)
+    assert len(tasks) >= 10 and all("`" in files for _, files in tasks)
 
 
 def test_the_figures_in_the_readme_are_those_of_the_metrics():
     semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
-    found = (ROOT / "README.md").read_text().split("## What we found")[1].split("\n## ")[0]
-    rows = dict(re.findall(r"^\| .*?\(`(\w+)`\) \|(.*)\|$", found, re.M))
+    text = section("README.md", "Results")
+    rows = dict(re.findall(r"^\| .*?\(`(\w+)`\) \|(.*)\|$", text, re.M))
     assert rows.keys() == {"baseline", "adapter", "complex", "complex_adapter", "expansion"}
     for arm, cells in rows.items():
-        shown = [f"{semantic[name][arm]['value']:.3f}" for name in ("action", "color", "counting", "overall")]
+        shown = [f"{semantic[category][arm]['value']:.3f}" for category in ("action", "color", "counting", "overall")]
         assert [cell.strip() for cell in cells.split("|")] == shown
     gap = semantic["gap_closed"]
-    assert f"{gap['value']:.2f}, 95 % interval {gap['low']:.2f} to {gap['high']:.2f}" in found
+    assert f"{gap['value']:.2f}, 95 % interval {gap['low']:.2f} to {gap['high']:.2f}" in text
 
 
 def test_requirements_pin_exactly():
-    for name in ("requirements.txt", "requirements-dev.txt"):
-        lines = [x for x in (ROOT / name).read_text().splitlines() if x and not x.startswith(("#", "-r"))]
-        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", x) for x in lines)
+    for file in ("requirements.txt", "requirements-dev.txt"):
+        lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
+        assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
 
 
-def test_functions_fit_in_the_eye_and_files_in_a_sitting():
+def test_functions_and_files_are_short():
     for path in SOURCES:
-        text = path.read_text()
-        assert text.count("\n") <= 300, path
-        for node in ast.walk(ast.parse(text)):
-            if isinstance(node, ast.FunctionDef):
+        assert path.read_text(encoding="utf-8").count("\n") <= 300, path
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert node.end_lineno - node.lineno < 60, (path, node.name)
 
 
-def test_training_on_words_alone_loads_no_library_of_frozen_models():
+def test_every_module_begins_with_a_docstring():
+    assert {name(path) for path in SOURCES if carries_code(path) and not ast.get_docstring(parse(path))} == set()
+
+
+def test_training_on_features_alone_loads_no_library_of_frozen_models():
     code = "import sys, stages.train; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library has its own ways with memory")
-def test_a_stage_does_not_fetch_its_memory_anew_in_every_step():
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library manages memory in other ways")
+def test_a_stage_keeps_the_memory_that_a_step_frees():
     code = """
 import resource, torch
-from stages.__main__ import keep_memory
+from sur_adapter.models.torch_utils import keep_freed_memory
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
         torch.ones(4, 2**20).add(1)
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 before = faults()
-keep_memory()
+keep_freed_memory()
 faults()
 print(before, faults())"""
     before, after = map(
@@ -195,19 +293,25 @@ print(before, faults())"""
     assert after < before / 10
 
 
-def test_the_door_names_what_is_wrong_in_one_sentence(tmp_path, monkeypatch):
-    def said(*words, params="sources: {}"):
+def command_line(*words: str, params: Path | None = None) -> subprocess.CompletedProcess:
+    env = os.environ | {"SUR_PARAMS": str(params or ROOT / "params.yaml")}
+    return subprocess.run([sys.executable, "-m", "stages", *words], cwd=ROOT, capture_output=True, text=True, env=env)
+
+
+def test_the_command_line_says_what_is_wrong_in_one_sentence(tmp_path):
+    def error(*words: str, params: str = "sources: {}") -> str:
         (tmp_path / "params.yaml").write_text(params)
-        done = subprocess.run(
-            [sys.executable, "-m", "stages", *words],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            env={"SUR_PARAMS": str(tmp_path / "params.yaml"), "PATH": ""},
-        )
-        assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+        done = command_line(*words, params=tmp_path / "params.yaml")
+        assert done.returncode and "Traceback" not in done.stderr, done.stderr
         return done.stderr.strip().splitlines()[-1]
 
-    assert "did you mean 'crawl'?" in said("crwal")
-    assert "crawl takes out, forgotten: 0 paths were given" in said("crawl")
-    assert "has no section 'sources' (did you mean 'sourcs'?)" in said("crawl", "data/raw/x", params="sourcs: {}")
+    assert "did you mean 'crawl'?" in error("crwal")
+    assert "the following arguments are required: --raw" in error("caption", "--out", "x")
+    missing = error("caption", "--raw", "x", "--out", "y", params="captoin: {}")
+    assert "has no section 'caption' (did you mean 'captoin'?)" in missing
+
+
+def test_help_lists_each_stage_and_tool_and_the_options_of_one():
+    text = command_line("--help").stdout
+    assert all(re.search(rf"^\s+{command}\s+\w", text, re.M) for command in (*STAGES, *TOOLS))
+    assert "--raw" in command_line("caption", "--help").stdout
