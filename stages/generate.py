@@ -1,84 +1,44 @@
-"""generate: one arm's pictures. Arms share prompts, seeds and the very noise.
+"""generate: the images of one arm. All arms share prompts, seeds and initial noise."""
 
-A run that was killed goes on at the batch where it was.
-"""
-
-from functools import partial
-from itertools import chain
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
-import sur_adapter.models.stable_diffusion as diffusion
-from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.config import from_dict, settings
-from sur_adapter.executors.base import ExecutorConfig, ShardResult
-from sur_adapter.executors.executor import Executor
+from sur_adapter.config import Params
+from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.generation.attach import attach
-from sur_adapter.generation.prompts import read_prompts
-from sur_adapter.generation.sampling import Job, choose, draw, jobs, paint
-from sur_adapter.io.code_version import code_version
-from sur_adapter.io.shards import chunks, read_tar, write_table, write_tar
-from sur_adapter.io.work_cache import WorkCache, file_stats
-from sur_adapter.models.torch_utils import device
+from sur_adapter.generation.prompts import first_per_category, read_prompts
+from sur_adapter.generation.sampling import GenerateConfig, image_jobs
+from sur_adapter.generation.writer import write_images
+from sur_adapter.io.shards import write_table
+from sur_adapter.models.config import ModelsConfig
 
 
-def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, executor: dict | None = None) -> None:
-    name = out.name
-    if name not in ARMS:
-        raise ValueError(f"there is no arm {name!r}: name one of {', '.join(ARMS)}")
-    if ARMS[name].adapted != bool(adapter):
-        raise ValueError(f"the arm {name} is drawn {'with' if ARMS[name].adapted else 'without'} an adapter: see dvc.yaml")
-    options = settings(draw, {k: v for k, v in generate.items() if k not in ("prompts", "per_category")}, "generate")
-    rows = choose(read_prompts(prompts), generate["per_category"])
-    texts = [ARMS[name].text(row) for row in rows]
-    write(out, jobs(rows, texts, options.pop("seeds")), adapter, models, executor, **options)
-    table = pd.DataFrame({"id": [r["id"] for r in rows], "category": [r["category"] for r in rows], "arm": name, "text": texts})
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--arm", choices=ARMS, required=True, help="which prompts, and whether the adapter is attached")
+    parser.add_argument("--prompts", type=Path, required=True, help="file or folder of prompts")
+    parser.add_argument("--out", type=Path, required=True, help="folder for images-*.tar and prompts.parquet")
+    parser.add_argument("--adapter", type=Path, help="folder of the trained adapter, for arms that use it")
+
+
+def run(args: Namespace, params: Params) -> None:
+    models, config = params.section("models", ModelsConfig), params.section("generate", GenerateConfig)
+    executor = params.section("executor", ExecutorConfig, required=False)
+    generate(args.arm, args.prompts, args.out, args.adapter, models, config, executor)
+
+
+def generate(
+    arm: str, prompts: Path, out: Path, adapter: Path | None, models: ModelsConfig, config: GenerateConfig, executor: ExecutorConfig
+) -> None:
+    """Writes the images, keyed `<prompt id>-<index>`, and prompts.parquet, a table of id, category, arm and text.
+
+    Raises ValueError if an adapter is given to an arm without one, or none to an arm that needs it.
+    """
+    if ARMS[arm].with_adapter != (adapter is not None):
+        raise ValueError(f"the arm {arm} is generated {'with' if ARMS[arm].with_adapter else 'without'} an adapter: see dvc.yaml")
+    rows = first_per_category(read_prompts(prompts), config.per_category)
+    texts = [ARMS[arm].text(row) for row in rows]
+    write_images(out, image_jobs(rows, texts, config.seeds), adapter, models, config, executor)
+    table = pd.DataFrame({"id": [row["id"] for row in rows], "category": [row["category"] for row in rows], "arm": arm, "text": texts})
     write_table(out / "prompts.parquet", table)
-
-
-def write(out: Path, wanted: list[Job], adapter: Path | None, models: dict, executor: dict | None, *, batch: int = 4, **how) -> None:
-    """One shard of all pictures, in order; a batch is what a worker draws at a time. how: as of drawing.paint."""
-    parts = chunks(wanted, batch)
-    about = {
-        "wanted": wanted,
-        "batch": batch,
-        "how": how,
-        "models": models,
-        "files": file_stats(models["diffusion"], adapter and str(adapter)),
-    }
-
-    def reads(task: tuple[int, list[Job]]) -> list:
-        return [models["diffusion"], adapter]
-
-    with (
-        WorkCache("generate", **about, code=code_version(__file__)) as work,
-        Executor(partial(Pictures, work, adapter, models, how), reads, from_dict(ExecutorConfig, executor, "executor")) as workers,
-    ):
-        tasks = [(number, some) for number, some in enumerate(parts) if not (work.folder / _name(number)).exists()]
-        for _ in tqdm(workers.map(tasks), "generate", len(tasks), unit="batch", disable=None):
-            pass
-        drawn = chain.from_iterable(read_tar(work.folder / _name(number)) for number in range(len(parts)))
-        write_tar(out / "images-000000.tar", drawn)
-
-
-def _name(number: int) -> str:
-    return f"batch-{number:06d}.tar"
-
-
-class Pictures:
-    """A worker (executor.py): a batch to the tar of its pictures."""
-
-    def __init__(self, work: WorkCache, adapter: Path | None, models: dict, how: dict):
-        self.work, self.resolution, self.how = work, models["resolution"], how
-        self.pipe = diffusion.pipeline(models["diffusion"]).to(device())
-        if adapter:
-            attach(self.pipe, SURAdapter.from_pretrained(adapter))
-
-    def __call__(self, task: tuple[int, list[Job]]) -> ShardResult:
-        number, some = task
-        with self.work.open(_name(number)) as part:
-            write_tar(part, paint(self.pipe, some, self.resolution, **self.how))
-        return ShardResult.of(self.work.folder / _name(number), len(some))

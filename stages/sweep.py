@@ -1,41 +1,41 @@
-"""sweep: the pictures of some prompts by the adapter's strength, on the noise of the arms."""
+"""sweep: images of the first prompts at several scales of the adapter, on the initial noise of the arms."""
 
-from math import isfinite
+from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 
-import sur_adapter.models.stable_diffusion as diffusion
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.config import settings
+from sur_adapter.config import Params
 from sur_adapter.generation.attach import attach
-from sur_adapter.generation.prompts import read_prompts
-from sur_adapter.generation.sampling import choose, draw
+from sur_adapter.generation.prompts import first_per_category, read_prompts
+from sur_adapter.generation.sampling import GenerateConfig, SweepConfig, generate_images, image_jobs
 from sur_adapter.io.shards import write_tar
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.config import ModelsConfig
+from sur_adapter.models.stable_diffusion import load_pipeline
+from sur_adapter.models.torch_utils import resolve_device
 
 
-def sweep(prompts: Path, out: Path, adapter: Path, *, models: dict, generate: dict, sweep: dict) -> None:
-    """A folder for each strength, named by it. strengths, per_category and seeds are of `sweep`, all else of `generate`."""
-    strengths, per_category, seeds = numbers(**settings(numbers, sweep, "sweep"))
-    drawing = {k: v for k, v in generate.items() if k not in ("prompts", "per_category")} | {"seeds": seeds}
-    options = settings(draw, drawing, "generate")
-    rows = choose(read_prompts(prompts), per_category)
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--prompts", type=Path, required=True, help="file or folder of prompts")
+    parser.add_argument("--adapter", type=Path, required=True, help="folder of the trained adapter")
+    parser.add_argument("--out", type=Path, required=True, help="folder for one folder of images per scale")
+
+
+def run(args: Namespace, params: Params) -> None:
+    models, config = params.section("models", ModelsConfig), params.section("generate", GenerateConfig)
+    sweep(args.prompts, args.adapter, args.out, models, config, params.section("sweep", SweepConfig))
+
+
+def sweep(prompts: Path, adapter: Path, out: Path, models: ModelsConfig, generate: GenerateConfig, config: SweepConfig) -> None:
+    """Writes a folder for each scale, named after it, with images-000000.tar. Number of prompts and seeds: `config`; else `generate`."""
     out.mkdir(parents=True, exist_ok=True)
-    if not strengths:
+    if not config.strengths:
         return
-    pipe = diffusion.pipeline(models["diffusion"]).to(device())
+    rows = first_per_category(read_prompts(prompts), config.per_category)
+    jobs = image_jobs(rows, [row["prompt"] for row in rows], config.seeds)
+    pipe = load_pipeline(models.diffusion).to(resolve_device())
     handle = attach(pipe, SURAdapter.from_pretrained(adapter))
-    for handle.strength in strengths:
-        pictures = draw(pipe, rows, [row["prompt"] for row in rows], models["resolution"], **options)
-        write_tar(out / f"{handle.strength:g}" / "images-000000.tar", pictures)
-
-
-def numbers(*, strengths: list, per_category: int = 20, seeds: int = 1) -> tuple[list[float], int, int]:
-    """The keys of params.yaml: sweep. strengths: eta, each once, 0 the base model; an empty list draws nothing. Raises ValueError."""
-    if not isinstance(strengths, list) or not all(isinstance(s, (int, float)) and isfinite(s) for s in strengths):
-        raise ValueError(f"params.yaml: sweep.strengths is {strengths!r}: give a list of numbers, such as [0, 0.5, 1, 1.5]")
-    if len(set(strengths)) < len(strengths):
-        raise ValueError(f"params.yaml: sweep.strengths is {strengths}: name each strength once")
-    for name, value in (("per_category", per_category), ("seeds", seeds)):
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"params.yaml: sweep.{name} is {value!r}: give a whole number of at least 1")
-    return strengths, per_category, seeds
+    sampling = replace(generate, per_category=config.per_category, seeds=config.seeds)
+    for scale in config.strengths:
+        handle.scale = scale
+        write_tar(out / f"{scale:g}" / "images-000000.tar", generate_images(pipe, jobs, models.resolution, sampling))

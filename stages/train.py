@@ -25,7 +25,7 @@ from sur_adapter.features.store import Split, Store
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.work_cache import WorkCache, digest
-from sur_adapter.models.stable_diffusion import empty_prompt, frozen
+from sur_adapter.models.stable_diffusion import encode_empty_prompt, load_frozen_unet, load_vae_config
 from sur_adapter.training.dataset import FeatureDataset
 from sur_adapter.training.diffusion_loss import Denoising
 from sur_adapter.training.distributed import launcher, team
@@ -46,7 +46,7 @@ def train(
     train = {key: value for key, value in train.items() if key != "launch"}  # what is made does not tell of machines and addresses
     splits, about, made = load([clip, llm, *([vae] if weights["w_diffusion"] else [])], models)
     check(splits, options, weights)
-    where = compute.device(options.pop("device"))
+    where = compute.resolve_device(options.pop("device"))
     crew, _ = team(where, options["batch"])
     where = str(crew.device) if crew.num_processes > 1 else where
     unet = {key: options.pop(key) for key in ("compile", "channels_last", "gradient_checkpointing")}
@@ -56,7 +56,7 @@ def train(
     model = SURAdapter(AdapterConfig(**config))
     if weights.get("projection") == "frozen" and model.projection:
         model.projection.requires_grad_(False)
-    goal = objective(models, bank, where, compute.dtype(options["precision"]), unet, **weights)
+    goal = objective(models, bank, where, compute.torch_dtype(options["precision"]), unet, **weights)
     live = options.pop("live")
     depends = {
         "config": config,
@@ -199,10 +199,12 @@ def objective(
     if w_prompt and prompt == "attention":
         result.layers = banks.read(bank, where, dtype, models.get("diffusion"))
     if w_diffusion:
-        result.unet, result.scheduler, result.scaling = frozen(models["diffusion"], where, dtype, zero_snr=zero_snr, **unet)
+        options = {"compile_unet": unet["compile"]} | {key: unet[key] for key in ("channels_last", "gradient_checkpointing")}
+        result.unet, result.scheduler = load_frozen_unet(models["diffusion"], where, dtype, rescale_betas_zero_snr=zero_snr, **options)
+        result.vae_config = load_vae_config(models["diffusion"])
         noising.check(result.scheduler)
     if drop_condition:
-        result.empty = empty_prompt(models["diffusion"]).to(where)
+        result.empty = encode_empty_prompt(models["diffusion"]).to(where)
     return result
 
 

@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 STEPS = 20
 WIDTH, TOKENS, SIDE = 768, 77, 64
@@ -30,7 +30,7 @@ WIDTH, TOKENS, SIDE = 768, 77, 64
 
 def main() -> None:
     torch.manual_seed(0)
-    where = device()
+    where = resolve_device()
     with torch.device(where):
         unet = UNet2DConditionModel(sample_size=SIDE, cross_attention_dim=WIDTH)  # the other sizes are the class's defaults
         adapter = SURAdapter(AdapterConfig(WIDTH))

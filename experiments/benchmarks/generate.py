@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 from sur_adapter.generation.prompts import read_prompts
 from sur_adapter.generation.sampling import draw
 from sur_adapter.models import stable_diffusion as diffusion
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 COUNT = 60  # pictures
 
@@ -23,7 +23,7 @@ COUNT = 60  # pictures
 def main() -> None:
     params = YAML(typ="safe").load(Path("params.yaml"))
     how = {name: params["generate"][name] for name in ("steps", "guidance", "batch", "precision")}
-    pipe = diffusion.pipeline(params["models"]["diffusion"]).to(device())
+    pipe = diffusion.load_pipeline(params["models"]["diffusion"]).to(resolve_device())
     forms = {"many at a time": how, "one at a time": how | {"batch": 1}, "one at a time, fp32": how | {"batch": 1, "precision": "fp32"}}
     figures = {
         "model": params["models"]["diffusion"],

@@ -20,7 +20,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sur_adapter.models.llm import LanguageModel
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 MINIATURE = Path(__file__).parents[2] / "models/miniature/llama"
 LAYER, PLAIN_BATCH, PLAIN_LENGTH = {False: 31, True: 6}, 32, 77
@@ -29,7 +29,7 @@ LAYER, PLAIN_BATCH, PLAIN_LENGTH = {False: 31, True: 6}, 32, 77
 def main(small: bool) -> None:
     with TemporaryDirectory() as folder:
         model = str(MINIATURE) if small else made(folder)
-        where = "cpu" if small else device()
+        where = "cpu" if small else resolve_device()
         teacher = LanguageModel(model, [LAYER[small]], "last", where, tokens=4096 if small else 8192)
         prompts = sentences(teacher.tokenizer, 1024 if small else 2048)
         tokens = sum(len(ids) for ids in teacher.encode(prompts))
@@ -62,7 +62,7 @@ def made(folder: str) -> str:
     """LLaMA-7B as published, but for what it knows, in the layout of the hub; the tokenizer is the miniature's."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device()):
+    with torch.device(resolve_device()):
         LlamaForCausalLM(LlamaConfig()).save_pretrained(folder)
     torch.set_default_dtype(torch.float32)
     AutoTokenizer.from_pretrained(MINIATURE).save_pretrained(folder)

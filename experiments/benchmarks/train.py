@@ -25,9 +25,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.features.extractors.queries import cross_attentions
 from sur_adapter.features.query_bank import CrossAttention
 from sur_adapter.models import torch_utils as compute
+from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.trainer import fit
@@ -113,9 +113,9 @@ def objective(m, weights: dict, naive: bool | str, kind: torch.dtype, *, channel
     """The terms of a form, on the U-Net in that precision; ours align where it looks, the published one by KL."""
     nn.Module.to(m.unet, kind, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     (m.unet.enable_gradient_checkpointing if gradient_checkpointing else m.unet.disable_gradient_checkpointing)()
-    layers = None if weights is PAPER else [_layer(module) for module in cross_attentions(m.unet).values()]
+    layers = None if weights is PAPER else [_layer(module) for module in cross_attention_layers(m.unet).values()]
     cls = Detached if naive == "detached" else Objective
-    return cls(**weights, layers=layers, unet=m.unet, scheduler=m.scheduler, scaling=0.18215)
+    return cls(**weights, layers=layers, unet=m.unet, scheduler=m.scheduler, vae_config={"scaling_factor": 0.18215})
 
 
 def _layer(module) -> CrossAttention:
@@ -125,7 +125,7 @@ def _layer(module) -> CrossAttention:
 
 def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, how: dict) -> dict:
     """Figures of one form."""
-    kind = compute.dtype(how["precision"])
+    kind = compute.torch_dtype(how["precision"])
     for part in (m.vae, m.text):
         nn.Module.to(part, m.where if naive else "cpu")  # not in the memory of a form that does without
     tokens, width, side = m.text.config.max_position_embeddings, m.text.config.hidden_size, 8 if small else 64
@@ -200,7 +200,7 @@ def matmul_rate(where: str, kind: torch.dtype) -> float:
 def main(small: bool) -> None:
     m = models(small)
     forms = SMALL_FORMS if small else FORMS
-    m.rates = {name: matmul_rate(m.where, compute.dtype(name)) for name in sorted({how["precision"] for *_, how in forms.values()})}
+    m.rates = {name: matmul_rate(m.where, compute.torch_dtype(name)) for name in sorted({how["precision"] for *_, how in forms.values()})}
     device = f"CPU, {torch.get_num_threads()} threads" if small else torch.cuda.get_device_name()
     figures = {"device": device, "torch": torch.__version__, "matmul_teraflops": {k: round(v, 3) for k, v in m.rates.items()}, "forms": {}}
     for name, form in forms.items():

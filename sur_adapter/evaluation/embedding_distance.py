@@ -5,7 +5,7 @@ from torch import nn
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.features.store import Store
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 MOST = 2000  # pairs looked at
 BATCH = 64
@@ -17,7 +17,7 @@ def nearness(adapter: SURAdapter, features: Store, split: str = "test") -> dict:
 
     Both over every position, padding too, since the U-Net attends to it; the cosine is that of the vectors at one position.
     """
-    index, where = features.where(split)[:MOST], device()
+    index, where = features.where(split)[:MOST], resolve_device()
     adapter, total = adapter.to(where).eval(), {}
     for k in range(0, len(index), BATCH):
         rows = features.rows(index[k : k + BATCH], ["simple", "complex"])

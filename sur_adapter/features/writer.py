@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 import sur_adapter.io.schema as records
 from sur_adapter.config import from_dict
-from sur_adapter.data.prompts.cleaning import words
+from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.features.store import Shard, write_vectors
@@ -45,8 +45,8 @@ def fill(
     settings: what else it depends on; code: the file that it stands in. parts: what is worked on, by the name of its file, where that is
     not the shards; finish(work, about) makes these of it.
     """
-    depends = {"lane": out.name, "settings": settings, "pairs": digest(pairs), "shard": records.SHARD, "code": code_version(code)}
-    parts = parts or [(f"{name}.parquet", rows) for name, rows in records.shards(pairs)]
+    depends = {"lane": out.name, "settings": settings, "pairs": digest(pairs), "shard": records.ROWS_PER_SHARD, "code": code_version(code)}
+    parts = parts or [(f"{name}.parquet", rows) for name, rows in records.split_shards(pairs)]
     with Executor(
         partial(FeatureWorker, make),
         lambda task: reads(task[2]["id"].tolist() if task else []),
@@ -84,7 +84,7 @@ def digest(pairs: pd.DataFrame) -> str:
     """Of all that a lane reads of the pairs; an id is the digest of its picture."""
     result = sha256()
     for row in pairs.to_dict("records"):
-        result.update(repr((row["id"], row["split"], row["simple_prompt"], words(row))).encode())
+        result.update(repr((row["id"], row["split"], row["simple_prompt"], effective_prompt(row))).encode())
     return result.hexdigest()[:16]
 
 

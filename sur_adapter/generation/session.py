@@ -16,7 +16,7 @@ from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.data.prompts.cleaning import too_long
 from sur_adapter.generation.attach import attach
 from sur_adapter.generation.attention_maps import watched, words
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 LONGEST = 2000  # characters of a prompt: some 500 tokens, of which a text encoder reads 75
 STEPS = 150
@@ -136,13 +136,13 @@ def load(adapter: str | Path, model: str | Path | None = None, *, revision: str 
     if not named:
         raise ValueError(f"{adapter} does not say which diffusion model it was trained for: name one with --model")
     try:
-        pipe = diffusion.pipeline(str(named))
+        pipe = diffusion.load_pipeline(str(named))
     except FileNotFoundError as error:
         whose = "the model" if model else f"the base model of {adapter}"
         raise FileNotFoundError(
             f"{whose} is {str(named)!r}, where no diffusion model can be loaded: give --model, a folder that holds one or a name on the hub"
         ) from error
-    return ComparisonSession(pipe.to(device()), guest, str(named))
+    return ComparisonSession(pipe.to(resolve_device()), guest, str(named))
 
 
 def _said(prompt: str | None, negative: str | None) -> tuple[str, str]:

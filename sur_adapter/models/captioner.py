@@ -22,7 +22,7 @@ from transformers import (
 
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models import torch_utils as compute
-from sur_adapter.models.clip import Clip, score
+from sur_adapter.models.clip import CLIPEncoder, cosine_scores
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 
 MAX_NEW_TOKENS = 40  # tokens; BLIP's sentences rarely pass 20
@@ -62,13 +62,13 @@ class Captioner:
 
     def __init__(self, config: CaptionConfig, device: str = "auto"):
         model, judge = config.model, config.judge
-        device = compute.device(device)
+        device = compute.resolve_device(device)
         with loading_errors("caption.model", model):
             self.image_processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
             self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(device).eval()
-        self.judge = Clip(judge, "caption.judge") if judge else None
+        self.judge = CLIPEncoder(judge, "caption.judge") if judge else None
         text = self.model.config.get_text_config(decoder=True)
         self.length = min(MAX_NEW_TOKENS, getattr(text, "max_position_embeddings", MAX_NEW_TOKENS))
         self.top_p, self.seed, self.candidates = config.top_p, config.seed, config.candidates
@@ -94,8 +94,8 @@ class Captioner:
         ]
         if self.candidates == 1:
             return drawn[0]
-        seen = self.judge.images(images)  # (B, d)
-        best = np.argmax([score(seen, self.judge.texts(sentences)) for sentences in drawn], axis=0)  # (B,)
+        seen = self.judge.encode_images(images)  # (B, d)
+        best = np.argmax([cosine_scores(seen, self.judge.encode_texts(sentences)) for sentences in drawn], axis=0)  # (B,)
         return [drawn[k][row] for row, k in enumerate(best)]
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
-"""How well a picture and a text agree: the cosine of their CLIP embeddings, at least 0 (Hessel et al., arXiv 2104.08718).
+"""Image-text agreement: the cosine of CLIP embeddings, at least 0 (CLIPScore, Hessel et al., arXiv 2104.08718).
 
-Where it judges, take another CLIP than the base model's text encoder and than the one that filtered the pairs.
+For evaluation, use another CLIP than the base model's text encoder and than the one that filtered the pairs.
 """
 
 import numpy as np
@@ -9,55 +9,58 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 
-class Clip:
-    """Unit vectors of pictures and of texts, on the GPU if there is one. FileNotFoundError, naming `param`, where no model lies."""
+class CLIPEncoder:
+    """Embeds images and texts as unit vectors with CLIP or SigLIP, on the GPU if there is one.
 
-    def __init__(self, model: str, param: str = "scores.….model"):
-        self.device = device()
+    model: a folder or a name on the hub. param: the key of params.yaml that errors name. Raises FileNotFoundError if there is no such model.
+    """
+
+    def __init__(self, model: str, param: str):
+        self.device = resolve_device()
         with loading_errors(param, model):
             self.processor = AutoProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.model = AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(self.device).eval()
 
     @torch.inference_mode()
-    def images(self, images: list[Image.Image]) -> np.ndarray:
-        """(N, d)"""
+    def encode_images(self, images: list[Image.Image]) -> np.ndarray:
+        """Returns (N, d) unit vectors."""
         inputs = self.processor(images=images, return_tensors="pt").to(self.device)
-        return _unit(self.model.get_image_features(**inputs))
+        return _normalize(self.model.get_image_features(**inputs))
 
     @torch.inference_mode()
-    def texts(self, texts: list[str]) -> np.ndarray:
-        """(N, d). Padded to the model's length, since some models (SigLIP) know no other; what is longer is cut, its end token kept."""
-        length = self.model.config.text_config.max_position_embeddings  # some tokenizers name none
+    def encode_texts(self, texts: list[str]) -> np.ndarray:
+        """Returns (N, d) unit vectors. Texts are padded to the model's length, as SigLIP requires; longer ones are truncated."""
+        length = self.model.config.text_config.max_position_embeddings  # some tokenizers have no maximum length
         inputs = self.processor(text=texts, return_tensors="pt", padding="max_length", truncation=True, max_length=length)
-        return _unit(self.model.get_text_features(**inputs.to(self.device)))
+        return _normalize(self.model.get_text_features(**inputs.to(self.device)))
 
 
-def agreement(clip: Clip, images: np.ndarray, texts: list[str | None]) -> list[float | None]:
-    """max(cos, 0) of each picture (N, d) and its text; None where there is no text."""
-    values = score(images, clip.texts([text or "" for text in texts])).tolist()  # (N,)
+def text_scores(encoder: CLIPEncoder, image_embeds: np.ndarray, texts: list[str | None]) -> list[float | None]:
+    """max(cos, 0) of each image embedding (N, d) with its text; None if there is no text."""
+    values = cosine_scores(image_embeds, encoder.encode_texts([text or "" for text in texts])).tolist()  # (N,)
     return [value if text else None for value, text in zip(values, texts, strict=True)]
 
 
-def _unit(features) -> np.ndarray:
-    features = getattr(features, "pooler_output", features)  # transformers 5 wraps what 4 gave bare
+def _normalize(features) -> np.ndarray:
+    features = getattr(features, "pooler_output", features)  # transformers 5 may return an output object
     return torch.nn.functional.normalize(features.float(), dim=-1).cpu().numpy()
 
 
-def score(images: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """max(cos, 0) of each picture with its text, (N, d), (N, d) -> (N,)."""
-    return np.maximum((images * texts).sum(-1), 0)
+def cosine_scores(image_embeds: np.ndarray, text_embeds: np.ndarray) -> np.ndarray:
+    """max(cos, 0) of each image with its text: unit vectors (N, d), (N, d) -> (N,)."""
+    return np.maximum((image_embeds * text_embeds).sum(-1), 0)
 
 
-def distances(images: np.ndarray) -> np.ndarray:
-    """1 − cos of each picture to the others of its prompt, averaged, (S, d) -> (S,); their mean is that over all pairs.
+def mean_pairwise_distances(image_embeds: np.ndarray) -> np.ndarray:
+    """Mean of 1 - cos of each image to the other images of its prompt: unit vectors (S, d) -> (S,).
 
-    0 where all seeds draw one picture; NaN where there is one seed.
+    Their mean is the mean over all pairs. 0 if all seeds give the same image; NaN if there is only one seed.
     """
-    if len(images) < 2:
-        return np.full(len(images), np.nan)
-    apart = 1 - images @ images.T  # (S, S)
-    np.fill_diagonal(apart, 0)
-    return np.maximum(apart.sum(-1) / (len(images) - 1), 0)
+    if len(image_embeds) < 2:
+        return np.full(len(image_embeds), np.nan)
+    distances = 1 - image_embeds @ image_embeds.T  # (S, S)
+    np.fill_diagonal(distances, 0)
+    return np.maximum(distances.sum(-1) / (len(image_embeds) - 1), 0)

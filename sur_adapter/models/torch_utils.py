@@ -5,24 +5,25 @@ from contextlib import AbstractContextManager, suppress
 
 import torch
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}  # by their names in params.yaml
 
-def device(name: str = "auto") -> str:
-    """ "auto" is the GPU where there is one."""
+
+def resolve_device(name: str = "auto") -> str:
+    """Names the device of torch; "auto" is the GPU if there is one, else the CPU."""
     return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
-def dtype(precision: str) -> torch.dtype:
-    """What products are made in. ValueError for anything but fp32, bf16 and fp16."""
-    kinds = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in kinds:
+def torch_dtype(precision: str) -> torch.dtype:
+    """The dtype of a precision of params.yaml. Raises ValueError for anything but fp32, bf16 and fp16."""
+    if precision not in DTYPES:
         raise ValueError(f"params.yaml: precision is {precision!r}: choose fp32 or bf16 (or fp16, for an old GPU)")
-    return kinds[precision]
+    return DTYPES[precision]
 
 
-def autocast(where: str, precision: str) -> AbstractContextManager:
-    """Products in that precision; weights, sums and what needs range stay as they are."""
-    kind = dtype(precision)
-    return torch.autocast(torch.device(where).type, kind, enabled=kind is not torch.float32)
+def autocast(device: str, precision: str) -> AbstractContextManager:
+    """Runs matrix products in `precision`; weights, and operations that need more range, stay fp32."""
+    dtype = torch_dtype(precision)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not torch.float32)
 
 
 def keep_freed_memory() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sur_adapter.models.stable_diffusion import predict
+from sur_adapter.models.stable_diffusion import predict_noise
 from sur_adapter.training import losses as loss
 from sur_adapter.training.distributed import DistributedContext
 
@@ -42,7 +42,7 @@ class Denoising:
     def __call__(
         self, unet: nn.Module, scheduler, z: Tensor, adapted: dict[str, Tensor], complex: dict[str, Tensor], portion: DistributedContext
     ) -> Tensor:
-        """z [B, 4, h, w] of the picture; adapted and complex: `words` [B, L, d], and for SDXL `pooled` [B, p], `frame` [B, 6]."""
+        """z [B, 4, h, w] of the picture; adapted and complex: prompt_embeds, pooled_prompt_embeds and time_ids of `predict_noise`."""
         noise = portion.normal(z)
         if self.offset_noise:
             noise = noise + self.offset_noise * portion.normal(z[:, :, :1, :1])
@@ -52,11 +52,11 @@ class Denoising:
         kind = getattr(scheduler.config, "prediction_type", "epsilon")
         if self.target == "complex":
             with torch.no_grad():
-                target = predict(unet, noised, t, **complex)
+                target = predict_noise(unet, noised, t, **complex)
         else:
             target = scheduler.get_velocity(z, noise, t) if kind == "v_prediction" else noise
         weight = loss.min_snr(snr(scheduler, t), self.snr_gamma, kind) if self.snr_gamma else None
-        return loss.diffusion(target, predict(unet, noised, t, **adapted), weight)
+        return loss.diffusion(target, predict_noise(unet, noised, t, **adapted), weight)
 
 
 def snr(scheduler, t: Tensor) -> Tensor:

@@ -1,12 +1,13 @@
 """What the adapter is trained for: the weighted sum of the terms, on what is cached of a batch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
 
 from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.models.stable_diffusion import scale_latents
 from sur_adapter.training import losses as loss
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.diffusion_loss import Denoising
@@ -31,7 +32,7 @@ class Objective:
     layers: list[loss.CrossAttention] | None = None  # given: D_prompt is `attention`; else `kl`
     unet: nn.Module | None = None
     scheduler: object = None
-    scaling: float = 1.0
+    vae_config: Mapping = field(default_factory=lambda: {"scaling_factor": 1.0})
     denoising: Denoising = field(default_factory=Denoising)
     kl: Callable = loss.kl
     mask: bool = False  # padding does not count, in `kl` and in the query's mean
@@ -74,10 +75,10 @@ class Objective:
 
     def _diffusion(self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, portion: DistributedContext) -> Tensor:
         mean, logvar = batch.latents.unbind(1)
-        z = (mean + (0.5 * logvar).exp() * portion.normal(mean)) * self.scaling  # (B, 4, h, w)
+        z = scale_latents(mean + (0.5 * logvar).exp() * portion.normal(mean), self.vae_config)  # (B, 4, h, w)
         asked = (
-            {"words": adapted, "pooled": pooled, "frame": batch.frame},
-            {"words": batch.complex, "pooled": batch.complex_pooled, "frame": batch.frame},
+            {"prompt_embeds": adapted, "pooled_prompt_embeds": pooled, "time_ids": batch.frame},
+            {"prompt_embeds": batch.complex, "pooled_prompt_embeds": batch.complex_pooled, "time_ids": batch.frame},
         )
         return self.denoising(self.unet, self.scheduler, z, *asked, portion)
 

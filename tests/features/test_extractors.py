@@ -24,7 +24,7 @@ from sur_adapter.io import schema as records
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_tar
 from sur_adapter.models.llm import LanguageModel
-from sur_adapter.models.stable_diffusion import TextEncoders
+from sur_adapter.models.stable_diffusion import TextEncoders, cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.dataset import FeatureDataset
 from sur_adapter.training.objective import Objective
@@ -44,7 +44,7 @@ def close(found, wanted) -> None:
 
 def test_prompts_of_the_same_words_are_embedded_once_though_they_lie_in_different_shards(tmp_path, models, monkeypatch):
     rows, _ = tiny.pairs(24)
-    monkeypatch.setattr(records, "SHARD", 5)
+    monkeypatch.setattr(records, "ROWS_PER_SHARD", 5)
     asked, own = [], LanguageModel.encode
     monkeypatch.setattr(LanguageModel, "encode", lambda self, prompts: own(self, asked.extend(prompts) or prompts))
     llm.write(rows, {}, tmp_path / "llm", models, layers=[2, 4], tokens=32)
@@ -147,8 +147,8 @@ def test_every_family_has_its_queries_recorded_as_its_unet_asks_them(tmp_path, f
     queries.write(rows, pictures, tmp_path / "queries", model, count=20)
     unet = UNet2DConditionModel.from_pretrained(model["diffusion"], subfolder="unet")
     layers = bank.read(tmp_path / "queries")
-    assert len(layers) == len(queries.cross_attentions(unet)) > 2
-    for layer, module in zip(layers, (m for _, m in sorted(queries.cross_attentions(unet).items())), strict=True):
+    assert len(layers) == len(cross_attention_layers(unet)) > 2
+    for layer, module in zip(layers, (m for _, m in sorted(cross_attention_layers(unet).items())), strict=True):
         words = torch.randn(2, 5, unet.config.cross_attention_dim)
         assert layer.q.shape == (20, module.to_q.out_features) and layer.q.std() > 0
         with torch.no_grad():
@@ -188,7 +188,7 @@ def test_pictures_stay_on_disk_until_asked_for_and_a_missing_one_is_named(tmp_pa
     rows, pictures = tiny.pairs(8)
     album = ImageIndex(folder / "raw", set(pictures))
     assert dict(album) == pictures
-    with pytest.raises(ValueError, match="raw holds no picture for 1 of 9 kept pairs \\(nowhere, …\\): run `dvc repro` again"):
+    with pytest.raises(ValueError, match="raw holds no image for 1 of 9 kept pairs \\(nowhere, …\\): run `dvc repro` again"):
         ImageIndex(folder / "raw", {*pictures, "nowhere"})
     tar = folder / "raw/here/images-000000.tar"
     tar.write_bytes(tar.read_bytes()[:700])

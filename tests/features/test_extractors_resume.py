@@ -30,7 +30,7 @@ import sur_adapter.io.schema
 from stages.__main__ import main
 from sur_adapter.features.extractors import clip, llm, vae
 
-sur_adapter.io.schema.SHARD, replace = 3, os.replace
+sur_adapter.io.schema.ROWS_PER_SHARD, replace = 3, os.replace
 
 def lanes(out, moment):
     def counted(*paths):  # a file takes its place: a shard's, an out's
@@ -111,7 +111,7 @@ def test_work_of_other_pairs_settings_or_weights_is_not_taken_up(tmp_path, model
 
 def test_a_finished_shard_that_the_disk_has_spoilt_is_made_again(tmp_path, models, monkeypatch):
     rows, _ = tiny.pairs()
-    monkeypatch.setattr(records, "SHARD", 3)
+    monkeypatch.setattr(records, "ROWS_PER_SHARD", 3)
     clip.write(rows, {}, tmp_path / "peace/clip", models)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("sur_adapter.io.work_cache.WorkCache.publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -123,7 +123,7 @@ def test_a_finished_shard_that_the_disk_has_spoilt_is_made_again(tmp_path, model
 
 
 def test_fewer_pairs_leave_no_shard_of_more(tmp_path, models, monkeypatch):
-    monkeypatch.setattr(records, "SHARD", 3)
+    monkeypatch.setattr(records, "ROWS_PER_SHARD", 3)
     for count in (24, 8):
         rows, _ = tiny.pairs(count)
         clip.write(rows, {}, tmp_path / "clip", models)

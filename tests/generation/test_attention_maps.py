@@ -19,7 +19,7 @@ def drawn(pipe, prompt="three red circles", guidance=5.0, **options) -> np.ndarr
 
 @pytest.fixture(scope="module")
 def miniature():
-    return diffusion.pipeline(str(ROOT / "models/miniature/stable-diffusion"))
+    return diffusion.load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
 
 
 @every_model

@@ -16,7 +16,7 @@ TEXTS = ["three red circles", "a blue star waves", "two cats"]
 
 @pytest.fixture(scope="module")
 def pipe():
-    return diffusion.pipeline(str(ROOT / "models/miniature/stable-diffusion"))
+    return diffusion.load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
 
 
 def pictures(pipe, texts=TEXTS, **options) -> dict[str, np.ndarray]:

@@ -45,7 +45,7 @@ def pixels(*images) -> list[bytes]:
 
 def test_the_plain_picture_is_the_pipelines_and_the_adapted_one_the_guests_of_the_same_seed(studio, adapter):
     pair = studio.draw(PROMPT, "blue", seed=7, strength=0.5, **FEW)
-    pipe = diffusion.pipeline(MODEL)
+    pipe = diffusion.load_pipeline(MODEL)
     handle = attach(pipe, SURAdapter.from_pretrained(adapter))
     for strength, image in ((0, pair.plain), (0.5, pair.adapted)):
         handle.strength = strength

@@ -10,8 +10,8 @@ from torch import nn
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features import query_bank as bank
-from sur_adapter.features.extractors.queries import cross_attentions
 from sur_adapter.features.store import write_vectors
+from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training import losses as loss
 from sur_adapter.training.batch import TrainingBatch
 
@@ -31,7 +31,7 @@ def scheduler(**more) -> DDPMScheduler:
 def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
     torch.manual_seed(1)
     found = []
-    for m in cross_attentions(unet).values():
+    for m in cross_attention_layers(unet).values():
         q = torch.randn(n, m.to_q.out_features)
         found.append(loss.CrossAttention(m.heads, q, m.to_k.weight, m.to_v.weight, m.to_out[0].weight, m.to_out[0].bias))
     return found

@@ -1,17 +1,20 @@
 """Words as the pipelines themselves read them, for Stable Diffusion 1, 2 and XL."""
 
 import json
+import subprocess
+import sys
 from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
 from helpers import tiny_models as tiny
+from helpers.repository import ROOT
 from PIL import Image
 
 from sur_adapter.features.extractors import clip
 from sur_adapter.features.store import Store
-from sur_adapter.generation.sampling import noise
+from sur_adapter.generation.sampling import GenerateConfig, generate_images, image_jobs, initial_noise
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.fingerprint import fingerprint
 
@@ -32,7 +35,7 @@ def own(pipe, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 def test_features_are_those_of_the_pipelines_own_encode_prompt(model):
     states, pooled = diffusion.TextEncoders(model)(PROMPTS)
-    wanted, wanted_pooled = own(diffusion.pipeline(model), PROMPTS)
+    wanted, wanted_pooled = own(diffusion.load_pipeline(model), PROMPTS)
     assert torch.allclose(states, wanted, atol=1e-6) and states.shape == wanted.shape
     assert (pooled is None) == (wanted_pooled is None)
     assert pooled is None or torch.allclose(pooled, wanted_pooled, atol=1e-6)
@@ -41,7 +44,7 @@ def test_features_are_those_of_the_pipelines_own_encode_prompt(model):
 def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(model, tmp_path):
     rows, _ = tiny.pairs()
     clip.write(rows, {}, tmp_path / "clip", {"diffusion": model}, batch=3)
-    store, pipe = Store(tmp_path / "clip"), diffusion.pipeline(model)
+    store, pipe = Store(tmp_path / "clip"), diffusion.load_pipeline(model)
     found = store.rows(range(len(rows)))
     by_id = rows.set_index("id").loc[store.ids]
     for column in ("simple", "complex"):
@@ -56,13 +59,12 @@ def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(m
 
 
 def test_every_family_draws_by_its_own_pipeline_from_given_noise(model):
-    from sur_adapter.generation.sampling import draw
-
-    pipe, rows = diffusion.pipeline(model), [{"id": "a"}, {"id": "b"}]
-    images = {key: data for key, _, data in draw(pipe, rows, ["a cat", "a dog"], 32, seeds=1, steps=2, guidance=3.0, batch=2)}
+    pipe, jobs = diffusion.load_pipeline(model), image_jobs([{"id": "a"}, {"id": "b"}], ["a cat", "a dog"], 1)
+    config = GenerateConfig(per_category=1, seeds=1, num_inference_steps=2, guidance_scale=3.0, batch_size=2)
+    images = {key: data for key, _, data in generate_images(pipe, jobs, 32, config)}
     assert images.keys() == {"a-0", "b-0"} and images["a-0"] != images["b-0"]
     picture = Image.open(BytesIO(images["b-0"]))
-    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "latents": noise((1, 4, 4, 4), 0, "b", 0)}
+    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "latents": initial_noise((1, 4, 4, 4), 0, "b", 0)}
     assert picture.size == (32, 32)
     assert alike(picture, pipe("a dog", height=32, width=32, **asked).images[0])
     if hasattr(pipe, "text_encoder_2"):  # XL is told how large it draws
@@ -88,3 +90,45 @@ def test_a_prompts_length_is_what_of_it_is_no_padding(model):
     (tokenizer, *_), words = encoders.tokenizers, PROMPTS
     mask = tokenizer(words, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).attention_mask
     assert encoders.lengths(words).tolist() == [sum(row) for row in mask] and len(set(encoders.lengths(words).tolist())) == 4
+
+
+def test_latents_are_shifted_and_scaled_as_the_vae_config_says():
+    latents = torch.tensor([1.0, 3.0])
+    assert diffusion.scale_latents(latents, {"scaling_factor": 0.5}).tolist() == [0.5, 1.5]
+    assert diffusion.scale_latents(latents, {"scaling_factor": 0.5, "shift_factor": None}).tolist() == [0.5, 1.5]
+    assert diffusion.scale_latents(latents, {"scaling_factor": 0.5, "shift_factor": 1.0}).tolist() == [0.0, 1.0]
+    assert diffusion.scale_latents(latents, {}).tolist() == pytest.approx([0.18215, 0.54645])  # SD 1.x configs that name no factor
+
+
+def test_the_unet_call_predicts_what_the_unet_does_in_its_own_dtype(model):
+    unet, _ = diffusion.load_frozen_unet(model, "cpu", torch.bfloat16)
+    torch.manual_seed(0)
+    noisy_latents, timesteps, prompt_embeds = (
+        torch.randn(2, 4, 8, 8),
+        torch.tensor([3, 700]),
+        torch.randn(2, 5, unet.config.cross_attention_dim),
+    )
+    if unet.config.addition_embed_type is None:
+        wanted = unet(noisy_latents.bfloat16(), timesteps, prompt_embeds.bfloat16()).sample
+        found = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds)
+        assert found.dtype == torch.float32 and torch.equal(found, wanted.float())
+        return
+    with pytest.raises(ValueError, match="this U-Net needs pooled prompt embeddings \\(SDXL\\)"):
+        diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds)
+    pooled, uncropped = torch.randn(2, 24), torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)
+    found = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled)
+    assert torch.equal(found, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped))
+    assert not torch.equal(found, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped + 8))
+
+
+def test_a_unet_with_conditions_of_another_kind_is_refused(model):
+    unet, _ = diffusion.load_frozen_unet(model, "cpu", torch.float32)
+    unet.register_to_config(addition_embed_type="text_image")
+    with pytest.raises(ValueError, match="conditions of the kind 'text_image': params.yaml: models.diffusion must be"):
+        diffusion.predict_noise(unet, torch.zeros(1, 4, 8, 8), torch.tensor([1]), torch.zeros(1, 5, 32))
+
+
+def test_training_on_cached_features_imports_neither_diffusers_nor_transformers():
+    code = "import sys, stages.train; print(sorted({'diffusers', 'transformers'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr[-2000:]

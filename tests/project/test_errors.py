@@ -8,15 +8,15 @@ from sur_adapter.features.store import Store, write_vectors
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.captioner import Captioner
-from sur_adapter.models.clip import Clip
+from sur_adapter.models.clip import CLIPEncoder
 from sur_adapter.models.llm import LanguageModel
 
 LOADERS = {
     "caption.model": Captioner,
     "models.llm": lambda model: LanguageModel(model, [1]),
-    "scores.clip.model": lambda model: Clip(model, "scores.clip.model"),
-    "evaluate.clip": lambda model: Clip(model, "evaluate.clip"),
-    "models.diffusion": diffusion.pipeline,
+    "scores.clip.model": lambda model: CLIPEncoder(model, "scores.clip.model"),
+    "evaluate.clip": lambda model: CLIPEncoder(model, "evaluate.clip"),
+    "models.diffusion": diffusion.load_pipeline,
 }
 
 

@@ -29,7 +29,7 @@ from sur_adapter.io.shards import read_table, read_tar, write_tar
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.captioner import Captioner
-from sur_adapter.models.clip import Clip
+from sur_adapter.models.clip import CLIPEncoder
 from sur_adapter.models.llm import LanguageModel
 from sur_adapter.training.checkpoint import KEY, resume
 
@@ -131,9 +131,9 @@ CODE = "import pathlib\npathlib.Path({mark!r}).touch()\nclass Config: pass\nclas
 MAP = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoTokenizer", "AutoProcessor", "AutoImageProcessor"), "planted.Model")
 LOADERS = {
     "blip": Captioner,
-    "clip": lambda model: Clip(model, "scores.clip.model"),
+    "clip": lambda model: CLIPEncoder(model, "scores.clip.model"),
     "llm": lambda model: LanguageModel(model, [1]),
-    "sd1": diffusion.pipeline,
+    "sd1": diffusion.load_pipeline,
     "sd1 text encoder": diffusion.TextEncoders,
 }
 
@@ -207,7 +207,7 @@ def test_a_pipeline_of_a_models_own_does_not_run(atomic_write, tmp_path, mark):
         index = json.loads((model / "model_index.json").read_text())
         (model / "model_index.json").write_text(json.dumps(index | {key: value}))
         with pytest.raises(FileNotFoundError, match="models.diffusion .* no pipeline can be loaded"):
-            diffusion.pipeline(str(model))
+            diffusion.load_pipeline(str(model))
 
 
 def test_an_adapter_is_two_files_and_no_other_is_opened(tmp_path, mark):

@@ -179,11 +179,11 @@ def test_the_empty_prompt_is_the_text_encoders_own(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     from diffusers import StableDiffusionPipeline
 
-    from sur_adapter.models.stable_diffusion import empty_prompt
+    from sur_adapter.models.stable_diffusion import encode_empty_prompt
 
     model = "models/miniature/stable-diffusion"
     pipe = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
-    assert torch.allclose(empty_prompt(model)[None], pipe.encode_prompt("", "cpu", 1, False)[0], atol=1e-5)
+    assert torch.allclose(encode_empty_prompt(model)[None], pipe.encode_prompt("", "cpu", 1, False)[0], atol=1e-5)
 
 
 def test_dvclive_tells_what_the_history_tells_and_the_same_bytes_each_time(tmp_path, monkeypatch):

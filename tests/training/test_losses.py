@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from helpers import training_setup as taught
 from helpers.training_setup import adapter, features, layers
 
-from sur_adapter.features.extractors.queries import cross_attentions
+from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training import losses as loss
 from sur_adapter.training.objective import Objective
 
@@ -28,7 +28,7 @@ def test_kl_of_two_known_distributions_is_what_the_equation_says():
 
 
 def test_the_layers_of_the_loss_are_the_layers_of_the_unet(unet):
-    for module, layer in zip(cross_attentions(unet).values(), layers(unet), strict=True):
+    for module, layer in zip(cross_attention_layers(unet).values(), layers(unet), strict=True):
         hidden, words = torch.randn(2, 6, module.to_q.in_features), torch.randn(2, 9, 32)
         ours = torch.cat([layer(module.to_q(h), w[None]) for h, w in zip(hidden, words, strict=True)])
         assert torch.allclose(ours, module(hidden, encoder_hidden_states=words), atol=1e-5)

@@ -8,7 +8,7 @@ from torch import nn
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.models.stable_diffusion import predict
+from sur_adapter.models.stable_diffusion import predict_noise
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.diffusion_loss import Denoising
 from sur_adapter.training.distributed import DistributedContext
@@ -72,8 +72,8 @@ def test_a_velocity_is_the_target_where_the_unet_predicts_one(unet):
     mean, logvar = features().latents.unbind(1)
     torch.manual_seed(4)
     z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
-    asked = {"noised": spy.heard[0]["noised"], "t": spy.heard[0]["t"], "words": spy.heard[0]["words"]}
-    assert torch.isclose(value, (predict(unet, **asked) + z).square().mean(), rtol=1e-4)
+    asked = [spy.heard[0][name] for name in ("noised", "t", "words")]
+    assert torch.isclose(value, (predict_noise(unet, *asked) + z).square().mean(), rtol=1e-4)
 
 
 def test_min_snr_takes_weight_from_the_clean_pictures_alone(unet):
@@ -190,7 +190,7 @@ def test_an_sdxl_unet_gets_the_adapted_pooled_vector_and_the_size_of_the_picture
     added = spy.heard[0]["added_cond_kwargs"]
     assert torch.equal(added["text_embeds"], made.pool(batch.simple_pooled)) and added["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
     assert "head.weight" in gradients(made)
-    with pytest.raises(ValueError, match="asks for pooled vectors beside the words"):
+    with pytest.raises(ValueError, match="this U-Net needs pooled prompt embeddings"):
         denoised(spy, made=made)
 
 

@@ -8,7 +8,7 @@ from helpers.training_setup import adapter, features, layers
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.io.work_cache import WorkCache
-from sur_adapter.models.stable_diffusion import frozen
+from sur_adapter.models.stable_diffusion import load_frozen_unet
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.optim import optimizers_of, share
@@ -180,7 +180,7 @@ def test_short_memory_and_a_loss_that_is_no_number_end_in_a_sentence():
 
 def test_checkpointing_and_channels_last_change_no_loss_and_are_really_used(unet, monkeypatch):
     def loss_of(**how):
-        made, scheduler, scaling = frozen("models/miniature/stable-diffusion", "cpu", torch.float32, **how)
+        made, scheduler = load_frozen_unet("models/miniature/stable-diffusion", "cpu", torch.float32, **how)
         called = []
         for module in (m for m in made.modules() if hasattr(m, "_gradient_checkpointing_func")):
             own = module._gradient_checkpointing_func
@@ -189,7 +189,7 @@ def test_checkpointing_and_channels_last_change_no_loss_and_are_really_used(unet
         words = torch.randn(4, 40, 128)
         pupil = SURAdapter(AdapterConfig(128, 0, heads=4))
         batch = TrainingBatch(words, words, None, torch.randn(4, 2, 4, 8, 8))
-        value, _ = Objective(1.0, 0.0, 0.0, unet=made, scheduler=scheduler, scaling=scaling)(pupil, batch)
+        value, _ = Objective(1.0, 0.0, 0.0, unet=made, scheduler=scheduler)(pupil, batch)
         value.backward()
         last = made.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
         return value.item(), pupil.g.weight.grad, len(called), last

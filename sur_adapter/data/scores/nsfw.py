@@ -44,7 +44,7 @@ def _judge(model: str) -> tuple:
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-    from sur_adapter.models.torch_utils import device
+    from sur_adapter.models.torch_utils import resolve_device
 
     with loading_errors("scores.nsfw.model", model):
         look = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
@@ -55,4 +55,4 @@ def _judge(model: str) -> tuple:
         raise ValueError(
             f"params.yaml: scores.nsfw.model has the labels {', '.join(labels.values())}, none of {', '.join(SAFE)}: name another"
         )
-    return look, judge.to(device()), safe
+    return look, judge.to(resolve_device()), safe

@@ -22,9 +22,9 @@ from transformers import (
     AutoProcessor,
 )
 
-from sur_adapter.models.clip import Clip
+from sur_adapter.models.clip import CLIPEncoder
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 from sur_adapter.registry import did_you_mean
 
 PARAM = "evaluate.judge.detector.model"
@@ -100,20 +100,20 @@ def apart(things: list[Thing], overlap: float) -> list[Thing]:
     return kept
 
 
-def colour(clip: Clip, image: Image.Image, thing: Thing) -> str:
+def colour(clip: CLIPEncoder, image: Image.Image, thing: Thing) -> str:
     """The nearest of COLOURS to the thing, cut out, what is not its own grey."""
     pixels = np.asarray(image.convert("RGB"))
     if thing.mask is not None:
         pixels = np.where(thing.mask[..., None], pixels, np.uint8(GREY))
     left, top, right, bottom = (int(round(v)) for v in thing.box)
     crop = Image.fromarray(pixels).crop((left, top, max(right, left + 1), max(bottom, top + 1)))
-    likeness = clip.images([crop]) @ clip.texts([f"a photo of a {c} {thing.name}" for c in COLOURS]).T  # (1, 10)
+    likeness = clip.encode_images([crop]) @ clip.encode_texts([f"a photo of a {c} {thing.name}" for c in COLOURS]).T  # (1, 10)
     return COLOURS[int(likeness.argmax())]
 
 
 @cache
-def _clip(model: str) -> Clip:
-    return Clip(model, "evaluate.judge.detector.clip")
+def _clip(model: str) -> CLIPEncoder:
+    return CLIPEncoder(model, "evaluate.judge.detector.clip")
 
 
 @cache
@@ -133,7 +133,7 @@ class Worded:
         with loading_errors(PARAM, model):
             self.processor = AutoProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.model = (
-                AutoModelForZeroShotObjectDetection.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(device()).eval()
+                AutoModelForZeroShotObjectDetection.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(resolve_device()).eval()
             )
 
     @torch.inference_mode()
@@ -154,7 +154,7 @@ class Masked:
         with loading_errors(PARAM, model):
             self.processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.model = (
-                AutoModelForUniversalSegmentation.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(device()).eval()
+                AutoModelForUniversalSegmentation.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(resolve_device()).eval()
             )
         labels = self.model.config.id2label
         self.known = {label: i for i, label in labels.items()} | (dict(zip(COCO, labels, strict=True)) if len(labels) == len(COCO) else {})

@@ -70,7 +70,7 @@ class Blip:
             )
         with loading_errors(PARAM, model):
             self.processor = AutoProcessor.from_pretrained(model, **NO_REMOTE_CODE)
-            self.model = BlipForQuestionAnswering.from_pretrained(model, dtype=_dtype(), **SAFETENSORS_ONLY).to(compute.device()).eval()
+            self.model = BlipForQuestionAnswering.from_pretrained(model, dtype=_dtype(), **SAFETENSORS_ONLY).to(compute.resolve_device()).eval()
 
     @torch.inference_mode()
     def ask(self, image: Image.Image, question: str, choices: list[str]) -> np.ndarray:
@@ -100,7 +100,7 @@ class Chat:
     def __init__(self, model: str, config):
         with loading_errors(PARAM, model):
             self.processor = AutoProcessor.from_pretrained(model, **NO_REMOTE_CODE)
-            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=_dtype(), **SAFETENSORS_ONLY).to(compute.device()).eval()
+            self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=_dtype(), **SAFETENSORS_ONLY).to(compute.resolve_device()).eval()
         if not getattr(self.processor, "chat_template", None):
             raise ValueError(
                 f"params.yaml: {PARAM} is {model!r}, which has no chat template: name a chat model such as Qwen/Qwen2.5-VL-7B-Instruct"
@@ -134,4 +134,4 @@ class Chat:
 
 
 def _dtype() -> torch.dtype:
-    return torch.bfloat16 if compute.device() == "cuda" else torch.float32
+    return torch.bfloat16 if compute.resolve_device() == "cuda" else torch.float32

@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 
 def measure(images: list[Image.Image], *, metric: str = "musiq") -> np.ndarray:
@@ -26,4 +26,4 @@ def _load(metric: str):
         raise ValueError(
             "params.yaml: evaluate.measures has iqa, which needs pyiqa: `pip install pyiqa` (not for commercial use), or leave iqa out"
         ) from error
-    return pyiqa.create_metric(metric, device=device())
+    return pyiqa.create_metric(metric, device=resolve_device())

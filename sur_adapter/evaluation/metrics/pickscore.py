@@ -12,7 +12,7 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 PARAM = "evaluate.measures.pickscore"
 
@@ -38,4 +38,4 @@ def _load(model: str, processor: str) -> tuple:
     with loading_errors(f"{PARAM}.processor", processor):
         read = AutoProcessor.from_pretrained(processor, **NO_REMOTE_CODE)
     with loading_errors(f"{PARAM}.model", model):
-        return read, AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(device()).eval()
+        return read, AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(resolve_device()).eval()

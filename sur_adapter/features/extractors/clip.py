@@ -10,12 +10,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from sur_adapter.data.prompts.cleaning import words
+from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.features.writer import fill, identity, numbers
-from sur_adapter.io.shards import chunks
+from sur_adapter.io.shards import batched
 from sur_adapter.models.fingerprint import fingerprint
 from sur_adapter.models.stable_diffusion import TextEncoders
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 CURE = "name another model in params.yaml: models.diffusion"
 
@@ -34,18 +34,18 @@ class Words:
     """The text encoders of a model, asked for both prompts."""
 
     def __init__(self, model: str, batch: int):
-        self.encoders, self.batch = TextEncoders(model, device()), batch
+        self.encoders, self.batch = TextEncoders(model, resolve_device()), batch
         modules = self.encoders.modules
         self.about = {"base_model": model, "text_encoder_weights": identity(*modules.values())}
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
     def __call__(self, rows: pd.DataFrame) -> dict:
-        read = {"simple": rows["simple_prompt"].tolist(), "complex": [words(row) for row in rows.to_dict("records")]}
+        read = {"simple": rows["simple_prompt"].tolist(), "complex": [effective_prompt(row) for row in rows.to_dict("records")]}
         return {name: v for column, prompts in read.items() for name, v in encode(self.encoders, column, prompts, self.batch).items()}
 
 
 def encode(encoders: TextEncoders, column: str, prompts: list[str], batch: int) -> dict:
     """column -> [N, L, d], and column_pooled -> [N, p] where there is one, fp16; column_length -> [N]."""
-    states, pooled = zip(*((s.half().cpu(), p) for s, p in map(encoders, chunks(prompts, batch))), strict=True)
+    states, pooled = zip(*((s.half().cpu(), p) for s, p in map(encoders, batched(prompts, batch))), strict=True)
     result = {column: numbers(torch.cat(states), "fp16", CURE), f"{column}_length": encoders.lengths(prompts).numpy()}  # (N, L, d), (N,)
     return result if pooled[0] is None else result | {f"{column}_pooled": numbers(torch.cat(pooled), "fp16", CURE)}

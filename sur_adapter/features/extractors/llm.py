@@ -15,10 +15,10 @@ import pandas as pd
 
 from sur_adapter.features.store import Shard, write_vectors
 from sur_adapter.features.writer import fill, finished, identity, numbers
-from sur_adapter.io.schema import shards
+from sur_adapter.io.schema import split_shards
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.models.llm import LanguageModel
-from sur_adapter.models.torch_utils import device
+from sur_adapter.models.torch_utils import resolve_device
 
 CURE = "set cache.llm.stored to fp32, or pooling to layernorm-mean"
 
@@ -42,19 +42,21 @@ def write(
     make = partial(States, models["llm"], layers, pooling, stored, options)
     first: dict[str, tuple[str, int]] = {}  # of each prompt: the shard that asks for it, and its place among what that asks
     parts = []
-    for name, rows in shards(pairs):
+    for name, rows in split_shards(pairs):
         new = rows[[prompt not in first for prompt in rows["simple_prompt"]]].drop_duplicates("simple_prompt")
         first |= {prompt: (name, i) for i, prompt in enumerate(new["simple_prompt"])}
         parts += [(f"{name}.new", new)] if len(new) else []
     settings = options | {"layers": layers, "stored": stored}
-    fill(out, pairs, make, lambda ids: [models["llm"]], settings, __file__, executor, parts, partial(_join, list(shards(pairs)), first))
+    fill(
+        out, pairs, make, lambda ids: [models["llm"]], settings, __file__, executor, parts, partial(_join, list(split_shards(pairs)), first)
+    )
 
 
 class States:
     """The LLM, asked for prompts that no shard before has asked for."""
 
     def __init__(self, model: str, layers: list[int] | str, pooling: str, stored: str, options: dict):
-        self.teacher, self.stored = LanguageModel(model, layers, pooling, device(), **options), stored
+        self.teacher, self.stored = LanguageModel(model, layers, pooling, resolve_device(), **options), stored
         precision = str(self.teacher.dtype)[6:]
         self.about = {"llm": model, "llm_weights": identity(self.teacher.model), "pooling": pooling, "precision": precision}
 

@@ -21,12 +21,11 @@ from sur_adapter.features.writer import fill, identity, numbers
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.images import FORMATS, open_image
 from sur_adapter.io.prefetch import prefetch
-from sur_adapter.io.shards import chunks
-from sur_adapter.models.stable_diffusion import part
-from sur_adapter.models.torch_utils import device
+from sur_adapter.io.shards import batched
+from sur_adapter.models.stable_diffusion import load_component
+from sur_adapter.models.torch_utils import DTYPES, resolve_device
 
 CURE = "set cache.vae.precision to fp32"
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def write(
@@ -61,7 +60,7 @@ class Latents:
     """The VAE of a model, asked for pictures."""
 
     def __init__(self, pictures, model: str, sizes: list[list[int]], precision: str, batch: int, flips: bool):
-        self.vae = load(model, precision).to(device())
+        self.vae = load(model, precision).to(resolve_device())
         self.pictures, self.sizes, self.batch, self.flips = pictures, checked(sizes, self.vae), batch, flips
         self.about = {"base_model": model, "vae_weights": identity(self.vae), "buckets": sizes, "precision": str(self.vae.dtype)[6:]}
 
@@ -80,10 +79,10 @@ class Latents:
 
 def load(model: str, precision: str) -> AutoencoderKL:
     """A VAE that overflows in fp16, as SDXL's does (`force_upcast` in its config), is run in fp32 where fp16 is asked for."""
-    if precision not in PRECISIONS:
-        raise ValueError(f"params.yaml: cache.vae.precision is {precision!r}: choose {', '.join(PRECISIONS)}")
+    if precision not in DTYPES:
+        raise ValueError(f"params.yaml: cache.vae.precision is {precision!r}: choose {', '.join(DTYPES)}")
     kind = "fp32" if precision == "fp16" and AutoencoderKL.load_config(model, subfolder="vae").get("force_upcast", True) else precision
-    return part(model, AutoencoderKL, "vae", torch_dtype=PRECISIONS[kind]).eval()
+    return load_component(model, AutoencoderKL, "vae", torch_dtype=DTYPES[kind]).eval()
 
 
 def checked(buckets: list[list[int]], vae: AutoencoderKL) -> list[list[int]]:
@@ -130,6 +129,6 @@ def _batches(pictures, ids: list[str], sizes: list[list[int]], batch: int) -> It
         bucket = did_you_mean(*Image.open(BytesIO(pictures[key]), formats=FORMATS).size, sizes) if len(sizes) > 1 else 0
         inside.setdefault(bucket, []).append(i)
     for bucket in sorted(inside):
-        for some in chunks(inside[bucket], batch):
+        for some in batched(inside[bucket], batch):
             images, frames = zip(*(fit(pictures[ids[i]], sizes[bucket]) for i in some), strict=True)
             yield some, pixels(list(images)), list(frames)

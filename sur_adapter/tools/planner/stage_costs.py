@@ -15,8 +15,9 @@ from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features.extractors import clip, queries, vae
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.io.schema import SHARD
+from sur_adapter.io.schema import ROWS_PER_SHARD
 from sur_adapter.models.llm import LanguageModel
+from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.tools.planner import model_specs as models
 from sur_adapter.tools.planner.flops import Cost, cost, meta, tokens, weight
 from sur_adapter.training import losses
@@ -106,7 +107,7 @@ def filter(candidates: int) -> Task:
 
 def shards(rows: int) -> int:
     """Of three splits, each of which may end in a shard that is not full."""
-    return -(-rows // SHARD) + 2
+    return -(-rows // ROWS_PER_SHARD) + 2
 
 
 def text_sizes(model: str) -> tuple[int, int, int]:
@@ -122,7 +123,7 @@ def cache_clip(rows: int, p: dict) -> Task:
     batch = p["cache"]["clip"].get("batch", signature(clip.write).parameters["batch"].default)
     one, many = (cost(lambda n=n: [m(tokens(n, length)) for m in encoders]) for n in (1, batch))
     each = ID + 2 * (2 * length * width + 2 * pooled + 4)  # both prompts, and how long each is
-    held = weight(*encoders) + many.held + 2 * SHARD * each
+    held = weight(*encoders) + many.held + 2 * ROWS_PER_SHARD * each
     return Task(rows, rows * each + shards(rows) * HEAD, held, {"words": (2 * one.operations * rows, "fp32")})
 
 
@@ -141,7 +142,7 @@ def cache_llm(rows: int, p: dict, length: float) -> Task:
     each = ID + numbers * WIDTHS[how.get("stored", "fp16")] + (columns * 16 if pooling == "tokens" else 0)
     one, many = call(1, long), call(max(1, at_once // long), long)
     bits = how.get("bits") or {"fp32": 32}.get(how.get("precision"), 16)  # auto: 16 on a GPU
-    held = weight(model) * bits / 32 + many.held / 2 + 2 * SHARD * each
+    held = weight(model) * bits / 32 + many.held / 2 + 2 * ROWS_PER_SHARD * each
     return Task(rows, rows * each + shards(rows) * HEAD, held, {"llm": (one.operations * length / long * rows, "bf16")})
 
 
@@ -151,7 +152,7 @@ def cache_vae(rows: int, p: dict) -> Task:
     batch = how.get("batch", signature(vae.write).parameters["batch"].default)
     one, many = (cost(lambda n=n: model.encode(meta(n, 3, side, side))) for n in (1, batch))
     each = ID + FRAME + flips * 2 * 2 * model.config.latent_channels * (side // factor(model)) ** 2
-    held = (weight(model) + many.held) * WIDTHS[precision] / 4 + 2 * SHARD * each
+    held = (weight(model) + many.held) * WIDTHS[precision] / 4 + 2 * ROWS_PER_SHARD * each
     work = {"pictures": (one.operations * flips * rows, precision)}
     why = "buckets are counted as squares" if how.get("buckets") else ""
     return Task(rows, rows * each + shards(rows) * HEAD, held, work, decoded=rows, why=why)
@@ -188,7 +189,7 @@ def cache_queries(rows: int, p: dict) -> Task:
 
 def bank(unet, count: int) -> list[int]:
     """Numbers that are kept of each cross-attention layer: its queries and its frozen weights."""
-    layers = queries.cross_attentions(unet).values()
+    layers = cross_attention_layers(unet).values()
     return [
         count * m.to_q.out_features + sum(w.numel() for w in (m.to_k.weight, m.to_v.weight, m.to_out[0].weight, m.to_out[0].bias))
         for m in layers
@@ -225,7 +226,7 @@ def training(p: dict, batch: int):
     unet = diffusion(p["models"]["diffusion"])["unet"]
     goal = Asked(**weights, unet=unet)
     if p["loss"].get("prompt", "attention") == "attention":
-        goal.layers = [_layer(m, p["cache"]["queries"]["count"]) for m in queries.cross_attentions(unet).values()]
+        goal.layers = [_layer(m, p["cache"]["queries"]["count"]) for m in cross_attention_layers(unet).values()]
     vector = meta(batch, pooled) if pooled else None
     rows = TrainingBatch(*[meta(batch, length, width)] * 2, meta(batch, teacher), meta(batch, 2, *latents(p)), vector, vector)
     return adapter, lambda: goal(adapter, rows)[0]
