@@ -1,38 +1,52 @@
-"""The kept pairs as SURD publishes them, which is a Hugging Face image folder too.
+"""export: writes the kept pairs in SURD's layout, which `load_dataset("imagefolder", data_dir=...)` reads too.
 
-`metadata.jsonl` beside the pictures: {"file_name", with its extension, "text": the plain sentence, "prompt": the keyword prompt}.
-One folder a split: `load_dataset("imagefolder", data_dir=…)` finds train, validation and test.
+One folder per split, with the images and a `metadata.jsonl`: {"file_name": with its extension, "text": the plain sentence, "prompt": the
+keyword prompt} on each line.
 """
 
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 import pandas as pd
 
-from sur_adapter.io.shards import read_tar
+from sur_adapter.config import Params
+from sur_adapter.io.shards import read_table, read_tar
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="folder to write, new or empty")
+    parser.add_argument("--pairs", type=Path, default=Path("data/pairs.parquet"), help="table that the filter wrote (%(default)s)")
+    parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="folder of the crawled shards, one per source (%(default)s)")
+
+
+def run(args: Namespace, params: Params) -> None:
+    count = export(read_table(args.pairs), args.raw, args.out)
+    print(f"exported {count} pairs to {args.out}")
 
 
 def export(pairs: pd.DataFrame, raw: Path, folder: Path) -> int:
-    """How many pairs were written, in the order of the pairs. pairs: id, source, simple_prompt, complex_prompt, dropped, split.
+    """Writes the kept pairs in their order; returns how many.
 
-    Raises ValueError where `folder` holds something already, or where a kept picture is in no tar of `raw`.
+    pairs: id, source, simple_prompt, complex_prompt, dropped, split. Raises ValueError if `folder` is not empty, or if the image of a kept
+    pair is in no tar of `raw`.
     """
     if folder.exists() and any(folder.iterdir()):
-        raise ValueError(f"{folder} is not empty: name a new folder, so that nothing of yours is written over")
+        raise ValueError(f"{folder} is not empty: name a new folder; files are never overwritten")
     kept = pairs[pairs.dropped.isna()]
-    names = {}
+    file_names = {}
     for source in kept.source.unique():
         split = dict(kept.loc[kept.source == source, ["id", "split"]].itertuples(index=False))
         for key, ext, data in read_tar(raw / source):
-            if key in split and key not in names:
-                names[key] = f"{key}.{ext}"
+            if key in split and key not in file_names:
+                file_names[key] = f"{key}.{ext}"
                 (folder / split[key]).mkdir(parents=True, exist_ok=True)
-                (folder / split[key] / names[key]).write_bytes(data)
-    if missing := set(kept.id) - set(names):
-        raise ValueError(f"the picture {min(missing)} of {len(missing)} is in no tar under {raw}: run `dvc repro`, then export again")
+                (folder / split[key] / file_names[key]).write_bytes(data)
+    if missing := set(kept.id) - set(file_names):
+        raise ValueError(f"{len(missing)} images, {min(missing)} the first, are in no tar under {raw}: run `dvc repro`, then export again")
     for split, rows in kept.groupby("split"):
         lines = [
-            json.dumps({"file_name": names[r.id], "text": r.simple_prompt, "prompt": r.complex_prompt}, ensure_ascii=False)
+            json.dumps({"file_name": file_names[r.id], "text": r.simple_prompt, "prompt": r.complex_prompt}, ensure_ascii=False)
             for r in rows.itertuples()
         ]
         (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

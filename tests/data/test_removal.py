@@ -11,8 +11,8 @@ from helpers.small_models import write_shards
 
 from stages.crawl import _unless, crawl
 from sur_adapter.data.crawl.removal import forget, remembered
-from sur_adapter.io.raw_shards import kept
-from sur_adapter.io.schema import RAW, record_id
+from sur_adapter.io.raw_shards import iter_shards
+from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar
 from sur_adapter.io.work_cache import WorkCache
 
@@ -39,7 +39,7 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
     assert gone[["url", "complex_prompt", "negative_prompt"]].isna().all(axis=None) and not set(gone.id) & set(twice.id)
     assert {key: data for key, _, data in read_tar(raw)} == {k: d for k, d in bytes_before.items() if k not in set(twice.id)}
     pd.testing.assert_frame_equal(after.drop(index=gone.index), before.drop(index=gone.index), check_dtype=False)
-    assert sum(len(list(look())) for _, _, look in kept(raw)) > 50
+    assert sum(len(list(images())) for _, _, images in iter_shards(raw)) > 50
     words = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
     assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
     crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)
@@ -47,13 +47,13 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
 
 
 def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else(tmp_path):
-    told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW if f.name != "id"} | {"source": "s", "dropped": None}
+    told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW_SCHEMA if f.name != "id"} | {"source": "s", "dropped": None}
     others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
     write_shards(raw := tmp_path / "raw" / "s", _unless([dict(row) for row in others], set()))
     assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
     assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
     rows = read_table(raw)
-    assert list(rows) == RAW.names and rows.iloc[1].drop("dropped").notna().all()
+    assert list(rows) == RAW_SCHEMA.names and rows.iloc[1].drop("dropped").notna().all()
     assert set(rows.columns[rows.iloc[0].notna()]) == {"id", "source", "dropped"}
     assert list(read_tar(raw)) == [(record_id(others[1]["data"]), "png", others[1]["data"])]
     write_shards(tmp_path / "again", _unless([dict(row) for row in others], remembered(memory)))
@@ -107,7 +107,7 @@ def test_dvc_takes_the_shards_as_they_are_and_makes_all_that_follows_anew(tmp_pa
     assert work.get("row-000000000"), "who asks for nobody loses nothing"
     said = run(home, "python", "-m", "stages", "forget", key)
     assert not work.folder.exists()
-    assert "1 rows are forgotten" in said and "dvc commit -f crawl && dvc repro" in said
+    assert "removed 1 rows" in said and "dvc commit -f crawl && dvc repro" in said
     run(home, "dvc", "commit", "-f", "crawl")
     raw = files(home / "data/raw/miniature")
     assert ran(run(home, "dvc", "repro", "score@phash")) == {"caption@miniature", "score@phash"}

@@ -1,4 +1,4 @@
-"""What is kept can be handed on: as SURD lays it out, with a card that says where it comes from."""
+"""The kept pairs are exported in SURD's layout, and the data card says where they come from."""
 
 import json
 
@@ -40,17 +40,17 @@ def test_an_export_is_read_back_by_the_sources_that_read_surd(pairs, tmp_path):
     assert sorted(read_tar(tmp_path / "again" / "folder")) == sorted(m for m in read_tar(tmp_path / "raw" / "s") if m[0] in kept.index)
 
 
-def test_an_export_writes_over_nothing_and_misses_nothing(pairs, tmp_path):
+def test_an_export_overwrites_nothing_and_refuses_a_missing_image(pairs, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty: name a new folder"):
         export(pairs, tmp_path / "raw", tmp_path / "out")
     stranger = pd.concat([pairs, pairs.tail(1).assign(id="f" * 16)])
-    with pytest.raises(ValueError, match="the picture ffffffffffffffff of 1 is in no tar under .*: run `dvc repro`"):
+    with pytest.raises(ValueError, match="1 images, ffffffffffffffff the first, are in no tar under .*: run `dvc repro`"):
         export(stranger, tmp_path / "raw", tmp_path / "new")
 
 
-def test_the_data_card_counts_every_row_and_shows_what_comes_from_elsewhere_as_text(pairs):
+def test_the_data_card_counts_every_row_and_escapes_text_from_outside(pairs):
     pairs = pairs.assign(licence=["CC0 | <script>", "CC0 | <script>", None, None, None, None], nsfw=["None"] * 3 + ["X"] + [None] * 2)
     text = card(pairs, count(pairs), ["None"])
     assert "6 rows came in, 5 pairs are kept: 3 train, 0 validation, 2 test." in text

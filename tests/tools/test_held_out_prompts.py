@@ -1,4 +1,4 @@
-"""Held-out pairs of the data are a list of prompts like any other."""
+"""Held-out test pairs become evaluation prompts that generate reads like any others."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from helpers.repository import ROOT
 from sur_adapter.data.prompts.cleaning import clean
 from sur_adapter.generation.prompts import read_prompts
 from sur_adapter.io.shards import write_table
-from sur_adapter.tools.held_out_prompts import suite
+from sur_adapter.tools.held_out_prompts import write_held_out_prompts
 
 PAIRS = pd.DataFrame(
     [
@@ -23,44 +23,45 @@ PAIRS = pd.DataFrame(
 ).assign(clean_prompt=lambda rows: [clean(prompt) for prompt in rows.complex_prompt])
 
 
-def test_the_suite_is_the_kept_pairs_that_nothing_was_trained_on_as_models_read_them(tmp_path):
-    assert suite(PAIRS, tmp_path / "held") == 2
+def test_the_kept_pairs_of_the_test_split_are_written_with_cleaned_keyword_prompts(tmp_path):
+    assert write_held_out_prompts(PAIRS, tmp_path / "held") == 2
     assert read_prompts(tmp_path / "held") == [
         {"id": "a", "category": "held_out", "prompt": "two dogs", "complex_prompt": "2 dogs\nbest"},
         {"id": "c", "category": "held_out", "prompt": "a \u2028cat ä", "complex_prompt": "cat, 8k"},
     ]
 
 
-def test_the_suite_is_the_same_bytes_in_whatever_order_the_pairs_come(tmp_path):
-    suite(PAIRS, tmp_path / "x")
-    suite(PAIRS[::-1], tmp_path / "y")
+def test_the_order_of_the_pairs_does_not_change_the_bytes(tmp_path):
+    write_held_out_prompts(PAIRS, tmp_path / "x")
+    write_held_out_prompts(PAIRS[::-1], tmp_path / "y")
     assert (tmp_path / "x/held_out.jsonl").read_bytes() == (tmp_path / "y/held_out.jsonl").read_bytes()
 
 
-def test_a_suite_may_lie_beside_other_prompts_and_writes_over_none(tmp_path):
+def test_the_file_may_lie_beside_other_prompts_and_is_never_overwritten(tmp_path):
     (tmp_path / "own.jsonl").write_text('{"id": "x", "category": "y", "prompt": "z"}\n')
-    suite(PAIRS, tmp_path)
+    write_held_out_prompts(PAIRS, tmp_path)
     assert [row["id"] for row in read_prompts(tmp_path)] == ["a", "c", "x"]
     before = (tmp_path / "held_out.jsonl").read_bytes()
-    with pytest.raises(ValueError, match="held_out.jsonl is there already: remove it first"):
-        suite(PAIRS.head(1), tmp_path)
+    with pytest.raises(ValueError, match="held_out.jsonl exists already: remove it"):
+        write_held_out_prompts(PAIRS.head(1), tmp_path)
     assert (tmp_path / "held_out.jsonl").read_bytes() == before
 
 
-def test_without_a_held_out_pair_nothing_is_written_and_the_cure_is_told(tmp_path):
+def test_without_a_held_out_pair_nothing_is_written_and_the_error_says_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="none of 2 pairs is kept in the test split: raise filter.test"):
-        suite(PAIRS[2:], tmp_path / "new")
+        write_held_out_prompts(PAIRS[2:], tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
-def test_the_door_writes_the_suite_from_the_pairs_that_dvc_yaml_names(tmp_path):
+def test_the_command_reads_the_pairs_of_the_pipeline_and_writes_the_prompts(tmp_path):
     write_table(tmp_path / "data/pairs.parquet", PAIRS)
-    (tmp_path / "dvc.yaml").write_text((ROOT / "dvc.yaml").read_text("utf-8"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text("{}")
 
-    def door(*args: str):
-        where = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.run([sys.executable, "-m", "stages", "suite", *args], cwd=tmp_path, env=where, capture_output=True, text=True)
+    def suite(*args: str):
+        env = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run([sys.executable, "-m", "stages", "suite", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
 
-    assert door("held").stdout == "2 prompts are in held/held_out.jsonl: name held as generate.prompts, and null as evaluate.judge\n"
+    expected = "wrote 2 prompts to held/held_out.jsonl: set generate.prompts to held, and evaluate.judge to null\n"
+    assert suite("--out", "held").stdout == expected
     assert len(read_prompts(tmp_path / "held")) == 2
-    assert door().stderr.strip() == "error: suite takes a folder: 0 were given"
+    assert "the following arguments are required: --out" in suite().stderr

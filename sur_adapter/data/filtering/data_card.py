@@ -68,4 +68,4 @@ def _lengths(prompts: pd.Series) -> list[str]:
     words = pd.Series([len(text.split()) for text in prompts.dropna()])  # not .str.split(): its lists of words fill memory
     if words.empty:
         return [prompts.name, "–", "–", "–", "–"]
-    return [prompts.name, *(f"{words.quantile(q, interpolation='did_you_mean'):.0f}" for q in (0, 0.5, 0.95, 1))]
+    return [prompts.name, *(f"{words.quantile(q, interpolation='nearest'):.0f}" for q in (0, 0.5, 0.95, 1))]
