@@ -1,6 +1,7 @@
 """Reads which project file imports which, and which files a stage therefore needs."""
 
 import ast
+import re
 from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
@@ -57,10 +58,10 @@ def carries_code(path: Path) -> bool:
 
 
 @cache
-def plug_in_packages(path: Path) -> frozenset[str]:
-    """Packages whose modules a file loads by name: texts in it such as "sur_adapter.data.sources"."""
+def loaded_by_name(path: Path) -> frozenset[Path]:
+    """Modules, and `__init__.py` of plug-in packages, that a file imports by name: texts in it such as "sur_adapter.data.sources"."""
     texts = {node.value for node in ast.walk(parse(path)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    return frozenset(text for text in texts if text.startswith("sur_adapter.") and (module_file(text) or path).name == "__init__.py")
+    return frozenset({module_file(text) for text in texts if re.fullmatch(r"sur_adapter(\.\w+)+", text)} - {None})
 
 
 def reached(start: Path, plug_in: str | None = None) -> set[Path]:
@@ -79,9 +80,9 @@ def reached(start: Path, plug_in: str | None = None) -> set[Path]:
             continue
         waiting += imported_files(path, type_checking=False)
         waiting += [parent for folder in path.parents if (parent := folder / "__init__.py").is_file() and parent != PACKAGE_ROOT]
-        for package in plug_in_packages(path):
-            modules = (ROOT / package.replace(".", "/")).glob("*.py")
-            waiting += [module for module in modules if plug_in is None or module.stem in (plug_in, "__init__", "base")]
+        for module in loaded_by_name(path):
+            package = module.parent.glob("*.py") if module.name == "__init__.py" else [module]
+            waiting += [file for file in package if module.name != "__init__.py" or plug_in in (None, file.stem) or file.stem == "base"]
     return {path for path in seen if ROOT in path.parents and carries_code(path)}
 
 
