@@ -80,7 +80,7 @@ def convert(given: argparse.Namespace) -> str:
         raise FileNotFoundError(f"{source} is neither a checkpoint nor a folder: name one that is there")
     if source.is_dir():
         return _to_checkpoint(source, target, given)
-    from sur_adapter.adapter import conversion as published
+    from sur_adapter.adapter.conversion import read_checkpoint
     from sur_adapter.io.atomic import atomic_write
 
     if target.suffix in (".pt", ".safetensors"):
@@ -88,7 +88,7 @@ def convert(given: argparse.Namespace) -> str:
     if given.text_encoder_hash and not MARK.fullmatch(given.text_encoder_hash):
         raise ValueError(f"--text-encoder-hash is {given.text_encoder_hash!r}: give what `sur-adapter fingerprint MODEL` prints")
     about = {"base_model": given.base_model, "text_encoder": given.text_encoder_hash}
-    adapter = published.read(
+    adapter = read_checkpoint(
         source,
         published_attention=not given.token_attention,
         strength=given.strength,
@@ -175,8 +175,8 @@ def _quiet() -> None:
 
 
 def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str:
-    from sur_adapter.adapter import conversion as published
     from sur_adapter.adapter.adapter import SURAdapter
+    from sur_adapter.adapter.conversion import write_checkpoint
 
     if target.suffix not in (".pt", ".safetensors"):
         raise ValueError(f"{source} is a folder, so {target} must be a checkpoint: let its name end in .pt or .safetensors")
@@ -185,6 +185,6 @@ def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str
             raise ValueError(f"--{name.replace('_', '-')} has no place in a checkpoint, which holds tensors alone: leave it out")
     adapter = SURAdapter.from_pretrained(source)
     _writable(target.parent)
-    published.write(adapter, target)
+    write_checkpoint(adapter, target)
     lost = "" if adapter.config.published_attention else " Trained with attention over tokens: it draws otherwise in the published code."
     return f"{target}: 48 tensors; strength {adapter.config.strength}, base model and the teacher's projection are not among them.{lost}"

@@ -1,8 +1,10 @@
-"""The adapter: what it is at the start, what it attends to, what its files hold."""
+"""The adapter: the identity at the start, what it attends to, and its files."""
 
 import copy
 import json
 import pickle
+from hashlib import sha256
+from zlib import crc32
 
 import pytest
 import torch
@@ -16,10 +18,10 @@ KINDS = {variant: {"variant": variant} for variant in VARIANTS} | {"published": 
 every_kind = pytest.mark.parametrize("kind", KINDS)
 
 
-def adapter(trained: bool = True, **changed) -> SURAdapter:
+def adapter(trained: bool = True, **config) -> SURAdapter:
     torch.manual_seed(0)
-    made = SURAdapter(AdapterConfig(**{"width": 32, "teacher_width": 24, "heads": 4, "pooled_width": 20} | changed)).eval()
-    if trained:  # as if: whatever starts as nothing is something
+    made = SURAdapter(AdapterConfig(**{"width": 32, "teacher_width": 24, "heads": 4, "pooled_width": 20} | config)).eval()
+    if trained:  # as if: parameters that start at zero are random
         for parameter in made.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
@@ -37,13 +39,13 @@ def test_untrained_it_is_the_identity_bit_for_bit(variant):
 
 
 @every_kind
-def test_at_strength_nought_it_is_the_identity_bit_for_bit(kind):
+def test_at_scale_zero_it_is_the_identity_bit_for_bit(kind):
     made = adapter(**KINDS[kind])
     assert torch.equal(made(X, 0.0), X) and torch.equal(made.pool(P, 0.0), P)
 
 
 @every_kind
-def test_strength_weighs_its_output_against_the_text_features(kind):
+def test_the_scale_blends_its_output_with_the_text_features(kind):
     made = adapter(**KINDS[kind])
     for change, x in ((made, X), (made.pool, P)):
         half, full = change(x, 0.5), change(x, 1.0)
@@ -51,7 +53,7 @@ def test_strength_weighs_its_output_against_the_text_features(kind):
         assert torch.equal(change(x), change(x, made.config.strength))
 
 
-def test_its_strength_is_one_and_that_of_the_published_network_a_tenth_unless_given():
+def test_the_default_strength_is_one_and_that_of_the_published_network_a_tenth():
     assert [AdapterConfig(32, variant=v).strength for v in VARIANTS] == [1.0, 1.0, 0.1]
     assert AdapterConfig(32, variant="official", strength=0.5).strength == 0.5
     with pytest.raises(ValueError, match="adapter.strength is nan: give a number"):
@@ -59,11 +61,11 @@ def test_its_strength_is_one_and_that_of_the_published_network_a_tenth_unless_gi
 
 
 @every_kind
-def test_a_prompt_is_adapted_the_same_whoever_else_is_in_the_batch(kind):
+def test_a_prompt_is_adapted_the_same_whatever_else_is_in_the_batch(kind):
     made = adapter(**KINDS[kind])
     others = torch.cat([3 * X[:1], X[1:2], -X])
-    for company in (X, others):
-        assert torch.allclose(made(X[1:2]), made(company)[1:2], atol=1e-6)
+    for batch in (X, others):
+        assert torch.allclose(made(X[1:2]), made(batch)[1:2], atol=1e-6)
     assert torch.allclose(made.pool(P[1:2]), made.pool(P)[1:2], atol=1e-6)
 
 
@@ -76,7 +78,7 @@ def test_attention_runs_over_the_tokens_of_a_prompt(kind):
 
 
 @every_kind
-def test_the_query_of_a_token_knows_the_other_tokens_but_not_in_a_published_checkpoint(kind):
+def test_the_query_of_a_token_depends_on_the_other_tokens_except_in_a_published_checkpoint(kind):
     made, changed = adapter(**KINDS[kind]), X.clone()
     changed[1, 4] += torch.linspace(-1, 1, 32)
     moved = (made.query(changed) - made.query(X)).abs().amax(-1)[1] > 1e-6
@@ -84,30 +86,30 @@ def test_the_query_of_a_token_knows_the_other_tokens_but_not_in_a_published_chec
 
 
 @every_kind
-def test_in_evaluation_it_says_the_same_twice(kind):
+def test_in_evaluation_mode_it_is_deterministic(kind):
     made = adapter(**KINDS[kind])
     assert torch.equal(made(X), made(X))
 
 
-@pytest.mark.parametrize("variant", ["paper", "official"])  # in ours it is handed on as well
+@pytest.mark.parametrize("variant", ["paper", "official"])  # in `sur` it is also passed on
 def test_the_query_is_what_attends(variant):
     made = adapter(variant=variant)
     assert torch.equal(made.adapt(X, made.query(X)), made(X))
     assert not torch.allclose(made.adapt(X, made.query(X) + torch.randn(32)), made(X), atol=1e-4)
 
 
-def test_in_the_paper_a_query_that_attends_to_the_same_tokens_says_the_same_and_in_ours_it_is_handed_on():
-    nobody = torch.zeros(1, 1, 32)  # one token: whoever asks, the answer is that token
+def test_in_the_paper_the_query_only_steers_attention_and_in_sur_it_is_also_passed_on():
+    one_token = torch.ones(1, 1, 32)  # whatever the query, attention returns that token
     for variant, same in (("paper", True), ("sur", False)):
         made = adapter(variant=variant)
-        asked = [made.adapt(nobody + 1, q) for q in torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(5))]
-        assert torch.equal(*asked) == same
+        outputs = [made.adapt(one_token, q) for q in torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(5))]
+        assert torch.equal(*outputs) == same
 
 
-def test_a_variant_there_is_not_is_refused():
+def test_an_unknown_variant_is_refused():
     with pytest.raises(ValueError, match="adapter.variant is 'papre': choose sur, paper or official"):
         adapter(variant="papre")
-    with pytest.raises(ValueError, match="published_attention is of the variant official alone: leave it out with sur"):
+    with pytest.raises(ValueError, match="published_attention belongs to the variant official only: leave it out with sur"):
         adapter(published_attention=True)
 
 
@@ -122,19 +124,19 @@ def test_the_terms_of_the_loss_reach_every_parameter_that_is_saved(kind):
 
 
 @pytest.mark.parametrize("variant", ["sur", "paper"])
-def test_dropout_is_nowhere(variant):
+def test_there_is_no_dropout(variant):
     made = adapter(variant=variant).train()
     assert torch.equal(made(X), made(X))
 
 
-def test_a_pooled_vector_is_left_alone_where_no_head_for_it_was_asked_for():
+def test_a_pooled_vector_is_unchanged_without_a_pooled_width():
     made = adapter(pooled_width=0)
     assert made.pool(P) is P and not any(name.startswith("pooled") for name in made.state_dict())
 
 
 @every_kind
 @pytest.mark.parametrize("width", [768, 1024, 2048])
-def test_any_width_of_text_features_will_do(kind, width):
+def test_any_width_of_text_features_works(kind, width):
     with torch.device("meta"):
         made = SURAdapter(AdapterConfig(width, teacher_width=5120, **KINDS[kind]))
         assert made(torch.empty(2, 77, width)).shape == (2, 77, width)
@@ -150,7 +152,7 @@ def test_a_copy_is_of_the_same_network(kind, copied):
 
 
 @every_kind
-def test_its_files_give_it_back_with_the_teachers_projection_and_where_it_comes_from(kind, tmp_path):
+def test_its_files_restore_it_with_the_projection_and_its_origin(kind, tmp_path):
     made = adapter(about={"base_model": "some/model", "layers": [3]}, **KINDS[kind])
     made.save_pretrained(tmp_path)
     again = SURAdapter.from_pretrained(tmp_path)
@@ -162,14 +164,13 @@ def test_its_files_give_it_back_with_the_teachers_projection_and_where_it_comes_
 def test_a_folder_without_an_adapter_is_refused_with_the_cure(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(tmp_path)
-    (tmp_path / "adapter.pt").touch()
-    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER`"):
-        SURAdapter.from_pretrained(tmp_path / "adapter.pt")
 
 
-def test_a_checkpoint_given_as_a_folder_is_refused_with_the_command_that_makes_it_one(tmp_path):
+def test_a_checkpoint_given_as_a_folder_is_refused_with_the_command_that_converts_it(tmp_path):
     (tmp_path / "adapter.pt").touch()
-    with pytest.raises(FileNotFoundError, match="adapter.pt is no folder: `python -m sur_adapter convert .*adapter.pt FOLDER` makes"):
+    with pytest.raises(
+        FileNotFoundError, match="adapter.pt is not a folder: convert .* with `python -m sur_adapter convert .*adapter.pt F"
+    ):
         SURAdapter.from_pretrained(tmp_path / "adapter.pt")
 
 
@@ -186,7 +187,32 @@ def test_the_same_seed_gives_the_same_projection_and_another_another():
     assert torch.equal(projection(3), projection(3)) and not torch.equal(projection(3), projection(4))
 
 
-def spoilt(folder, how: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "weights_digest", "config_digest", "output", "pooled", "query"),
+    [
+        ("sur", "b1ef60e9c0ebc603", "0c619aad4c9fa4fd", 1286.24560546875, 15.359886169433594, 35.30934143066406),
+        ("paper", "b1ef60e9c0ebc603", "ba28ebce14e18bab", 1081.34814453125, 15.359886169433594, 35.30934143066406),
+        ("official", "47ee88b610480147", "b2395f24a76fbb5e", 142.7527313232422, 7.444008827209473, 30.940170288085938),
+        ("published", "47ee88b610480147", "1466e170b467ea97", 142.7527313232422, 7.444008827209473, 30.940168380737305),
+    ],
+)
+def test_files_and_outputs_are_those_of_the_first_release(kind, weights_digest, config_digest, output, pooled, query, tmp_path):
+    """The digests and sums were computed with the code of commit 8e82869: adapters that it saved load, and give the same tensors."""
+    made = SURAdapter(AdapterConfig(16, 6, heads=8, pooled_width=10, **KINDS[kind]))
+    with torch.no_grad():
+        for name, parameter in made.named_parameters():
+            offset = 0.1 * crc32(name.removeprefix("block.").encode()) / 2**32
+            parameter.copy_(0.2 * torch.linspace(-1, 1, parameter.numel()).view_as(parameter) + offset)
+    made.save_pretrained(tmp_path)
+    digests = [sha256((tmp_path / name).read_bytes()).hexdigest()[:16] for name in ("model.safetensors", "config.json")]
+    assert digests == [weights_digest, config_digest]
+    loaded = SURAdapter.from_pretrained(tmp_path)
+    x, p = torch.linspace(-1, 1, 2 * 5 * 16).view(2, 5, 16).sin(), torch.linspace(0, 1, 20).view(2, 10)
+    sums = [loaded(x).square().sum().item(), loaded.pool(p).square().sum().item(), loaded.query(x).abs().sum().item()]
+    assert sums == pytest.approx([output, pooled, query], rel=1e-5)
+
+
+def corrupt(folder, how: str) -> None:
     config, weights = folder / "config.json", folder / "model.safetensors"
     values = json.loads(config.read_text())
     if how == "cut":
@@ -207,22 +233,22 @@ def spoilt(folder, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
-        ("words", "config.json is no config of an adapter .* anew"),
-        ("list", "config.json is no config of an adapter .* anew"),
-        ("key", r"the unknown key 'dept' \(did you mean 'depth'\?\): take the version"),
-        ("no width", "config.json is no config of an adapter .*'width'.* anew"),
-        ("type", "config.json is no config of an adapter .* anew"),
-        ("variant", "config.json is no config of an adapter .*choose sur, paper or official.* anew"),
-        ("other", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
-        ("deeper", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
-        ("cut", "does not hold the weights that its config.json tells of .*: fetch or train it anew"),
+        ("words", "config.json is not the config of an adapter .* again"),
+        ("list", "config.json is not the config of an adapter .* again"),
+        ("key", r"the unknown key 'dept' \(did you mean 'depth'\?\): use the version"),
+        ("no width", "config.json is not the config of an adapter .*'width'.* again"),
+        ("type", "config.json is not the config of an adapter .* again"),
+        ("variant", "config.json is not the config of an adapter .*choose sur, paper or official.* again"),
+        ("other", "does not hold the weights that its config.json describes .*: download or train it again"),
+        ("deeper", "does not hold the weights that its config.json describes .*: download or train it again"),
+        ("cut", "does not hold the weights that its config.json describes .*: download or train it again"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, how, said):
+def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, how, message):
     adapter().save_pretrained(tmp_path)
-    spoilt(tmp_path, how)
-    with pytest.raises(ValueError, match=said) as error:
+    corrupt(tmp_path, how)
+    with pytest.raises(ValueError, match=message) as error:
         SURAdapter.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)

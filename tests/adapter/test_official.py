@@ -1,4 +1,4 @@
-"""The published network: its forward pass, its checkpoints, and the way to them and back."""
+"""The published network: its forward pass, its checkpoints, and conversion both ways."""
 
 import pickle
 import subprocess
@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sur_adapter import SURAdapter
-from sur_adapter.adapter import conversion as published
 from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.adapter.conversion import checkpoint_shapes, read_checkpoint, write_checkpoint
 from sur_adapter.cli.main import main
 from sur_adapter.features.store import write_vectors
 from sur_adapter.io.code_version import code_version
@@ -49,7 +49,7 @@ def weights(d: int = D, seed: int = 0) -> dict[str, Tensor]:
 
 
 def forward(w: dict[str, Tensor], x: Tensor, eta: float, over: str) -> Tensor:
-    """The published forward pass in plain sums. over: which axis of x [B, L, d] the encoder attends over."""
+    """The published forward pass, written out. over: the axis of x (B, L, d) that the encoder attends over."""
 
     def linear(name, y):
         return y @ w[f"{name}.weight"].T + w[f"{name}.bias"]
@@ -84,7 +84,7 @@ def official_pt(tmp_path):
 
 @pytest.mark.parametrize(("d", "elements"), [(768, 20_085_504), (1024, 31_497_216)])
 def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(d, elements):
-    wanted = {name: tuple(shape) for name, shape in published.expected(d).items()}
+    wanted = {name: tuple(shape) for name, shape in checkpoint_shapes(d).items()}
     assert wanted == shapes(d) and len(wanted) == 48 and sum(map(prod, wanted.values())) == elements
 
 
@@ -92,7 +92,7 @@ def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(
 def test_one_prompt_is_adapted_as_the_published_code_adapts_it(tmp_path, kind):
     file = tmp_path / f"adapter.{kind}"
     (torch.save if kind == "pt" else save_file)(weights(), file)
-    adapter = published.read(file)
+    adapter = read_checkpoint(file)
     assert torch.allclose(adapter(X), forward(weights(), X, 0.1, "prompts"), atol=1e-5)
     assert torch.allclose(adapter(X, 0.7), forward(weights(), X, 0.7, "prompts"), atol=1e-5)
     assert not adapter.training and adapter.config.strength == 0.1
@@ -101,49 +101,49 @@ def test_one_prompt_is_adapted_as_the_published_code_adapts_it(tmp_path, kind):
 def test_in_a_batch_every_prompt_is_adapted_as_the_published_code_adapts_it_alone(official_pt):
     batch = torch.cat([X, 2 * X.flip(1), -X])
     alone = torch.cat([forward(weights(), x[None], 0.1, "prompts") for x in batch])
-    assert torch.allclose(published.read(official_pt)(batch), alone, atol=1e-5)
+    assert torch.allclose(read_checkpoint(official_pt)(batch), alone, atol=1e-5)
     assert not torch.allclose(forward(weights(), batch, 0.1, "prompts"), alone, atol=1e-3)  # what the published code does to it
 
 
 def test_with_token_attention_the_encoder_attends_over_the_tokens(official_pt):
     batch = torch.cat([X, 2 * X.flip(1)])
-    adapted = published.read(official_pt, published_attention=False)(batch)
+    adapted = read_checkpoint(official_pt, published_attention=False)(batch)
     assert torch.allclose(adapted, forward(weights(), batch, 0.1, "tokens"), atol=1e-5)
-    assert not torch.allclose(adapted, published.read(official_pt)(batch), atol=1e-3)
+    assert not torch.allclose(adapted, read_checkpoint(official_pt)(batch), atol=1e-3)
 
 
-def test_in_training_its_dropout_is_live_and_in_evaluation_not(official_pt):
-    adapter = published.read(official_pt)
+def test_dropout_is_on_in_training_mode_and_off_in_evaluation_mode(official_pt):
+    adapter = read_checkpoint(official_pt)
     assert torch.equal(adapter(X), adapter(X)) and not torch.equal(adapter.train()(X), adapter(X))
 
 
-def test_trained_anew_it_attends_over_tokens_and_carries_nothing_dead():
+def test_a_new_one_attends_over_tokens_and_has_no_unused_parameters():
     torch.manual_seed(0)
     adapter = SURAdapter(AdapterConfig(768, variant="official"))
     assert not adapter.config.published_attention
     assert sum(p.numel() for p in adapter.parameters()) == 20_085_504 - 5_513_984 - 768 * 769  # the template, value_layer
 
 
-def test_numbers_in_half_precision_are_taken_as_they_are(tmp_path):
+def test_a_checkpoint_in_half_precision_keeps_its_values(tmp_path):
     torch.save({k: v.half() for k, v in weights().items()}, tmp_path / "half.pt")
-    assert torch.equal(published.read(tmp_path / "half.pt").fc.weight, weights()["fc.weight"].half().float())
+    assert torch.equal(read_checkpoint(tmp_path / "half.pt").block.fc.weight, weights()["fc.weight"].half().float())
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
-def test_there_and_back_nothing_is_lost_and_what_is_dead_comes_back_as_noughts(official_pt, tmp_path, kind):
+def test_converting_there_and_back_loses_nothing_and_unused_tensors_become_zeros(official_pt, tmp_path, kind):
     out = tmp_path / f"out.{kind}"
     convert(official_pt, tmp_path / "adapter", "--base-model", "a/model")
     convert(tmp_path / "adapter", out)
     back = torch.load(out, weights_only=True) if kind == "pt" else load_file(out)
     assert {name: tuple(t.shape) for name, t in back.items()} == shapes(D) and {t.dtype for t in back.values()} == {torch.float32}
     for name, tensor in weights().items():
-        dead = name.startswith(("encoder_layer", "attention.value_layer"))
-        assert torch.equal(back[name], torch.zeros_like(tensor) if dead else tensor), name
+        unused = name.startswith(("encoder_layer", "attention.value_layer"))
+        assert torch.equal(back[name], torch.zeros_like(tensor) if unused else tensor), name
     convert(out, tmp_path / "again")
     assert digest(tmp_path / "again")["model.safetensors"] == digest(tmp_path / "adapter")["model.safetensors"]
 
 
-def test_the_folder_says_what_it_was_made_of_and_what_was_told(official_pt, tmp_path):
+def test_the_folder_records_its_origin_and_the_options(official_pt, tmp_path):
     mark = "0123456789abcdef." * 2 + "fedcba9876543210"
     said = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
     adapter = SURAdapter.from_pretrained(tmp_path / "adapter")
@@ -155,9 +155,9 @@ def test_the_folder_says_what_it_was_made_of_and_what_was_told(official_pt, tmp_
     assert "draws otherwise in the published code" in convert(tmp_path / "tokens", tmp_path / "tokens.pt")
 
 
-def convert(*words) -> str:
-    """What the command says."""
-    return main(["convert", *map(str, words)])
+def convert(*args) -> str:
+    """Runs the command; its output."""
+    return main(["convert", *map(str, args)])
 
 
 class Bomb:
@@ -165,46 +165,46 @@ class Bomb:
         return (open, ("bomb", "w"))
 
 
-SPOILT = {
-    "an object": (weights() | {"fc.bias": Bomb()}, "cannot be read as tensors alone"),
+CORRUPT = {
+    "an object": (weights() | {"fc.bias": Bomb()}, "cannot be read as a file of tensors only"),
     "a list": ([1, 2], "holds a list without tensors"),
     "nothing": ({}, "holds a dict without tensors"),
-    "a number": (weights() | {"fc.bias": 3}, "'fc.bias' is a int, not a tensor"),
-    "wrapped": ({"state_dict": weights()}, "'state_dict' is a dict, not a tensor"),
-    "whole numbers": (weights() | {"fc.bias": torch.arange(D)}, "'fc.bias' is a tensor of torch.int64 without plain numbers"),
-    "meta": (weights() | {"fc.bias": torch.empty(D, device="meta")}, "'fc.bias' is a tensor of torch.float32 without plain numbers"),
+    "a number": (weights() | {"fc.bias": 3}, "'fc.bias' is of type int, not a tensor"),
+    "wrapped": ({"state_dict": weights()}, "'state_dict' is of type dict, not a tensor"),
+    "whole numbers": (weights() | {"fc.bias": torch.arange(D)}, "'fc.bias' is a tensor of torch.int64 without plain values"),
+    "meta": (weights() | {"fc.bias": torch.empty(D, device="meta")}, "'fc.bias' is a tensor of torch.float32 without plain values"),
     "no fc": ({k: v for k, v in weights().items() if "fc" not in k}, "no square `fc.weight`"),
-    "odd width": (weights(12), "no square `fc.weight` whose width 8 divides"),
-    "missing": ({k: v for k, v in weights().items() if "norm1" not in k}, "lacks 4 tensors, as 'transformer_encoder.layers.0.norm1"),
-    "unknown": (weights() | {"lora.weight": torch.ones(2)}, "has unknown 1 tensors, as 'lora.weight'"),
+    "odd width": (weights(12), "no square `fc.weight` whose width is divisible by 8"),
+    "missing": ({k: v for k, v in weights().items() if "norm1" not in k}, "lacks 4 tensors, e.g. 'transformer_encoder.layers.0.norm1"),
+    "unknown": (weights() | {"lora.weight": torch.ones(2)}, "has unknown 1 tensors, e.g. 'lora.weight'"),
     "shape": (weights() | {"attention.key_layer.weight": torch.ones(D, D + 1)}, r"'attention.key_layer.weight' is \[32, 33\], but must be"),
-    "not finite": (weights() | {"fc.bias": torch.full((D,), torch.nan)}, "'fc.bias' holds numbers that are not finite"),
+    "not finite": (weights() | {"fc.bias": torch.full((D,), torch.nan)}, "'fc.bias' holds values that are not finite"),
 }
 
 
-@pytest.mark.parametrize("how", SPOILT)
-def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_nothing_is_run(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("how", CORRUPT)
+def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_no_code_is_run(tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
-    content, said = SPOILT[how]
-    torch.save(content, "spoilt.pt")
+    content, said = CORRUPT[how]
+    torch.save(content, "corrupt.pt")
     with pytest.raises(ValueError, match=said) as error:
-        published.read("spoilt.pt")
+        read_checkpoint("corrupt.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
 
 
 @pytest.mark.parametrize("how", ["zip", "old", "bare"])
-def test_a_pickle_that_would_run_something_runs_nothing_whichever_way_it_was_written(tmp_path, monkeypatch, how):
+def test_a_hostile_pickle_runs_no_code_in_any_format(tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
     with open("planted.pt", "wb") as file:
         planted = weights() | {"fc.bias": Bomb()}
         pickle.dump(planted, file, 2) if how == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=how == "zip")
     before = digest(tmp_path)
-    with pytest.raises(ValueError, match="planted.pt cannot be read as tensors alone .*: fetch it again, and only from whom you trust"):
+    with pytest.raises(ValueError, match="planted.pt cannot be read as a file of tensors only .*: download it again"):
         convert("planted.pt", "out")
     assert digest(tmp_path) == before
     if how == "bare":
         pickle.loads((tmp_path / "planted.pt").read_bytes())["fc.bias"].close()
-        assert (tmp_path / "bomb").exists()  # the charge was live
+        assert (tmp_path / "bomb").exists()  # the pickle was really hostile
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
@@ -213,15 +213,15 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
     file = tmp_path / f"cut.{kind}"
     (torch.save if kind == "pt" else save_file)(weights(), file)
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(ValueError, match="cut.* cannot be read as tensors alone .*: fetch it again") as error:
-        published.read(file)
+    with pytest.raises(ValueError, match="cut.* cannot be read as a file of tensors only .*: download it again") as error:
+        read_checkpoint(file)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"variant": "sur"}, "of the variant sur: the published code runs `official` alone"),
+        ({"variant": "sur"}, "of the variant sur: the published code runs only `official`"),
         ({"depth": 3}, "depth 3 and 8 heads, the published code 2 and 8"),
         ({"heads": 4}, "depth 2 and 4 heads, the published code 2 and 8"),
         ({"pooled_width": 16}, "changes SDXL's pooled vector"),
@@ -229,11 +229,11 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
 )
 def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, said):
     with pytest.raises(ValueError, match=said):
-        published.write(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
+        write_checkpoint(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_nothing(official_pt, tmp_path):
+def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(official_pt, tmp_path):
     folder, other = tmp_path / "adapter", tmp_path / "sur"
     convert(official_pt, folder)
     SURAdapter(AdapterConfig(D)).save_pretrained(other)
@@ -255,7 +255,7 @@ def test_what_is_asked_of_the_command_wrongly_is_said_in_one_sentence_and_loses_
     assert digest(tmp_path) == before
 
 
-def test_the_command_ends_with_nought_one_for_bad_input_and_two_for_a_wrong_call(official_pt, tmp_path):
+def test_the_exit_status_is_zero_or_one_for_bad_input_or_two_for_wrong_usage(official_pt, tmp_path):
     for words, code, said in (
         ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: text features 32 wide, strength 0.1\n"),
         ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new is there already: name another place, or remove it first\n"),
@@ -272,7 +272,7 @@ def test_the_help_has_an_example_and_loads_nothing():
     assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
 
 
-def test_to_convert_needs_neither_diffusers_nor_dvc(official_pt, tmp_path):
+def test_converting_imports_neither_diffusers_nor_dvc(official_pt, tmp_path):
     code = f"""
 import sys
 from sur_adapter.cli.main import main
@@ -283,7 +283,7 @@ print(sorted({{"diffusers", "transformers", "dvc", "pandas", "pyarrow"}} & set(s
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_training_it_is_one_line_of_the_params_and_the_same_seed_gives_the_same_bytes(tmp_path):
+def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_path):
     from stages.train import train
 
     rng = np.random.default_rng(0)
@@ -309,5 +309,5 @@ def test_training_it_is_one_line_of_the_params_and_the_same_seed_gives_the_same_
     assert (config.variant, config.strength, config.published_attention, config.teacher_width) == ("official", 0.1, False, 20)
     assert about["code"] == code_version(ROOT / "stages/train.py") and about["base_model"] == "a/model"
     convert(tmp_path / "one", tmp_path / "one.pt")
-    again = published.read(tmp_path / "one.pt", published_attention=False)
+    again = read_checkpoint(tmp_path / "one.pt", published_attention=False)
     assert torch.equal(again(X), adapter(X))

@@ -143,7 +143,7 @@ def test_what_can_be_no_name_on_the_hub_is_refused_before_anybody_is_asked(mine,
 def test_a_path_is_a_folder_and_never_asked_of_the_hub_and_a_folder_has_no_revision(mine, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(Path("models/nowhere"))
-    with pytest.raises(ValueError, match="is a folder, and a revision is of what is on the hub: leave revision='v1' out"):
+    with pytest.raises(ValueError, match="is a folder, and only adapters on the hub have revisions: leave revision='v1' out"):
         SURAdapter.from_pretrained(str(mine), revision="v1")
     with pytest.raises(FileNotFoundError, match="no folder, and no name on the hub"):
         SURAdapter.from_pretrained(str(tmp_path / "nowhere"))

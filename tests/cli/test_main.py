@@ -20,8 +20,8 @@ from helpers.small_models import digest
 from PIL import Image
 
 from sur_adapter import SURAdapter, attach
-from sur_adapter.adapter import conversion as published
 from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.adapter.conversion import write_checkpoint
 from sur_adapter.cli.main import main, parser, run
 from sur_adapter.generation.comparison_png import CHUNK, side_by_side
 
@@ -129,29 +129,29 @@ def faulty(mine, tmp_path_factory) -> Path:
     (home / "cut/model.safetensors").write_bytes((mine / "model.safetensors").read_bytes()[:1000])
     (home / "file").write_text("{")
     (home / "folder.png").mkdir()
-    published.write(SURAdapter(AdapterConfig(16, variant="official", heads=8)), home / "official.pt")
+    write_checkpoint(SURAdapter(AdapterConfig(16, variant="official", heads=8)), home / "official.pt")
     return home
 
 
 WRONG = {
     "generate x": "models/adapter holds no config.json: train an adapter",
     "generate x --adapter nowhere": "nowhere is no folder, and the hub does not give it (the hub cannot be reached",
-    "generate x --adapter file": "file is no folder: `python -m sur_adapter convert file FOLDER` makes a checkpoint an adapter",
-    "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json tells of",
+    "generate x --adapter file": "file is not a folder: convert a checkpoint with `python -m sur_adapter convert file FOLDER`",
+    "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json describes",
     "generate x --adapter nameless": "nameless does not say which diffusion model it was trained for: name one with --model",
     "generate x --adapter mine --model nowhere": "the model is 'nowhere', where no diffusion model can be loaded: give --model",
     "generate x --adapter narrow": "the base model of narrow is 'some/base', where no diffusion model can be loaded: give --model",
     f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features 64 wide, but those of",
     f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, and",
     "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8, as this model draws",
-    "generate x --adapter mine --revision v1": "mine is a folder, and a revision is of what is on the hub",
+    "generate x --adapter mine --revision v1": "mine is a folder, and only adapters on the hub have revisions",
     "generate x --adapter mine -o out.jpg": "--out is out.jpg, but pictures are written as PNG: let its name end in .png",
     "generate x --adapter mine -o nowhere/out.png": "there is no folder nowhere: make it, or name another",
     "generate x --adapter mine -o folder.png": "--out is folder.png, which is a folder: name a file",
     "generate x --adapter nowhere -o /proc/out.png": "nothing can be written in /proc (",
     "convert official.pt file/folder": "nothing can be written in file (",
     "convert official.pt mine": "mine is there already: name another place, or remove it first",
-    "convert file folder": "file cannot be read as tensors alone",
+    "convert file folder": "file cannot be read as a file of tensors only",
     "convert nowhere folder": "nowhere is neither a checkpoint nor a folder: name one that is there",
     "card mine --metrics nowhere": "nowhere cannot be read: name the metrics.json that `evaluate` wrote",
     "fingerprint folder.png": "folder.png has no text_encoder that can be loaded: name a folder that holds one",

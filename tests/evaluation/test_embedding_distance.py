@@ -32,7 +32,7 @@ def test_an_adapter_that_does_nothing_brings_nothing_nearer(features):
 
 def test_an_adapter_that_makes_the_step_arrives(features):
     made = adapter()
-    nn.init.constant_(made.g.bias, SHIFT)
+    nn.init.constant_(made.block.g.bias, SHIFT)
     found = nearness(made, Store(features))
     assert (
         found["mse"]["adapter"] < 1e-5 and found["cosine"]["adapter"] == pytest.approx(1, abs=1e-5) and found["cosine"]["baseline"] < 0.98

@@ -47,7 +47,7 @@ def adapter(awake: bool = False) -> SURAdapter:
     torch.manual_seed(3)
     made = SURAdapter(AdapterConfig(32, 20, heads=4))
     if awake:
-        nn.init.normal_(made.g.weight, std=0.1)
+        nn.init.normal_(made.block.g.weight, std=0.1)
     return made
 
 

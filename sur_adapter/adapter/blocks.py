@@ -1,0 +1,59 @@
+"""The adapter's own network, in two variants (arXiv 2305.05189, section 4).
+
+    q = h3(x)         k = h2(x)
+    A = softmax(q kᵀ / √d)        u = A x + x        (`paper`)        u = A x + x + q        (`sur`)
+    o = x + g(u + h1(u))          c' = eta·o + (1 − eta)·x
+
+x, q, c' (B, L, d). g starts at zero, so an untrained adapter is the identity, bit for bit. Attention runs over the tokens of one prompt,
+never over the batch. In the paper, q only steers one head of attention over x; in `sur` it is also passed on to the output.
+"""
+
+from torch import Tensor, nn
+
+from sur_adapter.adapter.config import AdapterConfig
+
+
+class PaperBlock(nn.Module):
+    """The network as the paper's formula has it."""
+
+    def __init__(self, config: AdapterConfig):
+        super().__init__()
+        d = config.width
+        layer = nn.TransformerEncoderLayer(d, config.heads, 4 * d, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.norm = nn.LayerNorm(d)
+        self.h3 = nn.TransformerEncoder(layer, config.depth, norm=nn.LayerNorm(d), enable_nested_tensor=False)
+        self.h2 = nn.Linear(d, d, bias=False)  # a bias adds the same number to every score of a row: softmax removes it
+        self.h1 = nn.Sequential(nn.LayerNorm(d), nn.Linear(d, 4 * d), nn.GELU(), nn.Linear(4 * d, d))
+        self.g = nn.Linear(d, d)
+        nn.init.zeros_(self.g.weight)
+        nn.init.zeros_(self.g.bias)
+
+    def query(self, x: Tensor) -> Tensor:
+        """q = h3(x), (B, L, d)."""
+        return self.h3(self.norm(x))
+
+    def attend(self, x: Tensor, q: Tensor) -> Tensor:
+        """u = A x + x, (B, L, d)."""
+        return nn.functional.scaled_dot_product_attention(q, self.h2(self.norm(x)), x) + x
+
+    def adapt(self, x: Tensor, q: Tensor, scale: float) -> Tensor:
+        """c' from x and q, (B, L, d) each; scale is eta."""
+        u = self.attend(x, q)
+        return x + scale * self.g(u + self.h1(u))
+
+
+class SURBlock(PaperBlock):
+    """The default: the query is also passed on, since what h3 learns can leave the paper's network only as a mixture of the rows of x."""
+
+    def attend(self, x: Tensor, q: Tensor) -> Tensor:
+        """u = A x + x + q, (B, L, d)."""
+        return super().attend(x, q) + q
+
+
+class PooledBlock(nn.Sequential):
+    """MLP(p) of p' = p + eta·MLP(p) for SDXL's pooled vector p (B, p). Its last layer starts at zero."""
+
+    def __init__(self, width: int):
+        super().__init__(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+        nn.init.zeros_(self[-1].weight)
+        nn.init.zeros_(self[-1].bias)
