@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -24,7 +23,8 @@ from sur_adapter.config import choose, settings
 from sur_adapter.features.store import Split, Store
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.code_version import code_version
-from sur_adapter.io.work_cache import WorkCache, digest
+from sur_adapter.io.hashing import folder_digest, short_digest
+from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.models.stable_diffusion import encode_empty_prompt, load_frozen_unet, load_vae_config
 from sur_adapter.training.dataset import FeatureDataset
 from sur_adapter.training.diffusion_loss import Denoising
@@ -61,7 +61,7 @@ def train(
     depends = {
         "config": config,
         "params": [models, loss, train],
-        "inputs": [made, digest(bank, "*.safetensors")],
+        "inputs": [made, folder_digest(bank, "*.safetensors")],
         "torch": torch.__version__,
     }
     with WorkCache("train", **depends, processes=crew.num_processes) if crew.is_main_process else nullcontext() as work:
@@ -218,6 +218,6 @@ def load(folders: list[Path], models: dict) -> tuple[dict[str, FeatureDataset], 
         store.expect(base_model=models.get("diffusion"), llm=models.get("llm"))
         store.check()
     layers = sorted(stores[1].names, key=lambda name: (len(name), name))  # layer_6 before layer_12
-    about = stores[0].about | stores[1].about | {"layers": layers, "data": sha256("".join(stores[0].ids).encode()).hexdigest()[:16]}
+    about = stores[0].about | stores[1].about | {"layers": layers, "data": short_digest(*stores[0].ids)}
     splits = {split: FeatureDataset(Split(stores, split), layers) for split in ("train", "validation")}
     return splits, about, [shard.manifest for store in stores for shard in store.shards]

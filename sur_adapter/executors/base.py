@@ -1,36 +1,38 @@
-"""Types that all executors share.
+"""The contract of an executor, and the types that all executors share.
 
 Terms: a *stage* splits its work into *tasks*, usually one per shard. A *worker* is a callable that holds the models and turns one task into
-a `ShardResult`; a *worker factory* makes one in each process when the first task arrives. An *executor* decides where workers run.
+a result, usually a `ShardResult`. A *worker factory* creates one worker in each process, when the first task arrives. An *executor* decides
+where workers run; outputs are the same bytes wherever they do.
+
+To add an executor: write a subclass of `BaseExecutor` in a file of this package, add its kind to `ExecutorConfig.kind` and to
+`EXECUTORS` in executor.py.
 """
 
 import os
 import sys
-from collections.abc import Callable, Iterable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partialmethod
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, Literal, NamedTuple
 
-from tqdm import tqdm
+from sur_adapter.io.hashing import file_digest
 
-from sur_adapter.io.hashing import digest
+FILE_TIMEOUT = 60.0  # seconds that a network file system may take to show a file that another machine wrote
 
-PATIENCE = 60.0  # seconds that a network disk may take to show what another machine wrote
-
-
-WorkerFactory = Callable[[], Callable[[Any], Any]]
-InputFiles = Callable[[Any], Iterable]  # a task -> the paths that a worker reads for it, and settings that may name some
+Worker = Callable[[Any], Any]
+WorkerFactory = Callable[[], Worker]
+InputFiles = Callable[[Any], Iterable]  # task -> the paths that a worker reads for it, and settings that may name a path
 
 
 @dataclass(frozen=True)
 class ExecutorConfig:
     """Section `executor` of params.yaml. No stage tracks it: outputs are the same bytes wherever the workers run.
 
-    kind: where workers run. workers: how many; auto: as many as the GPUs, else the CPU cores, allow. gpus: of each worker; 0 sets none
-    apart. address: of a Ray cluster; auto joins the one of this machine, null starts one. retries: how often a task is given to another worker
-    after its own was lost. store: fsspec address through which files travel to workers and back; null: all see one file system.
+    kind: where workers run. workers: how many; auto: as many as the GPUs, or else the CPU cores, allow. gpus: for each worker; 0 reserves
+    none. address: of a Ray cluster; auto joins the one on this machine, null starts one. retries: how often a task is given to another
+    worker after its own was lost. store: fsspec address through which files travel to workers and back; null: all share one file system.
     """
 
     kind: Literal["inline", "processes", "ray"] = "inline"
@@ -49,8 +51,33 @@ class ExecutorConfig:
             raise ValueError(f"retries is {self.retries!r}: give a whole number, 0 for none")
 
 
+class BaseExecutor(ABC):
+    """Runs tasks on workers.
+
+    Every executor is created as `cls(worker_factory, config)`; it raises ValueError for a configuration that cannot run here. The factory,
+    the tasks and the results must be picklable unless `inline` is True.
+    """
+
+    inline = False  # True: workers run in the calling process, so results need no check and files no staging
+
+    @abstractmethod
+    def __init__(self, worker_factory: WorkerFactory, config: ExecutorConfig): ...
+
+    @abstractmethod
+    def imap(self, tasks: Iterable) -> Iterator[tuple[int, Any]]:
+        """Yields (number of the task, its result) as tasks finish, each once and in any order.
+
+        Takes a task from `tasks` only when a worker can start it soon, since `tasks` may be a long generator. An exception of a worker is
+        raised here with its type and message; ValueError if workers were lost more often than `config.retries` allows.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stops the workers and drops unfinished tasks. May be called twice."""
+
+
 class ShardResult(NamedTuple):
-    """What a worker gives back of a file it wrote."""
+    """The file that a worker wrote for a task, as it reports it to the stage."""
 
     file: Path
     rows: int
@@ -58,51 +85,61 @@ class ShardResult(NamedTuple):
 
     @classmethod
     def of(cls, file: Path, rows: int) -> "ShardResult":
-        return cls(file, rows, digest(file))
+        return cls(file, rows, file_digest(file))
 
     def check(self) -> None:
-        """ValueError where the file is not here, or is not the one that was written."""
-        end = monotonic() + PATIENCE
-        while not self.file.exists() and monotonic() < end:
+        """Raises ValueError if the file is missing on this machine or has other bytes than the worker wrote."""
+        deadline = monotonic() + FILE_TIMEOUT
+        while not self.file.exists() and monotonic() < deadline:
             sleep(0.2)
-        if not self.file.exists() or digest(self.file) != self.sha256:
+        if not self.file.exists() or file_digest(self.file) != self.sha256:
             raise ValueError(
-                f"{self.file} is not here as a worker wrote it: put the project, and SUR_WORK, on a disk that all machines see, or name an "
-                "executor.store"
+                f"{self.file} is missing or differs from what a worker wrote: put the project and SUR_WORK on a disk that all machines "
+                "share, or set executor.store"
             )
 
 
-class Worker:
-    """What `make` makes, when the first task comes; threads: that torch reckons with."""
+class LazyWorker:
+    """A worker in a process of its own, created when the first task arrives.
 
-    def __init__(self, make: WorkerFactory, threads: int):
-        self.make, self.threads, self.do = make, threads, None
+    load_factory: returns the worker factory. It is called after the environment is set, because unpickling a factory imports torch and
+    tqdm, which read their variables on import. num_threads: of torch and OpenMP.
+    """
 
-    def __call__(self, task):
-        os.environ["OMP_NUM_THREADS"] = str(self.threads)  # of what is imported from here on
+    def __init__(self, load_factory: Callable[[], WorkerFactory], num_threads: int):
+        self.load_factory, self.num_threads, self.worker = load_factory, num_threads, None
+
+    def __call__(self, task: Any) -> Any:
+        if self.worker is None:
+            os.environ |= {"OMP_NUM_THREADS": str(self.num_threads), "TQDM_DISABLE": "1"}  # the stage shows one bar for all workers
+            factory = self.load_factory()
+            self._set_threads()
+            self.worker = factory()
+        self._set_threads()
+        return self.worker(task)
+
+    def _set_threads(self) -> None:
         if torch := sys.modules.get("torch"):
-            torch.set_num_threads(self.threads)
-        if self.do is None:
-            tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)  # the bar of all shards is the stage's own
-            self.do = self.make()
-        return self.do(task)
+            torch.set_num_threads(self.num_threads)
 
-    def leave(self) -> None:
-        """Before the process ends: what goes with it."""
-        if hasattr(self.do, "leave"):
-            self.do.leave()
+    def close(self) -> None:
+        """Lets the worker remove its temporary files before the process ends."""
+        if hasattr(self.worker, "close"):
+            self.worker.close()
 
 
-def threads() -> int:
+def num_torch_threads() -> int:
     import torch
 
     return torch.get_num_threads()
 
 
-def resolve_num_workers(workers: int | str, gpus: float, threads: int, processors: float, there: float) -> int:
-    """How many workers: as many as are asked for, or as find place. ValueError where not one does."""
-    if gpus > there:
-        raise ValueError(f"params.yaml: executor.gpus is {gpus}, and {there:g} GPUs are here: set it to 0, or start the stage elsewhere")
-    if workers != "auto":
-        return workers
-    return max(1, int(there / gpus if gpus else processors / threads))
+def resolve_num_workers(config: ExecutorConfig, num_threads: int, num_cpus: float, num_gpus: float) -> int:
+    """Number of workers for `num_cpus` and `num_gpus` available here. Raises ValueError if not even one worker fits."""
+    if config.gpus > num_gpus:
+        raise ValueError(
+            f"params.yaml: executor.gpus is {config.gpus:g}, but {num_gpus:g} GPUs are available: set it to 0, or use a machine with GPUs"
+        )
+    if config.workers != "auto":
+        return config.workers
+    return max(1, int(num_gpus / config.gpus if config.gpus else num_cpus / num_threads))

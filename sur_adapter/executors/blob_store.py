@@ -1,11 +1,11 @@
-"""A depot: files under their SHA-256 at any address that fsspec knows, for machines that see no disk in common.
+"""Stores files under their SHA-256 at an address that fsspec supports, for machines that share no file system.
 
-    depot = Depot("s3://bucket/folder")
-    item = depot.put(Path("data/raw/x/images-000000.tar"))  # lies in s3://bucket/folder/sha256/<digest>
-    depot.get(item.sha256, Path("elsewhere/images-000000.tar"))
+    store = BlobStore("s3://bucket/folder")
+    blob = store.put(Path("data/raw/x/images-000000.tar"))  # becomes s3://bucket/folder/sha256/<digest>
+    store.get(blob.sha256, Path("other/images-000000.tar"))
 
-What is there is not put again, and nothing is removed. Keys are never part of an address: fsspec and the packages behind it look for them
-in the environment and where the machine keeps them.
+A file that exists there is not uploaded again, and nothing is removed. Credentials are never part of the address: fsspec and its file
+systems read them from the environment and from their own config files.
 """
 
 import re
@@ -19,15 +19,15 @@ from uuid import uuid4
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 
-from sur_adapter.io.atomic import FULL, atomic_write
-from sur_adapter.io.hashing import digest
+from sur_adapter.io.atomic import DISK_FULL, atomic_write
+from sur_adapter.io.hashing import file_digest
 from sur_adapter.io.urls import reject_credentials
 
-LONGEST = 200  # characters told of what a store says
+MAX_REASON = 200  # characters of an error message of a file system
 
 
-class Item(NamedTuple):
-    """A file as it lies in a depot, and as it is called by whoever put it there."""
+class Blob(NamedTuple):
+    """A file in the store, and its path on the machine that uploaded it."""
 
     file: Path
     sha256: str
@@ -35,43 +35,43 @@ class Item(NamedTuple):
 
 
 class BlobStore:
-    """Raises ValueError for an address that is none, holds a key, or needs a package that is not here."""
+    """Raises ValueError for an address that is invalid, contains credentials, or needs a package that is not installed."""
 
     def __init__(self, address: str):
         reject_credentials("executor.store", str(address))
-        if not isinstance(address, str) or not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", address) or "::" in address:
+        if not re.fullmatch(r"[a-z][a-z0-9+.-]*://.+", str(address)) or "::" in address:
             raise ValueError(
-                "params.yaml: executor.store is no address: give one such as s3://bucket/folder, gs://bucket/folder or file:///mnt/folder, "
-                "or null"
+                "params.yaml: executor.store is not an address: give one such as s3://bucket/folder, gs://bucket/folder or "
+                "file:///mnt/folder, or null"
             )
-        with _reached(address):
+        with _friendly_errors(address):
             self.fs, root = url_to_fs(address)
         self.local = isinstance(self.fs, LocalFileSystem)
-        self.address = self.fs.unstrip_protocol(root).rstrip("/")  # whole, whichever folder it is asked from
+        self.address = self.fs.unstrip_protocol(root).rstrip("/")  # absolute, so it is valid from every working directory
         self.folder = f"{root.rstrip('/')}/sha256"
-        self.known: dict[tuple, Item] = {}  # a model is asked for with every task
+        self.uploaded: dict[tuple, Blob] = {}  # every task needs the same model files
 
-    def put(self, file: Path) -> Item:
-        """Raises ValueError where the depot takes nothing."""
-        state = file.stat()
-        mark = (file, state.st_size, state.st_mtime_ns)
-        if mark not in self.known:
-            item = Item(file, digest(file), state.st_size)
-            with _reached(self.address):
-                if self._size(item.sha256) != item.size:  # another size: somebody was stopped while putting it
-                    self._put(file, item.sha256)
-            self.known[mark] = item
-        return self.known[mark]
+    def put(self, file: Path) -> Blob:
+        """Uploads a file unless it is there. Raises ValueError if the store cannot be written."""
+        stat = file.stat()
+        key = (file, stat.st_size, stat.st_mtime_ns)
+        if key not in self.uploaded:
+            blob = Blob(file, file_digest(file), stat.st_size)
+            with _friendly_errors(self.address):
+                if self._size(blob.sha256) != blob.size:  # another size: an earlier upload was interrupted
+                    self._put(file, blob.sha256)
+            self.uploaded[key] = blob
+        return self.uploaded[key]
 
     def get(self, sha256: str, file: Path) -> None:
-        """A file under its final name, whole or not at all. Raises ValueError where the depot lacks it, or holds other bytes."""
+        """Downloads to `file`, atomically. Raises ValueError if the store lacks the file or holds other bytes."""
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(file, uuid4().hex) as part:
-            with _reached(self.address):
+            with _friendly_errors(self.address):
                 self.fs.get_file(f"{self.folder}/{sha256}", str(part))
-            if digest(part) != sha256:
+            if file_digest(part) != sha256:
                 raise ValueError(
-                    f"{self.address}/sha256/{sha256} is not what was put there: remove it, and run the same command again, which goes on"
+                    f"{self.address}/sha256/{sha256} is corrupt: remove it and run the same command again, which uploads it again"
                 )
 
     def _size(self, sha256: str) -> int | None:
@@ -81,7 +81,7 @@ class BlobStore:
             return None
 
     def _put(self, file: Path, sha256: str) -> None:
-        """At one stroke. Object stores do so by themselves, a disk does not."""
+        """Uploads atomically. Object stores do that themselves, a local disk does not."""
         if self.local:
             Path(self.folder).mkdir(parents=True, exist_ok=True)
             with atomic_write(Path(self.folder, sha256), uuid4().hex) as part:
@@ -91,19 +91,20 @@ class BlobStore:
 
 
 @contextmanager
-def _reached(address: str) -> Iterator[None]:
-    """Every store has errors of its own; of a full disk whoever catches OSError tells."""
+def _friendly_errors(address: str) -> Iterator[None]:
+    """Turns the errors of any file system into a ValueError. A full disk stays an OSError, which the command line reports."""
     try:
         yield
     except ImportError as error:
         raise ValueError(
-            f"params.yaml: executor.store is {address!r}, for which a package is missing ({error}): install it here and where workers are"
+            f"params.yaml: executor.store is {address!r}, which needs a package that is missing ({error}): install it here and where "
+            "workers run"
         ) from error
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise
-        said = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:MAX_REASON]
         raise ValueError(
-            f"params.yaml: executor.store is {address!r}, which cannot be used ({said}): mend the address, or the keys in the environment, "
-            "and run the same command again, which goes on"
+            f"params.yaml: executor.store is {address!r}, which cannot be used ({reason}): correct the address or the credentials in the "
+            "environment, and run the same command again, which resumes"
         ) from error

@@ -1,50 +1,49 @@
-"""Where the shards of a stage are worked on: in this process, in several of this machine, or on a Ray cluster. The bits are the same.
+"""Runs the tasks of a stage: in this process, in several processes of this machine, or on a Ray cluster. Outputs are the same bytes.
 
-    with Executor(partial(Captions, work, raw), config=ExecutorConfig(kind="processes", workers=4)) as executor:
-        for result in executor.map(numbers):
+    with Executor(partial(CaptionWorker, work, raw), config=ExecutorConfig(kind="processes", workers=4)) as executor:
+        for result in executor.map(shard_numbers):
             ...
 
-What the first argument makes is a worker: it holds the models, is made once in each process when the first task comes, and is called with
-one task after another. Tasks and answers are small. What is made lies in the stage's work folder (work.py) under its final name, where all
-machines see it, so that a killed run goes on after what is finished, whichever executor began it. Machines that see no disk in common have a
-store instead (haul.py).
+Tasks and results are small. A worker writes its file into the stage's work cache (io/work_cache.py) under its final name, where all
+machines see it, so a killed run resumes after the finished shards under any executor. Workers that share no file system with the stage
+get and return files through a store (staging.py).
 
-Numbers on a CPU may differ by the number of threads that add them up. So every worker reckons with as many as this process would.
+On a CPU, sums depend on the number of threads. So every worker uses as many threads as this process does.
 """
 
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 
 from tqdm import tqdm
 
 from sur_adapter.executors.base import ExecutorConfig, InputFiles, ShardResult, WorkerFactory
-from sur_adapter.executors.inline import InlineExecutor
+
+EXECUTORS = {  # kind: (module, class); only the chosen one is imported, since Ray and torch take seconds
+    "inline": ("sur_adapter.executors.inline", "InlineExecutor"),
+    "processes": ("sur_adapter.executors.processes", "ProcessExecutor"),
+    "ray": ("sur_adapter.executors.ray", "RayExecutor"),
+}
 
 
 class Executor:
-    """Runs the tasks of a stage on workers and yields their results in order.
+    """Runs the tasks of a stage on workers and yields their results in the order of the tasks.
 
-    make: makes a worker. reads: the input files of a task, which `config.store` sends to workers that do not share a file system.
+    worker_factory: creates a worker. input_files: the files that a worker reads for a task, which are staged if `config.store` is set.
     Raises ValueError for a configuration that cannot run here.
     """
 
-    def __init__(self, make: WorkerFactory, reads: InputFiles = lambda task: (), config: ExecutorConfig | None = None):
+    def __init__(self, worker_factory: WorkerFactory, input_files: InputFiles = lambda task: (), config: ExecutorConfig | None = None):
         config = config or ExecutorConfig()
-        self.inline, self.staging = config.kind == "inline", None
+        module, name = EXECUTORS[config.kind]
+        backend = getattr(import_module(module), name)
+        self.inline, self.staging = backend.inline, None
         if config.store is not None:
             from sur_adapter.executors.staging import FileStaging
 
-            self.staging = FileStaging(config.store, reads)
-            make = make if self.inline else self.staging.maker(make)
-        if self.inline:
-            self._run = InlineExecutor(make)
-        elif config.kind == "processes":
-            from sur_adapter.executors.processes import ProcessExecutor
-
-            self._run = ProcessExecutor(make, config.workers, config.gpus, config.retries)
-        else:
-            from sur_adapter.executors.ray import RayExecutor  # imports Ray, which takes seconds
-
-            self._run = RayExecutor(make, config.workers, config.gpus, config.retries, config.address, apart=config.store is not None)
+            staging = FileStaging(config.store, input_files)  # inline too: a wrong address is refused under every kind
+            if not self.inline:
+                self.staging, worker_factory = staging, staging.wrap(worker_factory)
+        self._backend = backend(worker_factory, config)
 
     def __enter__(self) -> "Executor":
         return self
@@ -53,20 +52,27 @@ class Executor:
         self.close()
 
     def close(self) -> None:
-        """Lets the workers go, and whatever they are still at."""
-        self._run.close()
+        """Stops the workers and drops unfinished tasks."""
+        self._backend.close()
 
     def map(self, tasks: Iterable, name: str = "") -> Iterator:
-        """The answers in the order of the tasks, which are asked for no sooner than there is somebody to do them. An exception of a worker
-        is raised here. name: what a bar says of them, where workers show none of their own."""
+        """Yields the results in the order of `tasks`, which are taken only when a worker can start them soon.
+
+        An exception of a worker is raised here. name: label of the progress bar, which is shown if the workers show none of their own.
+        """
         total = len(tasks) if hasattr(tasks, "__len__") else None
+        if self.staging:
+            tasks = map(self.staging.upload, tasks)
         with tqdm(desc=name, total=total, unit="shard", disable=True if self.inline or not name else None) as bar:
-            waiting, told = {}, 0
-            for number, answer in self._run.imap(self.staging.sent(tasks) if self.staging and not self.inline else tasks):
-                if isinstance(answer, ShardResult) and not self.inline:
-                    self.staging.received(answer.file, answer.sha256) if self.staging else answer.check()
+            finished, next_number = {}, 0
+            for number, result in self._backend.imap(tasks):
+                if isinstance(result, ShardResult) and not self.inline:
+                    if self.staging:
+                        self.staging.download(result)
+                    else:
+                        result.check()
                 bar.update()
-                waiting[number] = answer
-                while told in waiting:
-                    yield waiting.pop(told)
-                    told += 1
+                finished[number] = result
+                while next_number in finished:
+                    yield finished.pop(next_number)
+                    next_number += 1

@@ -3,17 +3,19 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sur_adapter.executors.base import WorkerFactory
+from sur_adapter.executors.base import BaseExecutor, ExecutorConfig, WorkerFactory
 
 
-class InlineExecutor:
-    def __init__(self, make: WorkerFactory):
-        self.make, self.do = make, None
+class InlineExecutor(BaseExecutor):
+    inline = True
+
+    def __init__(self, worker_factory: WorkerFactory, config: ExecutorConfig):
+        self.worker_factory, self.worker = worker_factory, None
 
     def imap(self, tasks: Iterable) -> Iterator[tuple[int, Any]]:
         for number, task in enumerate(tasks):
-            self.do = self.do or self.make()
-            yield number, self.do(task)
+            self.worker = self.worker or self.worker_factory()
+            yield number, self.worker(task)
 
     def close(self) -> None:
-        self.do = None
+        self.worker = None

@@ -1,17 +1,17 @@
-"""Workers that see nothing of the stage's disk (executor.py): what they read and what they make goes through a depot.
+"""Sends files to workers that share no file system with the stage, and brings their results back, through a blob store.
 
-A task is sent with a list of the files that it reads: where each lies, its digest, its size. They are put into the depot beforehand, and
-the worker fetches them into a scratch folder of its own, a mirror of the stage's disk that holds nothing else. There it works as it would
-anywhere: a path begins at the same folder as in the stage. What it makes goes back the same way, to its final name.
+A task is sent with a list of the files that it reads: path, digest and size. They are uploaded first. The worker downloads them into a
+scratch folder of its own, which mirrors the stage's file system: every path of the stage has its place below it, and relative paths
+start at the mirror of the stage's working directory. The worker's output is uploaded, and the stage downloads it to its final path.
 
-The scratch folder lies in $TMPDIR and goes with its process; what one that was killed has left, the next worker on that machine removes.
+The scratch folder is in $TMPDIR and is removed with its process; what a killed worker left there, the next worker on that machine removes.
 """
 
 import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePath
@@ -21,95 +21,99 @@ from uuid import uuid4
 from filelock import FileLock, Timeout
 
 from sur_adapter.executors.base import InputFiles, ShardResult, WorkerFactory
-from sur_adapter.executors.blob_store import BlobStore, Item
+from sur_adapter.executors.blob_store import Blob, BlobStore
 
 SCRATCH = "sur-scratch-"
+ToLocal = Callable[[Path], Path]  # a path of the stage -> its place in the scratch folder
 
 
 class StagedTask(NamedTuple):
-    """A task as it travels."""
+    """A task with the files that it reads."""
 
     task: Any
-    items: list[Item]
+    blobs: list[Blob]
 
 
 class FileStaging:
-    """The stage's side. reads: a task to what a worker reads for it, as of `files`."""
+    """The stage's side: uploads inputs, downloads results. input_files: task -> paths and settings, as `list_files` takes them."""
 
-    def __init__(self, address: str, reads: InputFiles):
-        self.depot, self.reads = BlobStore(address), reads
+    def __init__(self, address: str, input_files: InputFiles):
+        self.store, self.input_files = BlobStore(address), input_files
 
-    def maker(self, make: WorkerFactory) -> WorkerFactory:
-        return partial(RemoteWorker, self.depot.address, make, os.getcwd())
+    def wrap(self, worker_factory: WorkerFactory) -> WorkerFactory:
+        """A factory of remote workers, each around a worker of `worker_factory`."""
+        return partial(RemoteWorker, self.store.address, worker_factory, os.getcwd())
 
-    def sent(self, tasks: Iterable) -> Iterator[StagedTask]:
-        for task in tasks:
-            yield StagedTask(task, [self.depot.put(file) for file in files(self.reads(task))])
+    def upload(self, task: Any) -> StagedTask:
+        return StagedTask(task, [self.store.put(file) for file in list_files(self.input_files(task))])
 
-    def received(self, file: Path, sha256: str) -> None:
-        self.depot.get(sha256, file)
+    def download(self, result: ShardResult) -> None:
+        self.store.get(result.sha256, result.file)
 
 
-def files(names: Iterable[object]) -> list[Path]:
-    """Every file that some paths and settings name, and every one of the folders they name, each once.
+def list_files(names: Iterable[object]) -> list[Path]:
+    """The files that paths and settings name, and all files of the folders that they name, each once.
 
-    A setting may be the name of a model on the hub, or no name at all; what begins at the root of the disk is asked for by that very name,
-    so it cannot lie in a scratch folder.
+    A string may also be a model id on the hub, or no path at all: it counts only if a file or folder of that name exists. Strings with an
+    absolute path are left out, since the worker would open that very path; every machine needs such a file itself.
     """
-    found = {}
+    files: dict[Path, None] = {}
     for name in names:
         path = Path(name) if isinstance(name, PurePath) or (isinstance(name, str) and name and not os.path.isabs(name)) else None
         if path and path.exists():
-            found |= dict.fromkeys(sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path])
-    return list(found)
+            files |= dict.fromkeys(sorted(f for f in path.rglob("*") if f.is_file()) if path.is_dir() else [path])
+    return list(files)
 
 
 class RemoteWorker:
-    """The worker's side. home: the folder where the stage runs, at which relative paths begin."""
+    """The worker's side: runs a worker in a scratch folder. working_dir: of the stage, where relative paths start."""
 
-    def __init__(self, address: str, make: WorkerFactory, home: str):
-        self.depot, self.make, self.home, self.do = BlobStore(address), make, home, None
-        self.scratch, self.lock = _scratch()
-        self.there: dict[Path, str] = {}
-        folder = self.placed(home)
-        folder.mkdir(parents=True, exist_ok=True)
-        os.chdir(folder)
-        atexit.register(self.leave)
+    def __init__(self, address: str, worker_factory: WorkerFactory, working_dir: str):
+        self.store, self.worker_factory, self.working_dir, self.worker = BlobStore(address), worker_factory, working_dir, None
+        self.scratch, self.lock = _create_scratch()
+        self.downloaded: dict[Path, str] = {}  # local path -> SHA-256
+        local_dir = self.to_local(working_dir)
+        local_dir.mkdir(parents=True, exist_ok=True)
+        os.chdir(local_dir)
+        atexit.register(self.close)
 
-    def __call__(self, load: StagedTask):
-        self._fetch(load.items)
-        self.do = self.do or _moved(self.make, self.placed)()
-        answer = self.do(_moved(load.task, self.placed))
-        if not isinstance(answer, ShardResult):
-            return answer
-        self.depot.put(answer.file)
-        answer.file.unlink()
-        return answer._replace(file=Path("/", answer.file.relative_to(self.scratch)))
+    def __call__(self, staged: StagedTask) -> Any:
+        self._download(staged.blobs)
+        self.worker = self.worker or with_local_paths(self.worker_factory, self.to_local)()
+        result = self.worker(with_local_paths(staged.task, self.to_local))
+        if not isinstance(result, ShardResult):
+            return result
+        self.store.put(result.file)
+        result.file.unlink()
+        return result._replace(file=Path("/", result.file.relative_to(self.scratch)))
 
-    def placed(self, path: str | Path) -> Path:
-        """Where a path of the stage's disk lies here; one that leads up ends in the mirror, too."""
-        return self.scratch / os.path.abspath(os.path.join(self.home, path)).lstrip("/")
+    def to_local(self, path: str | Path) -> Path:
+        """Where a path of the stage is in the scratch folder; `..` cannot lead out of it."""
+        return self.scratch / os.path.abspath(os.path.join(self.working_dir, path)).lstrip("/")
 
-    def _fetch(self, items: list[Item]) -> None:
-        """What the task reads, and no more: a model stays, the shard before goes."""
-        wanted = {self.placed(item.file): item.sha256 for item in items}
-        for file in [file for file, sha256 in self.there.items() if wanted.get(file) != sha256]:
+    def _download(self, blobs: list[Blob]) -> None:
+        """Downloads what the task reads and removes the rest: a model stays, the previous shard goes."""
+        needed = {self.to_local(blob.file): blob.sha256 for blob in blobs}
+        for file in [file for file, sha256 in self.downloaded.items() if needed.get(file) != sha256]:
             file.unlink(missing_ok=True)
-            del self.there[file]
-        for file, sha256 in wanted.items():
-            if file not in self.there:
-                self.depot.get(sha256, file)
-                self.there[file] = sha256
+            del self.downloaded[file]
+        for file, sha256 in needed.items():
+            if file not in self.downloaded:
+                self.store.get(sha256, file)
+                self.downloaded[file] = sha256
 
-    def leave(self) -> None:
+    def close(self) -> None:
+        """Removes the scratch folder."""
         shutil.rmtree(self.scratch, ignore_errors=True)
         with suppress(OSError):
             os.unlink(self.lock.lock_file)
 
 
-def _scratch() -> tuple[Path, FileLock]:
-    """A folder of this process's own, and the lock that tells others it is there; one process at a time, as a lock is not yet held when its
-    file is made."""
+def _create_scratch() -> tuple[Path, FileLock]:
+    """A scratch folder for this process, and a lock that shows it is in use. Removes folders whose lock nobody holds.
+
+    A lock file exists before it is locked, so one process at a time does this.
+    """
     root = Path(tempfile.gettempdir()).absolute()
     with FileLock(root / f"sur-scratches-{os.getuid()}.lock"):
         for old in root.glob(f"{SCRATCH}*.lock"):
@@ -123,12 +127,16 @@ def _scratch() -> tuple[Path, FileLock]:
     return folder, lock
 
 
-def _moved(value, placed: Callable[[Path], Path]):
-    """A task, or what makes a worker: its paths from the root of the disk, and what goes by them, are of the mirror now."""
+def with_local_paths(value: Any, to_local: ToLocal) -> Any:
+    """A task or a worker factory with its absolute paths replaced by their places in the scratch folder.
+
+    Looks into tuples and partials. An object that holds paths has a method `with_local_paths(to_local)`, which returns a copy.
+    """
     if isinstance(value, PurePath):
-        return placed(value) if value.is_absolute() else value
+        return to_local(value) if value.is_absolute() else value
     if isinstance(value, partial):
-        return partial(value.func, *_moved(value.args, placed), **{key: _moved(v, placed) for key, v in value.keywords.items()})
+        keywords = {key: with_local_paths(v, to_local) for key, v in value.keywords.items()}
+        return partial(value.func, *with_local_paths(value.args, to_local), **keywords)
     if type(value) is tuple:
-        return tuple(_moved(part, placed) for part in value)
-    return value.moved(placed) if hasattr(value, "moved") else value
+        return tuple(with_local_paths(part, to_local) for part in value)
+    return value.with_local_paths(to_local) if hasattr(value, "with_local_paths") else value

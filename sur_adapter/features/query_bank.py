@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
 
-from sur_adapter.io import checksummed_safetensors as sealed
+from sur_adapter.io.checksummed_safetensors import load_checked, save_checked
 
 PARTS = ("q", "to_k", "to_v", "to_out", "bias")
 
@@ -41,7 +41,7 @@ def write(layers: dict[str, CrossAttention], folder: Path, model: str | None = N
     """model: whose layers they are."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {f"{name}.{part}": getattr(layer, part).half() for name, layer in layers.items() for part in PARTS}
-    sealed.save(tensors, folder / "queries.safetensors", model=model, heads={name: layer.heads for name, layer in layers.items()})
+    save_checked(tensors, folder / "queries.safetensors", model=model, heads={name: layer.heads for name, layer in layers.items()})
 
 
 def read(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, model: str | None = None) -> list[CrossAttention]:
@@ -53,7 +53,7 @@ def read(folder: Path, device: str = "cpu", dtype: torch.dtype = torch.float32, 
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing: loss.prompt `attention` needs it; run `dvc repro` to record it")
     try:
-        tensors, manifest = sealed.load(file)
+        tensors, manifest = load_checked(file)
     except SafetensorError as error:
         raise ValueError(f"{file} is cut short or broken ({error}): remove its folder and run `dvc repro` again") from error
     if model and manifest["model"] not in (model, None):

@@ -14,7 +14,6 @@ encoded, and its numbers are mapped where they lie.
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sur_adapter.io.atomic import atomic_write
+from sur_adapter.io.hashing import short_digest
 
 PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_size": 2**31 - 1}
 CURE = "remove the folder and run `dvc repro` again"
@@ -55,7 +55,7 @@ def write_vectors(path: Path, ids: list[str], vectors: dict[str, np.ndarray | Se
 
 def _digest(content: np.ndarray | list[str]) -> str:
     """Sixteen hex digits of numbers or ids."""
-    return sha256(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else json.dumps(content).encode()).hexdigest()[:16]
+    return short_digest(np.ascontiguousarray(content) if isinstance(content, np.ndarray) else json.dumps(content))
 
 
 @dataclass

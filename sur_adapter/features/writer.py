@@ -6,7 +6,6 @@ models' weights and the code.
 
 from collections.abc import Callable
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.features.store import Shard, write_vectors
 from sur_adapter.io.code_version import code_version
+from sur_adapter.io.hashing import short_digest
 from sur_adapter.io.work_cache import WorkCache
 
 Parts = list[tuple[str, pd.DataFrame]]
@@ -82,22 +82,20 @@ class FeatureWorker:
 
 def digest(pairs: pd.DataFrame) -> str:
     """Of all that a lane reads of the pairs; an id is the digest of its picture."""
-    result = sha256()
-    for row in pairs.to_dict("records"):
-        result.update(repr((row["id"], row["split"], row["simple_prompt"], effective_prompt(row))).encode())
-    return result.hexdigest()[:16]
+    rows = pairs.to_dict("records")
+    return short_digest(*(repr((row["id"], row["split"], row["simple_prompt"], effective_prompt(row))) for row in rows))
 
 
 @torch.no_grad()
 def identity(*models: nn.Module) -> str:
     """Sixteen hex digits that tell models apart: their shapes, and numbers from all over every tensor."""
-    result = sha256()
+    chunks: list = []
     for model in models:
         for name, values in sorted(model.state_dict().items()):
             flat = values.reshape(-1)
             some = flat[torch.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).long().to(flat.device)].double().cpu()
-            result.update(f"{name} {tuple(values.shape)}".encode() + some.numpy().tobytes())
-    return result.hexdigest()[:16]
+            chunks += [f"{name} {tuple(values.shape)}", some.numpy()]
+    return short_digest(*chunks)
 
 
 def numbers(values: torch.Tensor, stored: str, cure: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A file or folder is there whole, or not at all: whoever is stopped while writing leaves what was there before."""
+"""Atomic writes: a file or folder has its old content or its new one, never a part of it."""
 
 import errno
 import os
@@ -7,16 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 @contextmanager
 def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
-    """A path to write to; its content takes the place of `path` at the end of the block, at one stroke.
+    """Yields a temporary path to write to; it replaces `path` at the end of the block.
 
-    What an error leaves half written goes at once, so that a full disk does not stay full of it. writer: who writes, where several may
-    write the same at a time.
+    After an error `path` is unchanged and the temporary file is removed, so a full disk does not stay full of it. writer: a unique name,
+    where several processes may write the same path at once.
     """
     part = path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
     try:
@@ -28,7 +28,7 @@ def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
 
 
 def atomic_write_text(path: Path, text: str) -> None:
-    """A text in UTF-8, lines ended by \\n everywhere; folders above it are made."""
+    """Writes text as UTF-8 with \\n line ends on every system; creates parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
@@ -36,12 +36,12 @@ def atomic_write_text(path: Path, text: str) -> None:
 
 @contextmanager
 def friendly_disk_errors() -> Iterator[None]:
-    """What a disk refuses becomes a ValueError in one sentence; any other OSError is left as it is."""
+    """Turns a full or read-only disk into a ValueError of one sentence; any other OSError is left as it is."""
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            raise ValueError(f"there is no room for a file ({error}): make room and run the same command again, which goes on") from error
-        if error.errno in CLOSED:
-            raise ValueError(f"a file cannot be used here ({error}): let this user write there, then run the same command again") from error
+        if error.errno in DISK_FULL:
+            raise ValueError(f"the disk is full ({error}): free some space and run the same command again, which resumes") from error
+        if error.errno in NOT_WRITABLE:
+            raise ValueError(f"a file cannot be written ({error}): let this user write there and run the same command again") from error
         raise

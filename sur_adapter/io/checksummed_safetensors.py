@@ -1,47 +1,46 @@
-"""Weights in a safetensors file that knows the digest of its numbers: a flipped bit is found before anybody reckons with it."""
+"""Saves safetensors with an embedded checksum, and verifies it on load."""
 
 import json
 from contextlib import suppress
-from hashlib import sha256
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save as packed
+from safetensors.torch import save
 from torch import Tensor
 
 from sur_adapter.io.atomic import atomic_write
+from sur_adapter.io.hashing import short_digest
 
 
-def save(tensors: dict[str, Tensor], file: Path, **about) -> None:
-    """about: what else the file tells, as JSON takes it."""
+def save_checked(tensors: dict[str, Tensor], file: Path, **metadata) -> None:
+    """Writes the tensors with a checksum. metadata: JSON values, stored in the file's header."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    manifest = json.dumps({**about, "digest": _digest(tensors, about)}, sort_keys=True)
+    manifest = json.dumps({**metadata, "digest": _checksum(tensors, metadata)}, sort_keys=True)
     with atomic_write(file) as part:
-        part.write_bytes(packed(tensors, {"manifest": manifest}))  # one entry: safetensors writes several in any order
+        part.write_bytes(save(tensors, {"manifest": manifest}))  # one entry: safetensors writes several in any order
 
 
-def load(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """(tensors, what the file tells). One that others wrote, which tells nothing, is taken as it is.
+def load_checked(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """Loads (tensors, metadata). A file of other software, without a checksum, is loaded as it is, with empty metadata.
 
-    Raises ValueError where a number is not the one that was written, SafetensorError where the file cannot be read at all.
+    Raises ValueError if the checksum does not match, and SafetensorError if the file cannot be read at all.
     """
     with safe_open(file, "pt") as opened:
-        told = (opened.metadata() or {}).get("manifest")
+        manifest = (opened.metadata() or {}).get("manifest")
         tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
-    if told is None:
+    if manifest is None:
         return tensors, {}
     with suppress(ValueError):
-        about = json.loads(told)
-        if about.pop("digest", None) == _digest(tensors, about):
-            return tensors, about
-    raise ValueError(f"{file} is not what was written: make or fetch it anew; `python -m stages verify` says what else is spoilt")
+        metadata = json.loads(manifest)
+        if metadata.pop("digest", None) == _checksum(tensors, metadata):
+            return tensors, metadata
+    raise ValueError(f"{file} is corrupt: create or download it again; `python -m stages verify` finds other corrupt files")
 
 
-def _digest(tensors: dict[str, Tensor], about: dict) -> str:
-    """Sixteen hex digits of names, kinds, shapes and numbers, and of what is told of them."""
-    total = sha256(json.dumps(about, sort_keys=True).encode())
+def _checksum(tensors: dict[str, Tensor], metadata: dict) -> str:
+    """The short digest of the metadata and of each tensor's name, dtype, shape and bytes."""
+    chunks = [json.dumps(metadata, sort_keys=True)]
     for name, tensor in sorted(tensors.items()):
-        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
-    return total.hexdigest()[:16]
+        chunks += [f"{name} {tensor.dtype} {tuple(tensor.shape)}\n", tensor.reshape(-1).view(torch.uint8).numpy()]
+    return short_digest(*chunks)

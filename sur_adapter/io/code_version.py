@@ -1,41 +1,41 @@
-"""Which code made something: a mark that changes when the code does, and with nothing else.
+"""Identifies the code that made a file: a digest of the source files behind it.
 
-A commit's hash would change the files of an adapter with every commit, though nothing that made them did, and is not known before
-the commit. The commit of an adapter is the one whose dvc.lock holds its hash.
+A commit's hash would change an adapter's files with every commit, even where nothing changed that made them, and is not known before the
+commit. The commit of an adapter is the one whose dvc.lock holds its hash.
 """
 
 import ast
-from hashlib import sha256
 from pathlib import Path
 from threading import Lock
 
-PARSING = Lock()  # in CPython 3.11 two threads that parse at once can spoil each other's (SystemError: recursion depth mismatch)
+from sur_adapter.io.hashing import short_digest
+
+PARSING = Lock()  # in CPython 3.11 two threads that parse at once can break each other (SystemError: recursion depth mismatch)
 
 
 def code_version(*files: str | Path) -> str:
-    """Sixteen hex digits of source files of one project and every file that they import, at any depth, out of its packages."""
+    """The short digest of source files of one project and of every file of its packages that they import, directly or not."""
     waiting = [Path(file).resolve() for file in files]
     root = next(folder for folder in waiting[0].parents[1:] if not (folder / "__init__.py").exists())
-    seen = set()
+    sources = set()
     while waiting:
         source = waiting.pop()
-        if source not in seen and source.is_file():
-            seen.add(source)
+        if source not in sources and source.is_file():
+            sources.add(source)
             waiting += [root / f"{module.replace('.', '/')}.py" for module in _imports(source)]
-    digest = sha256()
-    for source in sorted(seen):
-        digest.update(source.relative_to(root).as_posix().encode() + b"\0" + source.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    names = {file: file.relative_to(root).as_posix() for file in sorted(sources)}
+    return short_digest(*(part for file, name in names.items() for part in (name, b"\0", file.read_bytes(), b"\0")))
 
 
 def _imports(source: Path) -> set[str]:
-    """Every module that a file names in an import, wherever in it."""
-    found, text = set(), source.read_text(encoding="utf-8")
+    """Names of all modules that a file imports, inside functions too."""
+    text = source.read_text(encoding="utf-8")
     with PARSING:
         tree = ast.parse(text)
+    modules = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            modules |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module:
-            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return found
+            modules |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules

@@ -1,33 +1,31 @@
-"""Removes credentials from URLs before they are written down."""
+"""Removes credentials from URLs before they are written to files."""
 
 import re
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-SECRET = re.compile(
+CREDENTIAL = re.compile(
     r"token|signature|credential|passw|secret|session|hmac|jwt|auth(?!or)|api-?key|(?:^|[-_.])(?:key|sig|pwd|pass|policy)(?:[-_.]|$)", re.I
-)  # names of what opens doors, or helps to
+)  # names of query parameters that give access, or help to
 
 
 def strip_credentials(url: str | None) -> str | None:
-    """An address as it may be written down: without user, password, and what looks like a key in its query; others letter for letter."""
+    """The URL without user, password and query parameters that look like credentials; the rest is unchanged, character by character."""
     if not url:
         return url
     try:
         parts = urlsplit(url)
-    except ValueError:  # no address: nobody will ask for it
+    except ValueError:  # not a URL; it is never requested
         return url.partition("?")[0].rpartition("@")[2]
-    query, fragment = ("&".join(part for part in some.split("&") if not _opens(part)) for some in (parts.query, parts.fragment))
-    kept = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=fragment)
-    return url if kept == parts else urlunsplit(kept)
+    query, fragment = ("&".join(p for p in text.split("&") if not _is_credential(p)) for text in (parts.query, parts.fragment))
+    stripped = parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query, fragment=fragment)
+    return url if stripped == parts else urlunsplit(stripped)
 
 
-def _opens(part: str) -> bool:
-    return bool(SECRET.search(unquote(part.partition("=")[0])))
+def _is_credential(parameter: str) -> bool:
+    return bool(CREDENTIAL.search(unquote(parameter.partition("=")[0])))
 
 
 def reject_credentials(param: str, url: str) -> None:
-    """ValueError where the address of a source holds what params.yaml, which is shared, must not."""
+    """Raises ValueError if a URL of params.yaml, a file that is shared, contains credentials."""
     if strip_credentials(url) != url:
-        raise ValueError(
-            f"params.yaml: {param} holds a user, a password or a key: leave it out; a token is read from the environment alone"
-        )
+        raise ValueError(f"params.yaml: {param} contains a user, a password or a key: remove it; tokens are read from the environment")

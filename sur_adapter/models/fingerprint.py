@@ -6,10 +6,11 @@ once, and by way of fp16, which is not the same number for one value in some six
 """
 
 from collections.abc import Iterable
-from hashlib import sha256
 
 import torch
 from torch import Tensor, nn
+
+from sur_adapter.io.hashing import short_digest
 
 TOLD_BY = ("position_embedding.weight", "final_layer_norm.weight")
 
@@ -42,10 +43,7 @@ def same(mark: str, other: str) -> bool:
 
 def _digest(tensors: Iterable[Tensor]) -> str:
     """Sixteen hex digits of the bits of 16-bit tensors."""
-    digest = sha256()
-    for tensor in tensors:
-        digest.update(tensor.contiguous().view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
+    return short_digest(*(tensor.contiguous().view(torch.int16).numpy() for tensor in tensors))
 
 
 def _state(model: nn.Module) -> dict[str, Tensor]:

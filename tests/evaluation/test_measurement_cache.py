@@ -11,7 +11,7 @@ from helpers.made_images import png
 
 from sur_adapter.evaluation import measurement_cache as kept
 from sur_adapter.evaluation.measurement_cache import MeasurementCache, Picture
-from sur_adapter.io.work_cache import FORGOTTEN_AFTER, WorkCache
+from sur_adapter.io.work_cache import MAX_AGE, WorkCache
 
 PICTURES = [Picture(png(colour), {"prompt": colour}) for colour in ("red", "green", "blue")]
 
@@ -130,7 +130,7 @@ def test_what_nobody_asked_for_in_a_month_goes_with_unfinished_work(gauge):
     old, new = gauge(Redness(), "old"), gauge(Redness(), "clip_iqa")
     for one in (old, new):
         one(PICTURES)
-        os.utime(one.file, (time.time() - FORGOTTEN_AFTER - 60,) * 2)
+        os.utime(one.file, (time.time() - MAX_AGE - 60,) * 2)
     new(PICTURES)
     with WorkCache("caption"):
         pass
