@@ -101,7 +101,7 @@ def test_the_hours_of_the_miniature_are_those_that_the_readme_tells_within_a_fac
     found = {
         line.stage: line for line in plan(p, Rates.read(BENCHMARKS), json.loads(Path("reports/funnel.json").read_text()), drawn(p)).lines
     }
-    rows = dict(re.findall(r"^\| `(\w+)[@`].*\| ([\d +]+) \|$", (ROOT / "README.md").read_text(), re.M))
+    rows = dict(re.findall(r"^\| `(\w+)[@`].*\| ([\d +]+) \|$", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M))
     timed = {stage: [int(n) for n in seconds.split(" + ")] for stage, seconds in rows.items()}
     told = {"crawl": timed["crawl"][0], "caption": timed["caption"][0], "score@clip": timed["score"][0], "train": timed["train"][0]}
     told |= dict(zip(("cache@clip", "cache@llm", "cache@vae", "cache@queries"), timed["cache"], strict=True))
