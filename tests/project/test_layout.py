@@ -250,6 +250,13 @@ def test_contributing_answers_the_typical_changes():
     assert len(tasks) >= 10 and all("`" in files for _, files in tasks)
 
 
+def test_the_log_has_dated_entries_with_a_verdict_newest_first():
+    for topic in (ROOT / "LOG.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        entries = re.findall(r"^### (.*)$", topic, re.M)
+        dates = [re.fullmatch(r"(\d{4}-\d\d-\d\d) \S.*: \S.*", entry)[1] for entry in entries]
+        assert dates and dates == sorted(dates, reverse=True), topic.splitlines()[0]
+
+
 def test_the_figures_in_the_readme_are_those_of_the_metrics():
     semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
     text = section("README.md", "Results")
