@@ -123,6 +123,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
 
 
 def _convert_union(value: Any, hint: Any, key: str) -> Any:
+    if value is None and NoneType in get_args(hint):
+        return None
     for choice in get_args(hint):
         try:
             return _convert(value, choice, key)
