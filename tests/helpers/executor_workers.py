@@ -1,4 +1,4 @@
-"""Workers of no weight, for the tests of executors: they tell where they are and what they see, and fail or die when asked to."""
+"""Small workers for the tests of executors: they report where they run and what they see, and fail or die on request."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ from sur_adapter.executors.base import ShardResult
 
 
 class Parity:
-    """7 is refused; 8 ends the process, the first time; 5 is answered with torch's threads instead of the process."""
+    """Returns (number, process id). 7 raises; 8 ends the process, the first time; 5 returns torch's threads instead of the process id."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -25,9 +25,21 @@ class Parity:
         return number, os.getpid()
 
 
+class ProgressBar:
+    """Returns, for any task, whether the bars of tqdm and of a library are hidden in this process."""
+
+    def __call__(self, task) -> tuple[bool, bool]:
+        from tqdm import tqdm
+        from tqdm.auto import tqdm as auto
+
+        return tqdm([]).disable, auto([]).disable
+
+
 class Peek:
-    """The name of a file to what is in it, what lies where the worker is, and whether the folder that it may not see can be seen; a name
-    that ends in `=` to a file that it makes."""
+    """Returns (text of the file `name`, files where the worker is, whether the folder `hidden` can be listed, working directory).
+
+    A name that ends in `=` writes a file of that name into the work cache instead.
+    """
 
     def __init__(self, work, hidden: str):
         self.work, self.hidden = work, hidden
@@ -37,7 +49,7 @@ class Peek:
             self.work.set(name, b"made")
             return ShardResult.of(self.work.folder / name, 1)
         try:
-            seen = bool(os.listdir(self.hidden))
+            visible = bool(os.listdir(self.hidden))
         except PermissionError:
-            seen = False
-        return Path(name).read_text(), sorted(p.as_posix() for p in Path().rglob("*") if p.is_file()), seen, os.getcwd()
+            visible = False
+        return Path(name).read_text(), sorted(p.as_posix() for p in Path().rglob("*") if p.is_file()), visible, os.getcwd()

@@ -1,4 +1,4 @@
-"""Which code made something: the mark changes with the code behind a file, and with nothing else."""
+"""The code version changes with the source files behind a file, and with nothing else."""
 
 import gc
 import time
@@ -27,14 +27,14 @@ def project(tmp_path) -> Path:
 @pytest.mark.parametrize(
     ("name", "changes"), [("verbs/go.py", True), ("nouns/near.py", True), ("nouns/far.py", True), ("nouns/other.py", False)]
 )
-def test_it_changes_with_every_file_behind_and_with_no_other(project, name, changes):
+def test_it_changes_with_every_imported_file_and_with_no_other(project, name, changes):
     before = code_version(project / "verbs/go.py")
     assert code_version(project / "verbs/go.py") == before and len(before) == 16
     (project / name).write_text((project / name).read_text() + "Y = 2\n")
     assert (code_version(project / "verbs/go.py") != before) == changes
 
 
-def test_it_changes_with_the_files_behind_any_of_several(project):
+def test_it_changes_with_the_imports_of_each_of_several_files(project):
     (project / "nouns/deep").mkdir()
     (project / "nouns/deep/other.py").write_text("import nouns.other\n")
     for folder in ("nouns", "nouns/deep", "verbs"):
@@ -46,31 +46,31 @@ def test_it_changes_with_the_files_behind_any_of_several(project):
     assert code_version(*files) != before
 
 
-def test_where_the_project_lies_does_not_matter(project):
+def test_it_does_not_depend_on_the_projects_folder(project):
     before = code_version(project / "verbs/go.py")
     project.rename(project.with_name("elsewhere"))
     assert code_version(project.with_name("elsewhere") / "verbs/go.py") == before
 
 
-def test_it_is_that_of_the_stage_whatever_else_is_loaded(monkeypatch):
-    import sur_adapter.data.crawl.http_client  # noqa: F401  no part of training
+def test_it_does_not_depend_on_what_else_is_loaded(monkeypatch):
+    import sur_adapter.data.crawl.http_client  # noqa: F401  not imported by training
 
     monkeypatch.chdir(ROOT / "stages")
     assert code_version("train.py") == code_version(ROOT / "stages/train.py") != code_version(ROOT / "stages/generate.py")
 
 
 class Slow:
-    """Goes with a rest in which other threads run."""
+    """Its deletion takes a moment, in which other threads run."""
 
     def __init__(self):
-        self.itself = self
+        self.cycle = self
 
     def __del__(self):
         time.sleep(2e-4)
 
 
-def test_several_threads_may_ask_at_once():
-    def ask(_) -> set[str]:
+def test_several_threads_may_compute_it_at_once():
+    def compute(_) -> set[str]:
         for _ in range(5):
             Slow()
         return {code_version(ROOT / "sur_adapter/data/crawl/fetcher.py")}
@@ -79,6 +79,6 @@ def test_several_threads_may_ask_at_once():
     gc.set_threshold(50)
     try:
         with ThreadPoolExecutor(4) as pool:
-            assert len(set().union(*pool.map(ask, range(40)))) == 1
+            assert len(set().union(*pool.map(compute, range(40)))) == 1
     finally:
         gc.set_threshold(*before)

@@ -1,4 +1,4 @@
-"""Finished work outlives a kill, is whole or not there, and goes when all is done."""
+"""Finished work survives a kill, is never partial, and is removed when the stage is done."""
 
 import os
 import subprocess
@@ -19,46 +19,46 @@ def python(text: str, **options) -> subprocess.Popen:
     return subprocess.Popen([sys.executable, "-c", text], cwd=ROOT, stdout=subprocess.PIPE, text=True, **options)
 
 
-def test_what_was_kept_is_there_after_an_error_and_gone_after_a_good_end():
+def test_files_stay_after_an_error_and_are_removed_after_success():
     with pytest.raises(KeyError), WorkCache("caption", settings={"b": 1, "a": 2}) as work:
         work.set("one", b"1")
         raise KeyError
     with WorkCache("caption", settings={"a": 2, "b": 1}) as work:
         assert (work.get("one"), work.get("two")) == (b"1", None)
         work.set("two", b"2")
-        work.delete(["one", "never there"])
+        work.delete(["one", "missing"])
         assert (work.get("one"), work.get("two")) == (None, b"2")
     assert not work.folder.exists()
     with WorkCache("caption", settings={"a": 2, "b": 1}) as work:
         assert work.get("two") is None
 
 
-def test_unfinished_work_of_a_stage_is_discarded_at_a_word_unless_a_process_is_at_it():
+def test_discard_work_removes_unfinished_work_unless_a_process_holds_it():
     for stage in ("crawl-civitai", "crawl-urls", "train"):
         with pytest.raises(KeyError), WorkCache(stage, a=1) as work:
             work.set("one", b"1")
             raise KeyError
-    others = work_dir() / "crawl-me"
-    others.mkdir()
+    foreign = work_dir() / "crawl-me"
+    foreign.mkdir()
     with WorkCache("crawl-urls", a=1) as held:
         discard_work("crawl", "caption")
-        assert held.done("one") == b"1" and {f.name for f in work_dir().iterdir() if f.is_dir()} == {
+        assert held.get("one") == b"1" and {f.name for f in work_dir().iterdir() if f.is_dir()} == {
             held.folder.name,
             work.folder.name,
             "crawl-me",
         }
     with WorkCache("crawl-civitai", a=1) as again:
-        assert again.done("one") is None
+        assert again.get("one") is None
 
 
-def test_other_settings_another_stage_and_other_code_have_a_place_of_their_own():
+def test_each_stage_and_each_set_of_inputs_has_its_own_folder():
     folders = {
-        WorkCache(*stage, **about).folder for stage in (["caption"], ["score"]) for about in ({"s": 1}, {"s": "1"}, {"s": 1, "code": "x"})
+        WorkCache(*stage, **inputs).folder for stage in (["caption"], ["score"]) for inputs in ({"s": 1}, {"s": "1"}, {"s": 1, "code": "x"})
     }
     assert len(folders) == 6
 
 
-def test_a_file_whose_writing_failed_is_as_it_was(tmp_path):
+def test_a_failed_write_leaves_the_old_file(tmp_path):
     file = tmp_path / "a"
     file.write_bytes(b"old")
     with pytest.raises(KeyError), atomic_write(file) as part:
@@ -70,22 +70,22 @@ def test_a_file_whose_writing_failed_is_as_it_was(tmp_path):
     assert file.read_bytes() == b"new"
 
 
-def test_a_kill_amid_writing_leaves_nothing_half_done():
-    text = "from sur_adapter.io.work_cache import Work\nwith Work('x') as w:\n  i = 0\n  while True:\n"
-    text += "    w.keep(str(i % 50), bytes([i % 256]) * 300_000); i += 1; print(i, flush=True)"
+def test_a_kill_during_a_write_leaves_no_partial_file():
+    text = "from sur_adapter.io.work_cache import WorkCache\nwith WorkCache('x') as w:\n  i = 0\n  while True:\n"
+    text += "    w.set(str(i % 50), bytes([i % 256]) * 300_000); i += 1; print(i, flush=True)"
     for wait in (0.01, 0.03, 0.07):
         process = python(text)
         process.stdout.readline()
         time.sleep(wait)
         process.kill()
         process.communicate()
-        kept = [f.read_bytes() for f in WorkCache("x").folder.iterdir() if not f.name.endswith(".part")]
-        assert kept and all(len(data) == 300_000 and len(set(data)) == 1 for data in kept)
+        contents = [f.read_bytes() for f in WorkCache("x").folder.iterdir() if not f.name.endswith(".part")]
+        assert contents and all(len(data) == 300_000 and len(set(data)) == 1 for data in contents)
     with WorkCache("x") as work:
         assert not list(work.folder.glob(".*"))
 
 
-def test_outs_are_the_bytes_kept_and_stay_when_the_work_is_gone(tmp_path, monkeypatch):
+def test_published_outs_stay_when_the_cache_is_removed(tmp_path, monkeypatch):
     for kind, link in (("linked", os.link), ("copied", lambda *_: (_ for _ in ()).throw(OSError("another file system")))):
         monkeypatch.setattr(module.os, "link", link)
         (tmp_path / kind).mkdir()
@@ -97,16 +97,16 @@ def test_outs_are_the_bytes_kept_and_stay_when_the_work_is_gone(tmp_path, monkey
         assert {f.name: f.read_bytes() for f in (tmp_path / kind).iterdir()} == {"a.tar": b"a.tar", "b.tar": b"b.tar"}
 
 
-def test_an_out_whose_delivery_broke_off_is_as_it_was(tmp_path, monkeypatch):
-    def half(source, target):
+def test_an_interrupted_publish_leaves_the_old_out(tmp_path, monkeypatch):
+    def copy_partly(source, target):
         target.write_bytes(source.read_bytes()[:1])
         raise OSError("the disk is full")
 
-    def elsewhere(*_):
+    def refuse(*_):
         raise OSError("another file system")
 
-    monkeypatch.setattr(module.os, "link", elsewhere)
-    monkeypatch.setattr(module.shutil, "copyfile", half)
+    monkeypatch.setattr(module.os, "link", refuse)
+    monkeypatch.setattr(module.shutil, "copyfile", copy_partly)
     (tmp_path / "a").write_bytes(b"old")
     with pytest.raises(OSError, match="full"), WorkCache("x") as work:
         work.set("a", b"new")
@@ -114,45 +114,45 @@ def test_an_out_whose_delivery_broke_off_is_as_it_was(tmp_path, monkeypatch):
     assert (tmp_path / "a").read_bytes() == b"old" and work.get("a") == b"new"
 
 
-def test_a_second_process_on_the_same_work_waits_for_the_first(tmp_path):
+def test_a_second_process_with_the_same_work_waits_for_the_first(tmp_path):
     with WorkCache("x") as work:
         work.set("a", b"1")
-        text = "from sur_adapter.io.work_cache import Work\nwith Work('x') as w: print(w.done('a'))"
+        text = "from sur_adapter.io.work_cache import WorkCache\nwith WorkCache('x') as w: print(w.get('a'))"
         other = python(text, stderr=subprocess.PIPE)
         assert "another process does the same work" in other.stderr.readline()
         assert other.poll() is None
     assert other.communicate()[0].strip() == "None"
 
 
-def test_work_that_nobody_came_back_to_is_removed_and_other_peoples_files_are_not():
-    ours = []
+def test_old_work_is_removed_and_foreign_files_are_not():
+    entries = []
     for stage in ("caption", "crawl-civitai", "crawl-diffusion_db2"):
         with pytest.raises(KeyError), WorkCache(stage, n=1) as old:
-            old.keep("a", b"1")
+            old.set("a", b"1")
             raise KeyError
-        ours += [old.folder, old.folder.with_suffix(".lock")]
-    theirs = [
+        entries += [old.folder, old.folder.with_suffix(".lock")]
+    foreign = [
         work_dir() / name for name in ("mine", "crawl-civitai", "crawl-civitai-0123456789abcde", "my-own-old-0123456789abcdef", ".cache")
     ]
-    for file in theirs:
+    for file in foreign:
         file.write_text("x")
-    for file in (*ours, *theirs):
+    for file in (*entries, *foreign):
         os.utime(file, (1, 1))
     with WorkCache("x", n=2) as new:
-        assert not any(file.exists() for file in ours) and all(file.exists() for file in theirs)
+        assert not any(file.exists() for file in entries) and all(file.exists() for file in foreign)
         assert new.folder.exists()
 
 
-def test_a_place_that_cannot_be_written_is_named_in_a_sentence(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"cannot be kept in .*file \(.*\): set SUR_WORK to a folder"), WorkCache("x"):
+    with pytest.raises(ValueError, match=r"cannot be saved in .*file \(.*\): set SUR_WORK to a writable folder"), WorkCache("x"):
         pass
 
 
-def test_the_tests_leave_no_folder_of_work_behind(tmp_path):
+def test_the_tests_leave_no_work_cache_behind(tmp_path):
     command = [sys.executable, "-c", "import conftest, os; print(os.listdir(os.environ['TMPDIR']))"]
-    seen = subprocess.run(
+    result = subprocess.run(
         command, cwd=ROOT / "tests", env=os.environ | {"TMPDIR": str(tmp_path)}, capture_output=True, text=True, check=True
     )
-    assert "sur-work-" in seen.stdout and list(tmp_path.iterdir()) == []
+    assert "sur-work-" in result.stdout and list(tmp_path.iterdir()) == []
