@@ -1,23 +1,35 @@
-"""cache: what the frozen models see, computed once. The lane is the name of the folder it writes.
+"""cache: the features of one frozen model, computed once for training.
 
-A lane that was killed goes on after its last finished shard; the bank of queries, a minute's work, begins anew.
+A killed run resumes after its last finished shard; the query bank, a minute's work, starts over.
 """
 
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from sur_adapter.config import settings
+from sur_adapter.config import Params
+from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_table
-from sur_adapter.registry import load
+from sur_adapter.models.config import ModelsConfig
+from sur_adapter.registry import load, names
+
+EXTRACTORS = "sur_adapter.features.extractors"
 
 
-def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, executor: dict | None = None) -> None:
-    lane = out.name
-    features = load("sur_adapter.features.extractors", lane)
-    values = settings(features.write, cache.get(lane), f"cache.{lane}")
-    rows = read_table(pairs)
-    kept = rows[rows["dropped"].isna()]
-    if kept.empty:
-        raise ValueError(f"{pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
-    pictures = ImageIndex(raw, set(kept["id"])) if lane in ("vae", "queries") else {}
-    features.write(kept, pictures, out, models, executor, **values)
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--features", required=True, metavar="NAME", help=f"which features: {', '.join(names(EXTRACTORS))}")
+    parser.add_argument("--pairs", type=Path, required=True, help="Parquet file of the filtered pairs")
+    parser.add_argument("--raw", type=Path, required=True, help="folder of the crawled sources, which hold the images")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the features")
+
+
+def run(args: Namespace, params: Params) -> None:
+    extractor = load(EXTRACTORS, args.features)
+    config = params.section(f"cache.{args.features}", extractor.Config, required=False)
+    models, executor = params.section("models", ModelsConfig), params.section("executor", ExecutorConfig, required=False)
+    pairs = read_table(args.pairs)
+    pairs = pairs[pairs["dropped"].isna()]
+    if pairs.empty:
+        raise ValueError(f"{args.pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
+    images = ImageIndex(args.raw, set(pairs["id"])) if extractor.NEEDS_IMAGES else None
+    extractor.extract(pairs, images, args.out, config, models, executor)

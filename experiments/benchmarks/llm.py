@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 import torch
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sur_adapter.models.llm import LanguageModel
+from sur_adapter.models.llm import LanguageModel, LLMConfig
 from sur_adapter.models.torch_utils import resolve_device
 
 MINIATURE = Path(__file__).parents[2] / "models/miniature/llama"
@@ -30,7 +30,7 @@ def main(small: bool) -> None:
     with TemporaryDirectory() as folder:
         model = str(MINIATURE) if small else made(folder)
         where = "cpu" if small else resolve_device()
-        teacher = LanguageModel(model, [LAYER[small]], "last", where, tokens=4096 if small else 8192)
+        teacher = LanguageModel(model, LLMConfig(layers=(LAYER[small],), max_tokens_per_batch=4096 if small else 8192), where)
         prompts = sentences(teacher.tokenizer, 1024 if small else 2048)
         tokens = sum(len(ids) for ids in teacher.encode(prompts))
         ours, found = timed(lambda: teacher(prompts)[f"layer_{LAYER[small]}"])

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from sur_adapter.features.store import Split, Store, write_vectors
-from sur_adapter.io.schema import SHARD
+from sur_adapter.features.store import FeatureSplit, FeatureStore, write_features
+from sur_adapter.io.schema import ROWS_PER_SHARD
 
 TOKENS, WIDTH, NARROW, TEACHER, BATCH = 77, 768, 64, 4096, 64
 READ = 20_000  # samples, or the whole split where that is more often than once
@@ -33,11 +33,11 @@ def measure(count: int) -> dict:
     with TemporaryDirectory() as folder:
         make(Path(folder), count, width)
         before, started = private_memory(), time.perf_counter()
-        stores = [Store(Path(folder, lane)) for lane in ("clip", "llm")]
-        split = Split(stores, "train")
+        stores = [FeatureStore(Path(folder, lane)) for lane in ("clip", "llm")]
+        split = FeatureSplit(stores, "train")
         opened = time.perf_counter() - started
         for store in stores:
-            store.check()  # reads every byte: from here on the cache is warm
+            store.verify()  # reads every byte: from here on the cache is warm
         checked = time.perf_counter() - started - opened
         rate = samples_a_second(split)
         return {
@@ -52,7 +52,7 @@ def measure(count: int) -> dict:
         }
 
 
-def samples_a_second(split: Split) -> float:
+def samples_a_second(split: FeatureSplit) -> float:
     """Of random rows, the middle of three passes."""
     rng, rates = np.random.default_rng(0), []
     for _ in range(3):
@@ -66,12 +66,12 @@ def samples_a_second(split: Split) -> float:
 
 def make(folder: Path, count: int, width: int) -> None:
     rng = np.random.default_rng(0)
-    words, states = ((rng.random((SHARD, *shape), np.float32) - 0.5).astype(np.float16) for shape in ((TOKENS, width), (TEACHER,)))
-    for number, first in enumerate(range(0, count, SHARD)):
-        some = min(SHARD, count - first)
+    words, states = ((rng.random((ROWS_PER_SHARD, *shape), np.float32) - 0.5).astype(np.float16) for shape in ((TOKENS, width), (TEACHER,)))
+    for number, first in enumerate(range(0, count, ROWS_PER_SHARD)):
+        some = min(ROWS_PER_SHARD, count - first)
         ids = [f"{i:016x}" for i in range(first, first + some)]
-        write_vectors(folder / "clip" / f"train-{number:06d}.parquet", ids, {"simple": words[:some], "complex": words[:some]})
-        write_vectors(folder / "llm" / f"train-{number:06d}.parquet", ids, {"layer_31": states[:some]})
+        write_features(folder / "clip" / f"train-{number:06d}.parquet", ids, {"simple": words[:some], "complex": words[:some]})
+        write_features(folder / "llm" / f"train-{number:06d}.parquet", ids, {"layer_31": states[:some]})
 
 
 def size(width: int) -> int:

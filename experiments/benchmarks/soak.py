@@ -28,7 +28,7 @@ from experiments.benchmarks import crawl as crawling
 from experiments.benchmarks import filter as filtering
 from experiments.benchmarks import reading
 from sur_adapter.data.sources import civitai
-from sur_adapter.features.store import Split, Store
+from sur_adapter.features.store import FeatureSplit, FeatureStore
 from sur_adapter.training.dataset import FeatureDataset
 
 MARKS = 400  # of a run, at the least, where it has so many rows
@@ -72,7 +72,7 @@ def soak_reading(count: int) -> dict:
     watch = Watch()
     with TemporaryDirectory() as folder:
         reading.make(Path(folder), count, reading.NARROW)
-        cached = FeatureDataset(Split([Store(Path(folder, lane)) for lane in ("clip", "llm")], "train"), ["layer_31"])
+        cached = FeatureDataset(FeatureSplit([FeatureStore(Path(folder, lane)) for lane in ("clip", "llm")], "train"), ["layer_31"])
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         read = 0
         for batch in watch.passing(order.split(reading.BATCH), -(-count // reading.BATCH)):

@@ -19,6 +19,7 @@ from types import SimpleNamespace
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from sur_adapter.training.training_step import attention
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -31,7 +32,6 @@ from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.trainer import fit
-from sur_adapter.training.training_step import attention
 
 MINIATURE = "models/miniature/stable-diffusion"
 PAIRS = 256
@@ -120,7 +120,7 @@ def objective(m, weights: dict, naive: bool | str, kind: torch.dtype, *, channel
 
 def _layer(module) -> CrossAttention:
     q = torch.randn(2000, module.to_q.out_features).to(module.to_k.weight)
-    return CrossAttention(module.heads, q, module.to_k.weight, module.to_v.weight, module.to_out[0].weight, module.to_out[0].bias)
+    return CrossAttention.of_layer(module, q)
 
 
 def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, how: dict) -> dict:
@@ -136,7 +136,7 @@ def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, how: 
         pairs = TrainingBatch(*words, torch.randn(PAIRS, m.teacher).half(), torch.randn(PAIRS, 2, 4, side, side).half())
     goal = objective(m, weights, naive, kind, **unet)
     adapter = SURAdapter(AdapterConfig(width, m.teacher, heads=4 if small else 8)).to(m.where)
-    nn.init.normal_(adapter.g.weight, std=0.01)  # asleep, it would spare the way back
+    nn.init.normal_(adapter.block.g.weight, std=0.01)  # asleep, it would spare the way back
     nobody = pairs if naive else pairs.rows(torch.arange(0), "cpu")
     run = {"device": m.where, "every": how["steps"], "checkpoint": None} | how
 

@@ -1,33 +1,33 @@
-"""How near the adapter brings plain prompts to keyword prompts, in the text encoder's space: whether training works, without a picture."""
+"""Distance from adapted plain prompts to keyword prompts in the text encoder's space: shows whether training works, without any image."""
 
 import torch
 from torch import nn
 
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.features.store import Store
+from sur_adapter.features.store import FeatureStore
 from sur_adapter.models.torch_utils import resolve_device
 
-MOST = 2000  # pairs looked at
+MAX_PAIRS = 2000
 BATCH = 64
 
 
 @torch.inference_mode()
-def nearness(adapter: SURAdapter, features: Store, split: str = "test") -> dict:
-    """{"cosine", "mse"}: {"baseline": of x, "adapter": of c'} to the keyword prompt's features, and {"pairs"}.
+def embedding_distance(adapter: SURAdapter, features: FeatureStore, split: str = "test") -> dict:
+    """{"cosine": {arm: mean}, "mse": {arm: mean}, "pairs": number}, arms "baseline" and "adapter", to the keyword prompt's embedding.
 
-    Both over every position, padding too, since the U-Net attends to it; the cosine is that of the vectors at one position.
+    Means over all positions, padding included, since the U-Net attends to it, too; the cosine is taken position by position.
     """
-    index, where = features.where(split)[:MOST], resolve_device()
-    adapter, total = adapter.to(where).eval(), {}
-    for k in range(0, len(index), BATCH):
-        rows = features.rows(index[k : k + BATCH], ["simple", "complex"])
-        x, target = (rows[name].float().to(where) for name in ("simple", "complex"))  # (B, L, d)
-        for arm, seen in {"baseline": x, "adapter": adapter(x)}.items():
-            values = {
-                "cosine": nn.functional.cosine_similarity(seen, target, dim=-1).mean(-1),
-                "mse": (seen - target).square().mean((1, 2)),
+    index, device = features.rows_of_split(split)[:MAX_PAIRS], resolve_device()
+    adapter, total = adapter.to(device).eval(), {}
+    for start in range(0, len(index), BATCH):
+        rows = features.rows(index[start : start + BATCH], ["simple", "complex"])
+        simple_embeds, complex_embeds = (rows[name].float().to(device) for name in ("simple", "complex"))  # (B, L, d)
+        for arm, embeds in {"baseline": simple_embeds, "adapter": adapter(simple_embeds)}.items():
+            batch = {
+                "cosine": nn.functional.cosine_similarity(embeds, complex_embeds, dim=-1).mean(-1),  # (B,)
+                "mse": (embeds - complex_embeds).square().mean((1, 2)),  # (B,)
             }
-            for name, each in values.items():  # (B,)
-                total[name, arm] = total.get((name, arm), 0.0) + each.double().sum().item()
+            for name, values in batch.items():
+                total[name, arm] = total.get((name, arm), 0.0) + values.double().sum().item()
     means = {name: {arm: total[name, arm] / len(index) for arm in ("baseline", "adapter")} for name in ("cosine", "mse")}
     return means | {"pairs": len(index)}

@@ -1,12 +1,14 @@
-"""A lane of the cache: shard after shard of features, each whole or not there, delivered when all are done.
+"""Runs a feature extractor shard by shard, resumably.
 
-A lane that was killed goes on after its last finished shard. What lies unfinished is named by content: the pairs, the settings, the
-models' weights and the code.
+Finished shards lie in the work cache, under a key of everything they depend on: pairs, settings, model weights and code. A killed run
+resumes after them; they are published to the output folder when all are done.
 """
 
 from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,103 +16,103 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-import sur_adapter.io.schema as records
-from sur_adapter.config import from_dict
+import sur_adapter.io.schema as schema
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
-from sur_adapter.features.store import Shard, write_vectors
+from sur_adapter.features.extractors.base import RowExtractor
+from sur_adapter.features.store import FeatureShard, write_features
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.hashing import short_digest
 from sur_adapter.io.work_cache import WorkCache
+from sur_adapter.models.torch_utils import DTYPES
 
-Parts = list[tuple[str, pd.DataFrame]]
-SAMPLE = 16  # numbers of each tensor that tell models apart
+Parts = list[tuple[str, pd.DataFrame]]  # file name, rows
+SAMPLES_PER_TENSOR = 16  # values of each tensor in the hash of a model's weights
 
 
-def fill(
+def extract_shards(
     out: Path,
     pairs: pd.DataFrame,
-    make: Callable,
-    reads: Callable[[list[str]], list],
-    settings: dict,
-    code: str,
-    executor: dict | None,
+    make: Callable[[], RowExtractor],
+    input_files: Callable[[list[str]], list],
+    config: Any,
+    module: str,
+    executor: ExecutorConfig,
     parts: Parts | None = None,
-    finish=None,
+    finish: Callable[[WorkCache, dict], None] | None = None,
 ) -> None:
-    """make: what sees: `seer(rows)` gives name -> [N, …], `seer.about` tells what models made it, and is written into every file. reads:
-    the ids of some rows to what a worker reads for them, as of executor.Engine.
+    """Writes the features of all pairs to `out`, one Parquet file per shard.
 
-    settings: what else it depends on; code: the file that it stands in. parts: what is worked on, by the name of its file, where that is
-    not the shards; finish(work, about) makes these of it.
+    make: creates the row extractor, in each worker. input_files: the files that a worker reads for some ids, as of executors.Executor.
+    config: a dataclass of settings that the features depend on. module: `__file__` of the extractor. parts: what is extracted, if not
+    the shards of `pairs`; then finish(work, about) makes the shards of the parts.
     """
-    depends = {"lane": out.name, "settings": settings, "pairs": digest(pairs), "shard": records.ROWS_PER_SHARD, "code": code_version(code)}
-    parts = parts or [(f"{name}.parquet", rows) for name, rows in records.split_shards(pairs)]
-    with Executor(
-        partial(FeatureWorker, make),
-        lambda task: reads(task[2]["id"].tolist() if task else []),
-        from_dict(ExecutorConfig, executor, "executor"),
-    ) as workers:
+    name = Path(module).stem
+    depends = {"features": name, "config": asdict(config), "pairs": pairs_digest(pairs), "rows_per_shard": schema.ROWS_PER_SHARD}
+    parts = parts or [(f"{shard}.parquet", rows) for shard, rows in schema.split_shards(pairs)]
+
+    def task_files(task: tuple | None) -> list:
+        return input_files(task[2]["id"].tolist() if task else [])
+
+    with Executor(partial(FeatureWorker, make), task_files, executor) as workers:
         (about,) = workers.map([None])
-        with WorkCache("cache", **depends, about=about) as work:
-            tasks = [(work, name, rows, len(parts)) for name, rows in parts if not finished(work.folder / name)]
-            for _ in tqdm(workers.map(tasks), f"cache {out.name}", len(tasks), disable=None):
+        with WorkCache("cache", **depends, code=code_version(module), about=about) as work:
+            tasks = [(work, file, rows, len(parts)) for file, rows in parts if not is_finished(work.folder / file)]
+            for _ in tqdm(workers.map(tasks), f"cache {name}", len(tasks), disable=None):
                 pass
             workers.close()
             if finish:
                 finish(work, about)
-            for old in out.glob("*.parquet"):  # fewer pairs leave no shard of more
+            for old in out.glob("*.parquet"):  # an earlier run may have had more shards
                 old.unlink()
             work.publish(out, "*.parquet")
 
 
 class FeatureWorker:
-    """A worker (executor.py): some rows to a file of what `make` sees of them; to no task at all, what made it."""
+    """Runs a row extractor: a task is the rows of one file; the task None returns the extractor's `about`."""
 
-    def __init__(self, make: Callable):
-        self.seer = make()
+    def __init__(self, make: Callable[[], RowExtractor]):
+        self.extractor = make()
 
-    def __call__(self, task: tuple[WorkCache, str, pd.DataFrame, int] | None) -> ShardResult | dict:
+    def __call__(self, task: tuple[WorkCache, str, pd.DataFrame, int] | None) -> ShardResult | dict[str, Any]:
         if task is None:
-            return self.seer.about
-        work, name, rows, count = task
-        with work.open(name) as part:
-            write_vectors(part, rows["id"].tolist(), self.seer(rows), self.seer.about, count)
-        return ShardResult.of(work.folder / name, len(rows))
+            return self.extractor.about
+        work, file, rows, num_shards = task
+        with work.open(file) as part:
+            write_features(part, rows["id"].tolist(), self.extractor(rows), self.extractor.about, num_shards)
+        return ShardResult.of(work.folder / file, len(rows))
 
 
-def digest(pairs: pd.DataFrame) -> str:
-    """Of all that a lane reads of the pairs; an id is the digest of its picture."""
+def pairs_digest(pairs: pd.DataFrame) -> str:
+    """Hashes all that extractors read of the pairs; an id is the digest of its image."""
     rows = pairs.to_dict("records")
     return short_digest(*(repr((row["id"], row["split"], row["simple_prompt"], effective_prompt(row))) for row in rows))
 
 
 @torch.no_grad()
-def identity(*models: nn.Module) -> str:
-    """Sixteen hex digits that tell models apart: their shapes, and numbers from all over every tensor."""
-    chunks: list = []
+def weights_hash(*models: nn.Module) -> str:
+    """Sixteen hex digits that tell models apart: the shape of each tensor, and some of its values, evenly spaced."""
+    chunks: list[str | bytes] = []
     for model in models:
-        for name, values in sorted(model.state_dict().items()):
-            flat = values.reshape(-1)
-            some = flat[torch.linspace(0, len(flat) - 1, min(SAMPLE, len(flat))).long().to(flat.device)].double().cpu()
-            chunks += [f"{name} {tuple(values.shape)}", some.numpy()]
+        for name, tensor in sorted(model.state_dict().items()):
+            flat = tensor.reshape(-1)
+            places = torch.linspace(0, len(flat) - 1, min(SAMPLES_PER_TENSOR, len(flat))).long()
+            chunks += [f"{name} {tuple(tensor.shape)}", flat[places.to(flat.device)].double().cpu().numpy().tobytes()]
     return short_digest(*chunks)
 
 
-def numbers(values: torch.Tensor, stored: str, cure: str) -> np.ndarray:
-    """As they are stored: fp16, or fp32 where that is asked for. ValueError with the cure where they do not fit."""
-    kinds = {"fp16": torch.float16, "fp32": torch.float32}
-    if stored not in kinds:
-        raise ValueError(f"params.yaml: stored is {stored!r}: choose fp16 or fp32")
-    result = values.to(kinds[stored]).cpu()
-    if not result.isfinite().all():
-        raise ValueError(f"a feature of size {values.abs().max().item():.3g} is no number of {stored}: {cure}")
-    return result.numpy()
+def to_storage_dtype(values: torch.Tensor, storage_dtype: str, fix_hint: str) -> np.ndarray:
+    """Converts features to the dtype they are stored in, fp16 or fp32. Raises ValueError with `fix_hint` if a value does not fit."""
+    stored = values.to(DTYPES[storage_dtype]).cpu()
+    if not stored.isfinite().all():
+        raise ValueError(f"a feature of size {values.abs().max().item():.3g} does not fit in {storage_dtype}: {fix_hint}")
+    return stored.numpy()
 
 
-def finished(file: Path) -> bool:
+def is_finished(file: Path) -> bool:
+    """Whether a shard of an earlier run is there and not corrupt."""
     try:
-        return file.exists() and Shard.open(file).intact()
+        return file.exists() and FeatureShard.open(file).is_intact()
     except ValueError:
         return False

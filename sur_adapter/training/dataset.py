@@ -1,46 +1,51 @@
-"""The cached pairs of one split as a training reads them: rows as they are asked for, out of memory maps."""
+"""The cached pairs of one split, read from memory-mapped files."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sur_adapter.features.store import Split
+from sur_adapter.features.store import FeatureSplit
 from sur_adapter.training.batch import TrainingBatch
+
+FIELDS = {name: name for name in TrainingBatch.__annotations__} | {"frame": "time_ids"}  # column of the cache -> field of a batch
 
 
 class FeatureDataset:
-    """Stands where Features of all rows would: memory holds no more than the rows asked for.
+    """Has `rows` and `same_bucket` as a TrainingBatch of all rows would have, but holds only the requested rows in memory.
 
-    layers: the columns of the teacher, side by side in this order. Where the mirrored pictures are cached too, there are twice as many
-    rows: the second half is the first, mirrored. Latents of several shapes (aspect buckets) cannot share a batch: see `together`.
+    layers: columns of LLM features, concatenated in this order. With cached mirror images there are twice as many rows: the second half
+    is the first one, mirrored. Latents of different shapes (aspect buckets) cannot share a batch: see `same_bucket`.
     """
 
-    def __init__(self, split: Split, layers: list[str]):
+    def __init__(self, split: FeatureSplit, layers: list[str]):
         self.split, self.layers = split, layers
         self.mirrored = "latents_flipped" in split.names
-        self._names = [name for name in split.names if name in {*layers, *TrainingBatch.__annotations__}]
-        self._bucket = None
+        self._columns = [name for name in split.names if name in {*layers, *FIELDS}]
+        self._bucket = None  # (N,), or None if all latents have one shape
         if "latents" in split.names and len(split):
-            kinds, self._bucket = np.unique(split.shapes("latents"), axis=0, return_inverse=True)
-            self._bucket = torch.from_numpy(self._bucket.reshape(-1)) if len(kinds) > 1 else None
+            shapes, bucket = np.unique(split.shapes("latents"), axis=0, return_inverse=True)
+            self._bucket = torch.from_numpy(bucket.reshape(-1)) if len(shapes) > 1 else None
 
     def __len__(self) -> int:
         return len(self.split) * (2 if self.mirrored else 1)
 
     def rows(self, index: Tensor, device: str) -> TrainingBatch:
-        """Those rows, fp32, on the device."""
+        """Reads rows, as fp32 on the device."""
         index, mirror = index % max(len(self.split), 1), index >= len(self.split)
-        held = self.split.rows(index.numpy(), self._names)
+        columns = self.split.rows(index.numpy(), self._columns)
         if mirror.any():
-            held["latents"][mirror] = self.split.rows(index[mirror].numpy(), ["latents_flipped"])["latents_flipped"]
-        teacher = torch.cat([held[name] for name in self.layers], -1)  # (B, d_llm · layers), or (B, T, …)
-        words = {name: values for name, values in held.items() if name in TrainingBatch.__annotations__}
-        return TrainingBatch(**words, teacher=teacher).to(device)
+            columns["latents"][mirror] = self.split.rows(index[mirror].numpy(), ["latents_flipped"])["latents_flipped"]
+        teacher = torch.cat([columns[name] for name in self.layers], -1)  # (B, d_llm · layers), or (B, T, d_llm · layers)
+        fields = {FIELDS[name]: values for name, values in columns.items() if name in FIELDS}
+        return TrainingBatch(**fields, teacher=teacher).to(device)
 
-    def together(self, index: Tensor) -> Tensor:
-        """Rows that can share a batch: all of the first one's bucket, each taken for the row that was drawn in its place."""
+    def same_bucket(self, index: Tensor) -> Tensor:
+        """Rows that can share a batch, as many as given: each row of another bucket than the first row's is replaced by one of that bucket.
+
+        Which one depends only on the row that it replaces.
+        """
         if self._bucket is None:
             return index
         bucket = self._bucket[index % len(self.split)]
-        alike = torch.nonzero(self._bucket == bucket[0])[:, 0]
-        return torch.where(bucket == bucket[0], index, alike[index % len(alike)])
+        candidates = torch.nonzero(self._bucket == bucket[0])[:, 0]
+        return torch.where(bucket == bucket[0], index, candidates[index % len(candidates)])

@@ -17,7 +17,7 @@ from sur_adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.adapter.conversion import checkpoint_shapes, read_checkpoint, write_checkpoint
 from sur_adapter.cli.main import main
-from sur_adapter.features.store import write_vectors
+from sur_adapter.features.store import write_features
 from sur_adapter.io.code_version import code_version
 
 D = 32  # a small width; heads, depth and feed-forward are the published ones
@@ -147,12 +147,12 @@ def test_the_folder_records_its_origin_and_the_options(official_pt, tmp_path):
     mark = "0123456789abcdef." * 2 + "fedcba9876543210"
     said = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
     adapter = SURAdapter.from_pretrained(tmp_path / "adapter")
-    assert adapter.config.published_attention and adapter.config.strength == 0.3 and "32 wide, strength 0.3" in said
+    assert adapter.config.published_attention and adapter.config.strength == 0.3 and "features 32, scale 0.3" in said
     assert adapter.config.about.items() >= {"base_model": "a/model", "text_encoder": mark}.items()
     assert len(adapter.config.about["checkpoint"]) == 16
     convert(official_pt, tmp_path / "tokens", "--token-attention")
     assert not SURAdapter.from_pretrained(tmp_path / "tokens").config.published_attention
-    assert "draws otherwise in the published code" in convert(tmp_path / "tokens", tmp_path / "tokens.pt")
+    assert "the published code differs" in convert(tmp_path / "tokens", tmp_path / "tokens.pt")
 
 
 def convert(*args) -> str:
@@ -239,12 +239,12 @@ def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(offi
     SURAdapter(AdapterConfig(D)).save_pretrained(other)
     before = digest(tmp_path)
     for words, said in (
-        ((official_pt, folder), "adapter is there already: name another place, or remove it first"),
-        ((tmp_path / "no.pt", tmp_path / "new"), "no.pt is neither a checkpoint nor a folder"),
+        ((official_pt, folder), "adapter exists already: name another place, or remove it first"),
+        ((tmp_path / "no.pt", tmp_path / "new"), "no.pt does not exist: name a checkpoint or an adapter's folder"),
         ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
         ((folder, tmp_path / "new"), "is a folder, so .*new must be a checkpoint: let its name end in .pt or .safetensors"),
-        ((folder, tmp_path / "new.pt", "--strength", "0"), "--strength has no place in a checkpoint"),
-        ((official_pt, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give what"),
+        ((folder, tmp_path / "new.pt", "--strength", "0"), "--scale cannot be stored in a checkpoint"),
+        ((official_pt, tmp_path / "new", "--text-encoder-hash", "abc"), "--text-encoder-hash is 'abc': give the output of"),
         ((official_pt, tmp_path / "new", "--strength", "nan"), "strength is nan: give a number"),
         ((tmp_path, tmp_path / "new.pt"), "holds no config.json"),
         ((other, tmp_path / "new.pt"), "of the variant sur"),
@@ -257,8 +257,8 @@ def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(offi
 
 def test_the_exit_status_is_zero_or_one_for_bad_input_or_two_for_wrong_usage(official_pt, tmp_path):
     for words, code, said in (
-        ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: text features 32 wide, strength 0.1\n"),
-        ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new is there already: name another place, or remove it first\n"),
+        ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: width of the text features 32, scale 0.1\n"),
+        ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new exists already: name another place, or remove it first\n"),
         ((official_pt,), 2, "usage: python -m sur_adapter convert"),
     ):
         command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, words)]
@@ -267,7 +267,7 @@ def test_the_exit_status_is_zero_or_one_for_bad_input_or_two_for_wrong_usage(off
 
 
 def test_the_help_has_an_example_and_loads_nothing():
-    code = "import sys\nfrom sur_adapter.cli.main import parser\nprint(parser().format_help(), 'torch' in sys.modules)"
+    code = "import sys\nfrom sur_adapter.cli.main import build_parser\nprint(build_parser().format_help(), 'torch' in sys.modules)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
 
@@ -290,8 +290,8 @@ def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_p
     for name, rows in (("train", 24), ("test", 4), ("validation", 8)):
         ids = [f"{name}{i}" for i in range(rows)]
         words = {part: rng.normal(size=(rows, 9, D)).astype(np.float16) for part in ("simple", "complex")}
-        write_vectors(tmp_path / f"clip/{name}-000000.parquet", ids, words, {"base_model": "a/model"})
-        write_vectors(tmp_path / f"llm/{name}-000000.parquet", ids, {"layer_3": rng.normal(size=(rows, 20)).astype(np.float16)})
+        write_features(tmp_path / f"clip/{name}-000000.parquet", ids, words, {"base_model": "a/model"})
+        write_features(tmp_path / f"llm/{name}-000000.parquet", ids, {"layer_3": rng.normal(size=(rows, 20)).astype(np.float16)})
 
     def trained(name: str, seed: int) -> dict[str, str]:
         train(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from helpers import tiny_models as tiny
 from helpers.small_models import write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,10 +15,9 @@ from transformers import CLIPTokenizer
 
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
-from sur_adapter.data.prompts.cleaning import clean, too_long, words
+from sur_adapter.data.prompts.cleaning import clean, count_excess_tokens, effective_prompt
 from sur_adapter.data.scores import clip as looks
 from sur_adapter.data.scores import too_long as scored
-from sur_adapter.features.extractors import clip
 from sur_adapter.io.shards import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -114,16 +114,16 @@ def test_a_prompt_of_a_hundred_thousand_characters_takes_no_longer_than_its_leng
 
 def test_models_read_the_clean_form_where_there_is_one():
     rows = pd.DataFrame({"complex_prompt": ["(a:1.2)", "<lora:x:1>", "(c)"], "clean_prompt": ["a", "", None]}).to_dict("records")
-    assert [words(row) for row in rows] == ["a", "", "(c)"]
-    assert words({"complex_prompt": "(d)"}) == "(d)"
+    assert [effective_prompt(row) for row in rows] == ["a", "", "(c)"]
+    assert effective_prompt({"complex_prompt": "(d)"}) == "(d)"
 
 
 def test_tokens_beyond_the_length_of_a_model_are_counted_and_those_within_are_not():
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/miniature/stable-diffusion", subfolder="tokenizer")
     room = tokenizer.model_max_length - 2  # both ends take one
     assert len(tokenizer("red").input_ids) == 3
-    assert too_long(["red", "red " * room, "red " * (room + 1), "red " * (room + 30), ""], tokenizer) == [0, 0, 1, 30, 0]
-    assert too_long([], tokenizer) == []
+    assert count_excess_tokens(["red", "red " * room, "red " * (room + 1), "red " * (room + 30), ""], tokenizer) == [0, 0, 1, 30, 0]
+    assert count_excess_tokens([], tokenizer) == []
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real prompts is not beside this checkout")
@@ -158,7 +158,7 @@ def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where
     models, written = {"diffusion": str(ROOT / "models/miniature/stable-diffusion")}, []
     for i, rows in enumerate((plain, weighed)):
         pairs = pd.DataFrame(rows).assign(id=["a", "b", "c"], split="train", simple_prompt="a cat")
-        clip.write(pairs, {}, tmp_path / str(i), models)
+        tiny.extract("clip", pairs, tmp_path / str(i), models)
         written.append((tmp_path / str(i) / "train-000000.parquet").read_bytes())
     assert written[0] == written[1]
 

@@ -14,7 +14,7 @@ from test_vqa import ATOM, asked
 from stages.evaluate import evaluate
 from sur_adapter.evaluation import image_quality as quality
 from sur_adapter.evaluation.summary import figures
-from sur_adapter.features.store import write_vectors
+from sur_adapter.features.store import write_features
 from sur_adapter.io.shards import write_tar
 
 ASKED = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
@@ -166,11 +166,11 @@ def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
 
 def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_picture(tmp_path):
     world = World(tmp_path / "run")
-    adapter(awake=True).save_pretrained(world.adapter)
+    adapter(trained=True).save_pretrained(world.adapter)
     words = {
         name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))
     }
-    write_vectors(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
+    write_features(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
     r, out = world.reports, world.reports / "metrics.json"
     files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, out, r / "index.html"
     evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})

@@ -1,4 +1,4 @@
-"""Whichever executor works on the shards, the outs are the same bytes, and what goes wrong is one sentence."""
+"""All executors write the same bytes, and every error is one sentence."""
 
 import os
 import subprocess
@@ -10,21 +10,18 @@ import psutil
 import pytest
 import torch
 from helpers import tiny_models as tiny
-from helpers.executor_workers import Parity
+from helpers.executor_workers import Parity, ProgressBar
 from helpers.repository import ROOT
 from helpers.small_models import SOURCES, digest
-from helpers.stages import caption
+from helpers.stages import caption, crawl, generate, score
 
-import stages.crawl
-import stages.generate
-from stages.crawl import crawl
-from stages.generate import generate
-from stages.score import score
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.config import from_dict
+from sur_adapter.data.crawl import shard_writer
 from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
-from sur_adapter.features.extractors import llm, vae
+from sur_adapter.generation import writer
 from sur_adapter.io import schema as records
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_table
@@ -34,27 +31,27 @@ ONE, TWO = ({"kind": "processes", "workers": count} for count in (1, 2))
 PROMPTS = ROOT / "prompts/miniature"
 
 
-def test_answers_come_in_the_order_of_the_tasks_from_other_processes_that_are_gone_afterwards(tmp_path):
+def test_results_come_in_task_order_from_worker_processes_that_end_with_the_executor(tmp_path):
     with Executor(partial(Parity, tmp_path), config=ExecutorConfig(**TWO)) as executor:
-        answers = list(executor.map([0, 1, 2, 3, 4, 6]))
-    assert [number for number, _ in answers] == [0, 1, 2, 3, 4, 6]
-    pids = {pid for _, pid in answers}
+        results = list(executor.map([0, 1, 2, 3, 4, 6]))
+    assert [number for number, _ in results] == [0, 1, 2, 3, 4, 6]
+    pids = {pid for _, pid in results}
     assert os.getpid() not in pids and 1 <= len(pids) <= 2
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
-def test_work_of_a_process_that_was_killed_is_given_to_another_and_no_more_often_than_allowed(tmp_path):
+def test_a_task_of_a_killed_process_is_retried_up_to_the_limit(tmp_path):
     with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="processes", workers=1, retries=1)) as executor:
         assert [number for number, _ in executor.map([8, 9])] == [8, 9]
     (tmp_path / "killed").unlink()
     with (
         Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="processes", workers=1, retries=0)) as executor,
-        pytest.raises(ValueError, match=r"were killed 1 times, for lack of memory, perhaps: set fewer executor.workers"),
+        pytest.raises(ValueError, match=r"were killed 1 times, perhaps for lack of memory: set fewer executor.workers"),
     ):
         list(executor.map([8, 9]))
 
 
-def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
+def test_a_worker_uses_as_many_threads_as_the_stage(tmp_path):
     before = torch.get_num_threads()
     other = 1 if before > 1 else 2
     torch.set_num_threads(other)
@@ -65,14 +62,22 @@ def test_a_worker_reckons_with_as_many_threads_as_the_stage_would(tmp_path):
         torch.set_num_threads(before)
 
 
-def test_a_crawl_is_the_same_bytes_whoever_looks_at_the_pictures(raw, tmp_path, monkeypatch):
-    monkeypatch.setattr(stages.crawl, "AT_ONCE", 40)
+def test_progress_bars_are_hidden_in_worker_processes_only():
+    import tqdm
+
+    with Executor(ProgressBar, config=ExecutorConfig(**ONE)) as executor:
+        assert list(executor.map([0])) == [(True, True)]
+    assert not tqdm.tqdm([]).disable and "TQDM_DISABLE" not in os.environ
+
+
+def test_a_crawl_writes_the_same_bytes_when_workers_check_the_images(raw, tmp_path, monkeypatch):
+    monkeypatch.setattr(shard_writer, "IMAGES_PER_TASK", 40)
     crawl(tmp_path / "miniature", sources=SOURCES, executor=TWO)
     assert digest(tmp_path / "miniature") == digest(raw / "miniature")
 
 
 def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards, models, tmp_path):
-    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": 3}
+    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": 3}
     for name, executor in (("inline", None), ("processes", TWO)):
         caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, executor=executor)
         score(
@@ -87,7 +92,7 @@ def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards
     assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(10)}
 
 
-def test_what_a_worker_refuses_is_refused_by_the_stage_in_the_same_words(tmp_path):
+def test_an_exception_of_a_worker_is_raised_in_the_stage_with_its_message(tmp_path):
     with (
         pytest.raises(FileNotFoundError, match=r"^seven is odd: give an even number$"),
         Executor(partial(Parity, tmp_path), config=ExecutorConfig(**TWO)) as executor,
@@ -96,31 +101,32 @@ def test_what_a_worker_refuses_is_refused_by_the_stage_in_the_same_words(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "wrong, said",
+    "config, message",
     [
         ({"kind": "procesess"}, r"executor.kind is 'procesess' \(did you mean 'processes'\?\)"),
+        ({"kind": "processes", "workers": "many"}, "executor.workers is 'many'.*: give a whole number or auto"),
         ({"kind": "processes", "workers": 0}, "executor.workers is 0: give a whole number of at least 1, or auto"),
         ({"kind": "processes", "gpus": 1.5}, "executor.gpus is 1.5: give the GPUs of a worker"),
-        ({"kind": "processes", "gpus": 99}, "executor.gpus is 99, and . GPUs are here: set it to 0"),
+        ({"kind": "processes", "gpus": 99}, "executor.gpus is 99, but . GPUs are available: set it to 0"),
         ({"kind": "processes", "retries": -1}, "executor.retries is -1: give a whole number"),
     ],
 )
-def test_an_engine_that_cannot_be_is_refused_in_a_sentence(tmp_path, wrong, said):
-    with pytest.raises(ValueError, match=said):
-        Executor(partial(Parity, tmp_path), config=ExecutorConfig(**wrong))
+def test_an_invalid_executor_config_is_one_sentence(tmp_path, config, message):
+    with pytest.raises(ValueError, match=f"^params.yaml: {message}"):
+        Executor(partial(Parity, tmp_path), config=from_dict(ExecutorConfig, config, "executor"))
 
 
-def test_what_lies_on_a_disk_of_another_machine_alone_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr("sur_adapter.executors.base.PATIENCE", 0.1)
+def test_a_result_that_is_only_on_another_machines_disk_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr("sur_adapter.executors.base.FILE_TIMEOUT", 0.1)
     (tmp_path / "a").write_bytes(b"1")
-    made = ShardResult.of(tmp_path / "a", 1)
-    made.check()
+    result = ShardResult.of(tmp_path / "a", 1)
+    result.check()
     (tmp_path / "a").write_bytes(b"2")
-    with pytest.raises(ValueError, match="is not here as a worker wrote it: put the project, and SUR_WORK, on a disk"):
-        made.check()
+    with pytest.raises(ValueError, match="is missing or differs from what a worker wrote: put the project and SUR_WORK on a disk"):
+        result.check()
 
 
-def test_no_stage_tracks_the_engine():
+def test_no_stage_tracks_the_section_executor():
     from dvc.repo import Repo
 
     with Repo(str(ROOT)) as repo:
@@ -128,53 +134,54 @@ def test_no_stage_tracks_the_engine():
     assert "caption" in tracked and not any(key.split(".")[0] == "executor" for key in tracked)
 
 
-def test_who_works_here_waits_for_no_other_engine():
+def test_the_inline_executor_imports_no_other_executor():
     code = """
 import sys
-from sur_adapter.executors.executor import Engine
-print(list(Engine(lambda: abs).map([-1])), {'fsspec', 'ray', 'torch'} & set(sys.modules))"""
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert said.strip() == "[1] set()"
+from sur_adapter.executors.executor import Executor
+print(list(Executor(lambda: abs).map([-1])), {'fsspec', 'ray', 'torch'} & set(sys.modules))"""
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[1] set()"
 
 
-def test_lanes_of_the_cache_are_the_same_bytes_in_the_stages_process_and_in_one_that_sees_nothing_of_its_disk(home, apart, monkeypatch):
-    monkeypatch.setattr(records, "SHARD", 5)
+def test_features_are_the_same_bytes_inline_and_in_a_process_without_the_shared_disk(home, no_shared_fs, monkeypatch):
+    monkeypatch.setattr(records, "ROWS_PER_SHARD", 5)
     models = tiny.models(Path("models"))
     rows = read_table(tiny.home(home, models, 16) / "pairs.parquet")
-    album = ImageIndex(Path("raw"), set(rows["id"]))
-    for name, executor in (("inline", None), ("processes", apart)):
-        llm.write(rows, {}, Path(name, "llm"), models, executor, layers="all", tokens=40)
-        vae.write(rows, album, Path(name, "vae"), models, executor, batch=2)
+    index = ImageIndex(Path("raw"), set(rows["id"]))
+    for name, executor in (("inline", None), ("processes", no_shared_fs)):
+        tiny.extract("llm", rows, Path(name, "llm"), models, executor=executor, layers="all", max_tokens_per_batch=40)
+        tiny.extract("vae", rows, Path(name, "vae"), models, index, executor=executor, batch_size=2)
     assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2 * 4
 
 
-def test_pictures_of_an_arm_are_the_same_bytes_in_the_stages_process_and_in_one_apart_and_no_batch_is_drawn_twice(home, apart, monkeypatch):
-    options = {"per_category": 1, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 2}
+def test_images_are_the_same_bytes_inline_and_without_the_shared_disk_and_a_killed_run_repeats_no_batch(home, no_shared_fs, monkeypatch):
+    options = {"per_category": 1, "seeds": 2, "num_inference_steps": 2, "guidance_scale": 3.0, "batch_size": 2}
     given = {"models": tiny.models(Path("models")), "generate": options}
     SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
-    generate(PROMPTS, Path("processes/adapter"), adapter, executor=apart, **given)
-    paint, drawn = stages.generate.paint, []
+    generate(PROMPTS, Path("processes/adapter"), adapter, executor=no_shared_fs, **given)
+    own, batches = writer.generate_batch, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or (paint(*a, **k) if len(drawn) < 3 else stopped()))
+        patched.setattr(writer, "generate_batch", lambda *a: batches.append(1) or (own(*a) if len(batches) < 3 else interrupt()))
         generate(PROMPTS, Path("inline/adapter"), adapter, **given)
-    monkeypatch.setattr(stages.generate, "paint", lambda *a, **k: drawn.append(1) or paint(*a, **k))
+    monkeypatch.setattr(writer, "generate_batch", lambda *a: batches.append(1) or own(*a))
     generate(PROMPTS, Path("inline/adapter"), adapter, **given)
-    assert len(drawn) == 3 + 1, "three batches; the third was interrupted"
+    assert len(batches) == 3 + 1, "three batches; the third was interrupted"
     assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2
 
 
-def stopped():
+def interrupt():
     raise KeyboardInterrupt
 
 
-def test_a_stage_that_is_killed_takes_its_workers_with_it(tmp_path):
+def test_workers_end_when_the_stage_is_killed(tmp_path):
     code = """
 import time
 from functools import partial
 from pathlib import Path
-from helpers.executor_workers import Parity
-from sur_adapter.executors.executor import Engine
-with Engine(partial(Parity, Path(".")), kind="processes", workers=1) as executor:
+from helpers.executor_workers import Parity, ProgressBar
+from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.executors.executor import Executor
+with Executor(partial(Parity, Path(".")), config=ExecutorConfig(kind="processes", workers=1)) as executor:
     print(next(executor.map([1]))[1], flush=True)
     time.sleep(600)"""
     env = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}

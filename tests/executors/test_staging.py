@@ -1,4 +1,4 @@
-"""Workers that see nothing of the stage's disk make the same bytes, by way of a store, and what goes wrong there is one sentence."""
+"""Workers without the stage's file system write the same bytes through a store, and every error is one sentence."""
 
 import json
 import shutil
@@ -13,17 +13,16 @@ from filelock import FileLock
 from helpers import tiny_models as tiny
 from helpers.executor_workers import Peek
 from helpers.small_models import SOURCES, digest
-from helpers.stages import caption
+from helpers.stages import caption, crawl, score
 
-import stages.caption
-import stages.crawl
-from stages.crawl import crawl
-from stages.score import score
+from sur_adapter.data import captioning
+from sur_adapter.data.crawl import shard_writer
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.blob_store import BlobStore
 from sur_adapter.executors.executor import Executor
-from sur_adapter.executors.staging import SCRATCH, files
+from sur_adapter.executors.staging import SCRATCH, list_files
 from sur_adapter.features.extractors import clip, vae
+from sur_adapter.features.latents import load_vae
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, write_tar
@@ -35,7 +34,7 @@ def scratches() -> set[Path]:
     return set(Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"))
 
 
-def test_a_worker_sees_what_its_task_reads_and_nothing_else_and_leaves_nothing(home, apart):
+def test_a_worker_sees_only_the_files_of_its_task_and_removes_them(home, no_shared_fs):
     for name in ("one", "two", "model/a", "model/b"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(name)
@@ -43,7 +42,7 @@ def test_a_worker_sees_what_its_task_reads_and_nothing_else_and_leaves_nothing(h
     with (
         WorkCache("peek") as work,
         Executor(
-            partial(Peek, work, str(home)), lambda name: ["model", "hub/name", None, Path(name)], config=ExecutorConfig(**apart)
+            partial(Peek, work, str(home)), lambda name: ["model", "hub/name", None, Path(name)], config=ExecutorConfig(**no_shared_fs)
         ) as executor,
     ):
         (one, saw_one, seen, where), (two, saw_two, *_), made = executor.map(["one", "two", "three="])
@@ -51,79 +50,82 @@ def test_a_worker_sees_what_its_task_reads_and_nothing_else_and_leaves_nothing(h
         assert not seen and where != str(home) and where.endswith(str(home)), "a mirror of the stage's disk"
         assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
         (home.parent / "store/sha256" / sha256(b"one").hexdigest()).write_bytes(b"eno")
-        with pytest.raises(ValueError, match=r"store/sha256/7692.* is not what was put there: remove it, and run the same command again"):
+        with pytest.raises(ValueError, match=r"store/sha256/7692.* is corrupt: remove it and run the same command again"):
             list(executor.map(["one"]))
     assert scratches() == before
     assert {file.read_bytes() for file in (home.parent / "store/sha256").iterdir()} == {b"eno", b"two", b"model/a", b"model/b", b"made"}
 
 
-def captioned_and_scored(apart: dict, shards: Path, models: Path, between=None) -> None:
-    """By one process and by one that sees nothing of its disk: the bytes are the same, but for what happens to the first shard between."""
+def check_captions_and_scores(no_shared_fs: dict, shards: Path, models: Path, between=None) -> None:
+    """Captions and scores inline and without a shared file system, and compares the bytes. between: called before the second run; it may
+    change the captions of the first shard."""
     shutil.copytree(models / "blip", "blip")
     shutil.copytree(shards, "raw")
-    rules = {"model": "blip", "top_p": 0.9, "batch": 3}
-    for name, executor in (("inline", None), ("apart", apart)):
+    rules = {"model": "blip", "top_p": 0.9, "batch_size": 3}
+    for name, executor in (("inline", None), ("no_shared_fs", no_shared_fs)):
         between(rules) if executor and between else None
         captions = Path(name, "captions")
         caption(Path("raw/s"), captions / "s", caption=rules, executor=executor)
         score(Path("raw"), captions, Path(name, "phash"), scores={"phash": {}}, sources={"s": {}}, executor=executor)
-    one, other = digest(Path("inline")), digest(Path("apart"))
+    one, other = digest(Path("inline")), digest(Path("no_shared_fs"))
     assert len(one) == 11 and one.keys() == other.keys()
     assert {name for name in one if one[name] != other[name]} == ({"captions/s/captions-000000.parquet"} if between else set())
 
 
-def test_captions_and_scores_are_the_bytes_of_one_process_and_what_an_earlier_run_said_goes_along(home, apart, shards, models, monkeypatch):
-    captioned_and_scored(apart, shards, models, partial(say_before, monkeypatch))
-    assert list(read_table(Path("apart/captions/s/captions-000000.parquet")).simple_prompt) == ["said before"] * 3
+def test_captions_and_scores_are_the_same_bytes_and_unfinished_captions_are_staged_too(home, no_shared_fs, shards, models, monkeypatch):
+    check_captions_and_scores(no_shared_fs, shards, models, partial(leave_unfinished_captions, monkeypatch))
+    assert list(read_table(Path("no_shared_fs/captions/s/captions-000000.parquet")).simple_prompt) == ["from before"] * 3
 
 
-def say_before(monkeypatch, rules: dict) -> None:
-    """A run that is stopped when it has captioned its first shard and not yet written it; what it said is then told from what would be."""
+def leave_unfinished_captions(monkeypatch, rules: dict) -> None:
+    """Interrupts a run that has captioned its first shard but not written it, and changes these captions, so that they can be recognised."""
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stages.caption, "write_table", stopped)
-        caption(Path("raw/s"), Path("stopped"), caption=rules)
-    (said,) = Path("work").glob("caption-*/000000-000000")
-    said.write_text(json.dumps(["said before"] * 3))
+        patched.setattr(captioning, "write_table", interrupt)
+        caption(Path("raw/s"), Path("interrupted"), caption=rules)
+    (unfinished,) = Path("work").glob("caption-*/000000-000000")
+    unfinished.write_text(json.dumps(["from before"] * 3))
 
 
-def stopped(*_):
+def interrupt(*_):
     raise KeyboardInterrupt
 
 
-@pytest.mark.skipif(not (find_spec("s3fs") and find_spec("moto")), reason="s3fs or moto is not installed: pip install s3fs 'moto[server]'")
-def test_captions_and_scores_are_the_bytes_of_one_process_by_way_of_an_object_store(home, apart, shards, models, monkeypatch):
+@pytest.mark.skipif(
+    not (find_spec("s3fs") and find_spec("moto")), reason="s3fs or moto is not installed: pip install -r requirements-dev.txt"
+)
+def test_captions_and_scores_are_the_same_bytes_through_an_object_store(home, no_shared_fs, shards, models, monkeypatch):
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer("127.0.0.1", 0)
     server.start()
     try:
         host, port = server.get_host_and_port()
-        told = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
-        for name, value in told.items():
+        settings = {"ENDPOINT_URL": f"http://{host}:{port}", "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b", "DEFAULT_REGION": "us-east-1"}
+        for name, value in settings.items():
             monkeypatch.setenv(f"AWS_{name}", value)
         with pytest.raises(ValueError, match=r"executor.store is 's3://bucket/folder', which cannot be used \(FileNotFoundError: .*bucket"):
-            captioned_and_scored(apart | {"store": "s3://bucket/folder"}, shards, models)
+            check_captions_and_scores(no_shared_fs | {"store": "s3://bucket/folder"}, shards, models)
         for name in ("blip", "raw", "inline"):
             shutil.rmtree(name)
         store = BlobStore("s3://bucket/folder")
         store.fs.mkdir("bucket")
-        captioned_and_scored(apart | {"store": "s3://bucket/folder"}, shards, models)
-        there = store.fs.ls("bucket/folder/sha256", detail=False, refresh=True)
-        assert len(there) > 40 and all(len(name.rpartition("/")[2]) == 64 for name in there)
+        check_captions_and_scores(no_shared_fs | {"store": "s3://bucket/folder"}, shards, models)
+        blobs = store.fs.ls("bucket/folder/sha256", detail=False, refresh=True)
+        assert len(blobs) > 40 and all(len(name.rpartition("/")[2]) == 64 for name in blobs)
     finally:
         server.stop()
 
 
-def test_a_crawl_is_the_bytes_of_one_process(home, apart, raw, monkeypatch):
-    monkeypatch.setattr(stages.crawl, "AT_ONCE", 40)
-    crawl(Path("miniature"), sources=SOURCES, executor=apart)
+def test_a_crawl_is_the_same_bytes(home, no_shared_fs, raw, monkeypatch):
+    monkeypatch.setattr(shard_writer, "IMAGES_PER_TASK", 40)
+    crawl(Path("miniature"), sources=SOURCES, executor=no_shared_fs)
     assert digest(Path("miniature")) == digest(raw / "miniature")
 
 
-def test_of_a_model_that_draws_a_lane_of_the_cache_takes_the_parts_it_asks(home, monkeypatch):
+def test_only_the_parts_of_a_diffusion_model_that_an_extractor_needs_are_staged(home, monkeypatch):
     model = tiny.diffusion(Path("sd1"), "sd1")
-    for parts, load in ((clip.files(model), TextEncoders), (vae.files(model), partial(vae.load, precision="fp32"))):
-        there = files(parts)
+    for parts, load in ((clip.model_files(model), TextEncoders), (vae.model_files(model), partial(load_vae, precision="fp32"))):
+        there = list_files(parts)
         assert there and not any("unet" in file.parts for file in there)
         with tempfile.TemporaryDirectory() as elsewhere, monkeypatch.context() as patched:
             for file in there:
@@ -133,88 +135,88 @@ def test_of_a_model_that_draws_a_lane_of_the_cache_takes_the_parts_it_asks(home,
             load(model)
 
 
-def test_a_lane_of_pictures_reads_the_tars_that_hold_them_wherever_these_lie(home):
+def test_an_image_index_reads_tars_that_were_moved(home):
     ids = []
     for name in ("a", "b"):
         rows, pictures = tiny.pairs(2)
         data = {record_id(name.encode() + value): name.encode() + value for value in pictures.values()}
         write_tar(home / f"raw/{name}/images-000000.tar", ((key, "png", value) for key, value in data.items()))
         ids.append(list(data))
-    album = ImageIndex(home / "raw", set(ids[0] + ids[1]))
-    assert album.files(ids[1]) == {home / "raw/b/images-000000.tar"} and len(album.files(ids[0][:1] + ids[1][:1])) == 2
+    index = ImageIndex(home / "raw", set(ids[0] + ids[1]))
+    assert index.files(ids[1]) == {home / "raw/b/images-000000.tar"} and len(index.files(ids[0][:1] + ids[1][:1])) == 2
     shutil.move("raw", "elsewhere")
-    moved = album.moved(lambda file: home / "elsewhere" / file.relative_to(home / "raw"))
+    moved = index.with_local_paths(lambda file: home / "elsewhere" / file.relative_to(home / "raw"))
     assert moved[ids[0][0]].startswith(b"a") and moved[ids[1][1]].startswith(b"b")
 
 
 @pytest.fixture(params=["file", "memory"])
-def depot(request, tmp_path) -> BlobStore:
+def store(request, tmp_path) -> BlobStore:
     return BlobStore(f"file://{tmp_path}/store" if request.param == "file" else f"memory://{tmp_path.name}/store")
 
 
-def test_a_file_is_put_once_and_anew_where_somebody_was_stopped_amid_it(depot, tmp_path):
+def test_a_file_is_uploaded_once_and_again_after_an_interrupted_upload(store, tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    item = depot.put(tmp_path / "a")
-    there = f"{depot.folder}/{item.sha256}"
-    assert item.size == 3 and depot.fs.cat_file(there) == b"abc" and depot.fs.ls(depot.folder, detail=False) == [there]
-    depot.fs.pipe_file(there, b"abx")  # of the size that it should have
-    again = BlobStore(depot.address)
-    assert again.put(tmp_path / "a") == item and depot.fs.cat_file(there) == b"abx", "it was not put a second time"
-    depot.fs.pipe_file(there, b"ab")
-    assert BlobStore(depot.address).put(tmp_path / "a") == item and depot.fs.cat_file(there) == b"abc"
+    item = store.put(tmp_path / "a")
+    there = f"{store.folder}/{item.sha256}"
+    assert item.size == 3 and store.fs.cat_file(there) == b"abc" and store.fs.ls(store.folder, detail=False) == [there]
+    store.fs.pipe_file(there, b"abx")  # of the expected size
+    again = BlobStore(store.address)
+    assert again.put(tmp_path / "a") == item and store.fs.cat_file(there) == b"abx", "it was not uploaded a second time"
+    store.fs.pipe_file(there, b"ab")
+    assert BlobStore(store.address).put(tmp_path / "a") == item and store.fs.cat_file(there) == b"abc"
 
 
-def test_what_is_spoilt_in_the_store_is_named_and_takes_no_files_place(depot, tmp_path):
+def test_a_corrupt_blob_is_named_and_replaces_no_file(store, tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
-    item = depot.put(tmp_path / "a")
-    depot.get(item.sha256, tmp_path / "new/b")
+    item = store.put(tmp_path / "a")
+    store.get(item.sha256, tmp_path / "new/b")
     assert (tmp_path / "new/b").read_bytes() == b"abc"
-    depot.fs.pipe_file(f"{depot.folder}/{item.sha256}", b"abx")
-    with pytest.raises(ValueError, match=rf"store/sha256/{item.sha256} is not what was put there: remove it, and run the same"):
-        depot.get(item.sha256, tmp_path / "new/b")
-    depot.fs.rm(f"{depot.folder}/{item.sha256}")
+    store.fs.pipe_file(f"{store.folder}/{item.sha256}", b"abx")
+    with pytest.raises(ValueError, match=rf"store/sha256/{item.sha256} is corrupt: remove it and run the same"):
+        store.get(item.sha256, tmp_path / "new/b")
+    store.fs.rm(f"{store.folder}/{item.sha256}")
     with pytest.raises(ValueError, match=r"executor.store is '.*store', which cannot be used \(FileNotFoundError"):
-        depot.get(item.sha256, tmp_path / "new/b")
+        store.get(item.sha256, tmp_path / "new/b")
     assert (tmp_path / "new/b").read_bytes() == b"abc" and len(list((tmp_path / "new").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
-    "address, said",
+    "address, message",
     [
-        ("s3://hugo:hunter2@bucket/folder", "executor.store holds a user, a password or a key: leave it out"),
-        ("simplecache::s3://hugo:hunter2@bucket/folder", "executor.store is no address: give one such as s3://bucket/folder"),
-        ("zip://hunter2::s3://bucket/folder", "executor.store is no address"),
-        ("mnt/hunter2", "executor.store is no address"),
-        (5, "executor.store is no address"),
+        ("s3://hugo:hunter2@bucket/folder", "executor.store contains a user, a password or a key: remove it"),
+        ("simplecache::s3://hugo:hunter2@bucket/folder", "executor.store is not an address: give one such as s3://bucket/folder"),
+        ("zip://hunter2::s3://bucket/folder", "executor.store is not an address"),
+        ("mnt/hunter2", "executor.store is not an address"),
+        (5, "executor.store is not an address"),
         ("s4://bucket/hunter3", r"executor.store is 's4://bucket/hunter3', which cannot be used \(ValueError: Protocol not known: s4\)"),
     ],
 )
-def test_a_store_that_cannot_be_is_refused_in_a_sentence_whichever_engine_is_asked_for(tmp_path, address, said):
+def test_an_invalid_store_is_one_sentence_under_every_executor(tmp_path, address, message):
     for kind in ("inline", "processes"):
-        with pytest.raises(ValueError, match=said) as refused:
+        with pytest.raises(ValueError, match=message) as raised:
             Executor(partial(Peek, None, ""), config=ExecutorConfig(kind=kind, store=address))
-        assert "hunter2" not in str(refused.value)
+        assert "hunter2" not in str(raised.value)
 
 
-def test_a_package_that_is_missing_is_named():
+def test_a_missing_package_of_a_store_is_named():
     known = {"s3": "s3fs", "gs": "gcsfs", "az": "adlfs", "oss": "ossfs", "webhdfs": "requests", "box": "boxfs"}
     protocol, package = next((protocol, package) for protocol, package in known.items() if not find_spec(package))
     with pytest.raises(
-        ValueError, match=rf"executor.store is '{protocol}://b/f', for which a package is missing \(.*{package}.*\): install it"
+        ValueError, match=rf"executor.store is '{protocol}://b/f', which needs a package that is missing \(.*{package}.*\): install it"
     ):
         BlobStore(f"{protocol}://b/f")
 
 
-def test_a_store_that_cannot_be_written_ends_the_stage_in_a_sentence_and_loses_nothing(home, apart, shards):
+def test_a_store_that_cannot_be_written_is_one_sentence(home, no_shared_fs, shards):
     Path("store").write_text("no folder")
     shutil.copytree(shards, "raw")
-    wrong = apart | {"store": f"file://{home}/store"}
+    wrong = no_shared_fs | {"store": f"file://{home}/store"}
     with pytest.raises(ValueError, match=r"executor.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*goes on"):
         caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, executor=wrong)
     assert Path("store").read_text() == "no folder" and not Path("captions").exists()
 
 
-def test_what_a_killed_worker_left_is_removed_by_the_next_one(own_work, monkeypatch, tmp_path):
+def test_the_scratch_folder_of_a_killed_worker_is_removed_by_the_next_one(own_work, monkeypatch, tmp_path):
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     for name in ("dead", "alive"):

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 from experiments.ablations.__main__ import commands
 from experiments.ablations.rows import ROWS
 from experiments.ablations.table import FIGURES, interval, page, results
-from sur_adapter.models.llm import chosen
+from sur_adapter.models.llm import select_layers
 
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
@@ -54,7 +54,7 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
 def test_a_row_asks_the_llm_for_layers_that_it_has(name):
     model = PARAMS["models"]["llm"]
     depth = AutoConfig.from_pretrained(ROOT / model).num_hidden_layers
-    assert chosen(ROWS[name].changes["cache.llm.layers"], depth, model)
+    assert select_layers(ROWS[name].changes["cache.llm.layers"], depth, model)
 
 
 def test_no_two_rows_are_the_same_experiment():

@@ -10,20 +10,20 @@ import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from helpers import tiny_models as tiny
 from helpers.repository import ROOT
+from helpers.stages import cache, generate
 from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 
-from stages.cache import cache
-from stages.generate import generate
 from stages.train import train
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.features.extractors import clip, llm, queries, vae
-from sur_adapter.features.store import Split, Store
+from sur_adapter.features.latents import images_to_tensor, load_vae, resize_and_crop
+from sur_adapter.features.query_bank import load_query_bank
+from sur_adapter.features.store import FeatureSplit, FeatureStore
 from sur_adapter.io import schema as records
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_tar
-from sur_adapter.models.llm import LanguageModel
+from sur_adapter.models.llm import LanguageModel, LLMConfig
 from sur_adapter.models.stable_diffusion import TextEncoders, cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.dataset import FeatureDataset
@@ -47,22 +47,22 @@ def test_prompts_of_the_same_words_are_embedded_once_though_they_lie_in_differen
     monkeypatch.setattr(records, "ROWS_PER_SHARD", 5)
     asked, own = [], LanguageModel.encode
     monkeypatch.setattr(LanguageModel, "encode", lambda self, prompts: own(self, asked.extend(prompts) or prompts))
-    llm.write(rows, {}, tmp_path / "llm", models, layers=[2, 4], tokens=32)
+    tiny.extract("llm", rows, tmp_path / "llm", models, layers=[2, 4], max_tokens_per_batch=32)
     assert sorted(asked) == sorted(set(rows["simple_prompt"]))
-    store = Store(tmp_path / "llm")
+    store = FeatureStore(tmp_path / "llm")
     assert len(store.shards) == 6 and store.names == ["layer_2", "layer_4"]
     prompts = rows.set_index("id").loc[store.ids, "simple_prompt"].tolist()
-    wanted, found = LanguageModel(models["llm"], [2, 4])(prompts), store.rows(range(24))
+    wanted, found = LanguageModel(models["llm"], LLMConfig(layers=(2, 4)))(prompts), store.rows(range(24))
     for name in store.names:
         close(found[name], wanted[name])
 
 
 def test_all_tokens_of_a_prompt_are_kept_as_many_as_it_has(tmp_path, models):
     rows, _ = tiny.pairs()
-    llm.write(rows, {}, tmp_path / "llm", models, layers=[3], pooling="tokens")
-    store = Store(tmp_path / "llm")
+    tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3], pooling="tokens")
+    store = FeatureStore(tmp_path / "llm")
     found, prompts = store.rows(range(8)), rows.set_index("id").loc[store.ids, "simple_prompt"].tolist()
-    teacher = LanguageModel(models["llm"], [3], "tokens")
+    teacher = LanguageModel(models["llm"], LLMConfig(layers=(3,), pooling="tokens"))
     assert found["layer_3.length"].tolist() == [len(i) for i in teacher.encode(prompts)]
     for values, length, prompt in zip(found["layer_3"], found["layer_3.length"], prompts, strict=True):
         close(values[:length], teacher([prompt])["layer_3"][0])
@@ -72,16 +72,16 @@ def test_states_that_fp16_cannot_hold_are_refused_with_the_cure_and_kept_in_fp32
     rows, _ = tiny.pairs()
     call = LanguageModel.__call__
     monkeypatch.setattr(LanguageModel, "__call__", lambda self, prompts: {k: v * 1e6 for k, v in call(self, prompts).items()})
-    with pytest.raises(ValueError, match="a feature of size .* is no number of fp16: set cache.llm.stored to fp32"):
-        llm.write(rows, {}, tmp_path / "llm", models, layers=[3])
-    llm.write(rows, {}, tmp_path / "llm", models, layers=[3], stored="fp32")
-    assert Store(tmp_path / "llm").rows([0])["layer_3"].abs().max() > 65504
+    with pytest.raises(ValueError, match="a feature of size .* does not fit in fp16: set cache.llm.storage_dtype to fp32"):
+        tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3])
+    tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3], storage_dtype="fp32")
+    assert FeatureStore(tmp_path / "llm").rows([0])["layer_3"].abs().max() > 65504
 
 
 def test_each_picture_goes_to_the_bucket_nearest_in_aspect_and_its_frame_says_how_it_was_cut(tmp_path, models):
     rows, pictures = tiny.pairs()
-    vae.write(rows, pictures, tmp_path / "vae", models, buckets=[[64, 64], [96, 48], [48, 96]], batch=3)
-    store = Store(tmp_path / "vae")
+    tiny.extract("vae", rows, tmp_path / "vae", models, pictures, buckets=[[64, 64], [96, 48], [48, 96]], batch_size=3)
+    store = FeatureStore(tmp_path / "vae")
     sizes = {key: Image.open(BytesIO(data)).size for key, data in pictures.items()}
     aspects = {(64, 64): 1, (90, 60): 2, (50, 70): 1, (80, 40): 2, (33, 99): 0.5, (64, 32): 2}
     shape = {1: [2, 4, 8, 8], 2: [2, 4, 6, 12], 0.5: [2, 4, 12, 6]}
@@ -95,7 +95,7 @@ def test_each_picture_goes_to_the_bucket_nearest_in_aspect_and_its_frame_says_ho
         assert (left, top) == tuple(round((s - t) / 2) for s, t in zip(scaled, (target_width, target_height), strict=True))
         picture = ImageOps.fit(Image.open(BytesIO(pictures[key])).convert("RGB"), (target_width, target_height), Image.Resampling.LANCZOS)
         with torch.no_grad():
-            posterior = model.encode(vae.pixels([picture])).latent_dist
+            posterior = model.encode(images_to_tensor([picture])).latent_dist
         close(found["latents"][0, 0], posterior.mean[0])
         close(found["latents"][0, 1], posterior.logvar[0])
 
@@ -107,46 +107,50 @@ def test_the_mirrored_picture_is_cached_only_if_asked_for(tmp_path, models):
         buffer = BytesIO()
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "png")
         pictures[key] = buffer.getvalue()
-    vae.write(rows, pictures, tmp_path / "vae", models, flips=True)
-    vae.write(rows, pictures, tmp_path / "plain/vae", models)
-    found, plain = Store(tmp_path / "vae").rows(range(8)), Store(tmp_path / "plain/vae").rows(range(8))
+    tiny.extract("vae", rows, tmp_path / "vae", models, pictures, flips=True)
+    tiny.extract("vae", rows, tmp_path / "plain/vae", models, pictures)
+    found, plain = FeatureStore(tmp_path / "vae").rows(range(8)), FeatureStore(tmp_path / "plain/vae").rows(range(8))
     assert "latents_flipped" not in plain and torch.equal(plain["latents"], found["latents"])
-    mirrored = [ImageOps.mirror(Image.open(BytesIO(pictures[key]))) for key in Store(tmp_path / "vae").ids]
+    mirrored = [ImageOps.mirror(Image.open(BytesIO(pictures[key]))) for key in FeatureStore(tmp_path / "vae").ids]
     with torch.no_grad():
-        wanted = vae.load(models["diffusion"], "fp32").encode(vae.pixels(mirrored)).latent_dist.mean
+        wanted = load_vae(models["diffusion"], "fp32").encode(images_to_tensor(mirrored)).latent_dist.mean
     close(found["latents_flipped"][:, 0], wanted)
     assert (found["latents_flipped"].float() - found["latents"].float()).abs().max() > 0.01
 
 
 def test_a_vae_that_overflows_in_fp16_is_run_in_fp32_and_any_other_as_told(models, tmp_path):
-    assert vae.load(models["diffusion"], "fp16").dtype == torch.float32  # force_upcast
-    assert vae.load(models["diffusion"], "bf16").dtype == torch.bfloat16
+    assert load_vae(models["diffusion"], "fp16").dtype == torch.float32  # force_upcast
+    assert load_vae(models["diffusion"], "bf16").dtype == torch.bfloat16
     small = AutoencoderKL.from_pretrained(models["diffusion"], subfolder="vae")
     small.register_to_config(force_upcast=False)
     small.save_pretrained(tmp_path / "vae")
-    assert vae.load(str(tmp_path), "fp16").dtype == torch.float16
-    with pytest.raises(ValueError, match="cache.vae.precision is 'half': choose fp32, bf16, fp16"):
-        vae.load(models["diffusion"], "half")
+    assert load_vae(str(tmp_path), "fp16").dtype == torch.float16
 
 
-@pytest.mark.parametrize("size", [[60, 64], [64], 64, [64.0, 64]])
-def test_a_bucket_that_the_vae_cannot_take_is_refused(tmp_path, models, size):
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ([60, 64], r"cache.vae.buckets or models.resolution has \[60, 64\]: name \[width, height\] in pixels, multiples of 8"),
+        ([64, 0], r"cache.vae.buckets or models.resolution has \[64, 0\]: name \[width, height\] in pixels"),
+        ([64], r"params.yaml: cache.vae.buckets\[0\] is \[64\]: give a list of 2: a whole number, a whole number"),
+        (64, r"params.yaml: cache.vae.buckets\[0\] is 64: give a list of 2"),
+        ([64.0, 64], r"params.yaml: cache.vae.buckets\[0\]\[0\] is 64.0: give a whole number"),
+    ],
+)
+def test_a_bucket_that_the_vae_cannot_encode_is_refused(tmp_path, models, size, sentence):
     rows, pictures = tiny.pairs()
-    with pytest.raises(
-        ValueError, match="cache.vae.buckets or models.resolution has .*: name \\[width, height\\] in pixels, multiples of 8"
-    ):
-        vae.write(rows, pictures, tmp_path / "vae", models, buckets=[size])
+    with pytest.raises(ValueError, match=sentence):
+        tiny.extract("vae", rows, tmp_path / "vae", models, pictures, buckets=[size])
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_family_has_its_queries_recorded_as_its_unet_asks_them(tmp_path, family):
-    from sur_adapter.features import query_bank as bank
 
     model = {"diffusion": tiny.diffusion(tmp_path / "model", family), "resolution": 64}
     rows, pictures = tiny.pairs()
-    queries.write(rows, pictures, tmp_path / "queries", model, count=20)
+    tiny.extract("queries", rows, tmp_path / "queries", model, pictures, count=20)
     unet = UNet2DConditionModel.from_pretrained(model["diffusion"], subfolder="unet")
-    layers = bank.read(tmp_path / "queries")
+    layers = load_query_bank(tmp_path / "queries")
     assert len(layers) == len(cross_attention_layers(unet)) > 2
     for layer, module in zip(layers, (m for _, m in sorted(cross_attention_layers(unet).items())), strict=True):
         words = torch.randn(2, 5, unet.config.cross_attention_dim)
@@ -172,7 +176,7 @@ def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_wid
     assert adapter.config.width == {"sd1": 32, "sd2": 48, "sdxl": 80}[family] and adapter.config.teacher_width == 2 * 32
     assert adapter.config.pooled_width == (24 if family == "sdxl" else 0)
     assert losses[-1]["prompt"] < losses[0]["prompt"]
-    drawn = {"per_category": 1, "seeds": 1, "steps": 2, "guidance": 3.0}
+    drawn = {"per_category": 1, "seeds": 1, "num_inference_steps": 2, "guidance_scale": 3.0}
     for arm, by in (("baseline", None), ("adapter", tmp_path / "adapter")):
         generate(ROOT / "prompts/plain", tmp_path / arm, by, models=params["models"], generate=drawn)
     plain, adapted = ({key: data for key, _, data in read_tar(tmp_path / arm)} for arm in ("baseline", "adapter"))
@@ -215,8 +219,8 @@ class Inline:
     def rows(self, index: torch.Tensor, device: str) -> TrainingBatch:
         some = self.rows_.iloc[index.tolist()]
         simple, complex_ = (self.encoders(some[f"{kind}_prompt"].tolist())[0] for kind in ("simple", "complex"))
-        images = [vae.fit(self.pictures[key], [64, 64])[0] for key in some["id"]]
-        posterior = self.vae.encode(vae.pixels(images)).latent_dist
+        images = [resize_and_crop(self.pictures[key], (64, 64))[0] for key in some["id"]]
+        posterior = self.vae.encode(images_to_tensor(images)).latent_dist
         teacher = self.teacher(some["simple_prompt"].tolist())["layer_3"]
         latents = torch.stack([posterior.mean, posterior.logvar], 1).contiguous()  # else noise "like" it fills it in another order
         return TrainingBatch(simple, complex_, teacher, latents)
@@ -224,13 +228,17 @@ class Inline:
 
 def test_training_from_the_cache_is_training_with_the_models_inline(tmp_path, models):
     rows, pictures = tiny.pairs(24)
-    clip.write(rows, {}, tmp_path / "clip", models)
-    llm.write(rows, {}, tmp_path / "llm", models, layers=[3])
-    vae.write(rows, pictures, tmp_path / "vae", models)
-    stores = [Store(tmp_path / name) for name in ("clip", "llm", "vae")]
+    tiny.extract("clip", rows, tmp_path / "clip", models)
+    tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3])
+    tiny.extract("vae", rows, tmp_path / "vae", models, pictures)
+    stores = [FeatureStore(tmp_path / name) for name in ("clip", "llm", "vae")]
     scheduler = DDPMScheduler.from_pretrained(models["diffusion"], subfolder="scheduler")
     unet = UNet2DConditionModel.from_pretrained(models["diffusion"], subfolder="unet").eval().requires_grad_(False)
-    frozen = (TextEncoders(models["diffusion"]), LanguageModel(models["llm"], [3]), vae.load(models["diffusion"], "fp32"))
+    frozen = (
+        TextEncoders(models["diffusion"]),
+        LanguageModel(models["llm"], LLMConfig(layers=(3,))),
+        load_vae(models["diffusion"], "fp32"),
+    )
 
     def history(of) -> list[dict]:
         torch.manual_seed(0)
@@ -239,7 +247,7 @@ def test_training_from_the_cache_is_training_with_the_models_inline(tmp_path, mo
         return fit(adapter, objective, of("train"), of("validation"), steps=12, batch=6, lr=1e-3, every=1)[0]
 
     def cached(split: str) -> FeatureDataset:
-        return FeatureDataset(Split(stores, split), ["layer_3"])
+        return FeatureDataset(FeatureSplit(stores, split), ["layer_3"])
 
     def inline(split: str) -> Inline:
         return Inline(rows[rows["split"] == split], pictures, *frozen)

@@ -11,8 +11,7 @@ from helpers import tiny_models as tiny
 from helpers.repository import ROOT
 from helpers.small_models import digest
 
-from sur_adapter.features.extractors import clip, llm
-from sur_adapter.features.store import Store
+from sur_adapter.features.store import FeatureStore
 from sur_adapter.io import schema as records
 from sur_adapter.io.work_cache import work_dir
 
@@ -28,7 +27,7 @@ CODE = """import os, shutil, signal, sys
 from pathlib import Path
 import sur_adapter.io.schema
 from stages.__main__ import main
-from sur_adapter.features.extractors import clip, llm, vae
+from sur_adapter.features.extractors import clip, llm, vae  # before the forks
 
 sur_adapter.io.schema.ROWS_PER_SHARD, replace = 3, os.replace
 
@@ -45,7 +44,7 @@ def lanes(out, moment):
         here, done = Path(out, lane), Path(out + "-done", lane)
         if not done.exists():
             shutil.rmtree(here, ignore_errors=True)  # as DVC does with a stage that did not end
-            main(["cache", "pairs.parquet", "raw", str(here)])
+            main(["cache", "--features", lane, "--pairs", "pairs.parquet", "--raw", "raw", "--out", str(here)])
             done.mkdir(parents=True)
 
 for line in sys.stdin:
@@ -98,27 +97,27 @@ def test_work_of_other_pairs_settings_or_weights_is_not_taken_up(tmp_path, model
     changed = bytearray(weights.read_bytes())
     changed[-100:] = bytes(100)
     worded = rows.assign(simple_prompt="one sentence for all")
-    tries = [(rows, models, {}), (rows, models, {"tokens": 64}), (worded, models, {}), (rows, other, {})]
+    tries = [(rows, models, {}), (rows, models, {"max_tokens_per_batch": 64}), (worded, models, {}), (rows, other, {})]
     for count, (pairs, llms, options) in enumerate(tries, 1):
         with pytest.raises(KeyboardInterrupt):
-            llm.write(pairs, {}, tmp_path / "llm", llms, layers=[4], **options)
+            tiny.extract("llm", pairs, tmp_path / "llm", llms, layers=[4], **options)
         assert len(list(work_dir().glob("cache-*/"))) == count
     weights.write_bytes(changed)
     with pytest.raises(KeyboardInterrupt):
-        llm.write(rows, {}, tmp_path / "llm", other, layers=[4])
+        tiny.extract("llm", rows, tmp_path / "llm", other, layers=[4])
     assert len(list(work_dir().glob("cache-*/"))) == 5
 
 
 def test_a_finished_shard_that_the_disk_has_spoilt_is_made_again(tmp_path, models, monkeypatch):
     rows, _ = tiny.pairs()
     monkeypatch.setattr(records, "ROWS_PER_SHARD", 3)
-    clip.write(rows, {}, tmp_path / "peace/clip", models)
+    tiny.extract("clip", rows, tmp_path / "peace/clip", models)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("sur_adapter.io.work_cache.WorkCache.publish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        clip.write(rows, {}, tmp_path / "clip", models)
+        tiny.extract("clip", rows, tmp_path / "clip", models)
     (spoilt, *_) = sorted(work_dir().glob("cache-*/*.parquet"))
     os.truncate(spoilt, spoilt.stat().st_size // 2)
-    clip.write(rows, {}, tmp_path / "clip", models)
+    tiny.extract("clip", rows, tmp_path / "clip", models)
     assert digest(tmp_path / "clip") == digest(tmp_path / "peace/clip")
 
 
@@ -126,5 +125,5 @@ def test_fewer_pairs_leave_no_shard_of_more(tmp_path, models, monkeypatch):
     monkeypatch.setattr(records, "ROWS_PER_SHARD", 3)
     for count in (24, 8):
         rows, _ = tiny.pairs(count)
-        clip.write(rows, {}, tmp_path / "clip", models)
-    assert len(Store(tmp_path / "clip")) == 8
+        tiny.extract("clip", rows, tmp_path / "clip", models)
+    assert len(FeatureStore(tmp_path / "clip")) == 8

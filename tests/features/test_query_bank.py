@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sur_adapter.features import query_bank as bank
-from sur_adapter.features.query_bank import CrossAttention
+from sur_adapter.features.query_bank import CrossAttention, load_query_bank, save_query_bank
 
 
 def layer(heads: int, width: int) -> CrossAttention:
@@ -14,29 +13,29 @@ def layer(heads: int, width: int) -> CrossAttention:
 def test_what_is_read_answers_as_what_was_written(tmp_path):
     torch.manual_seed(0)
     layers, words = {"down": layer(2, 4), "up": layer(4, 16)}, torch.randn(3, 5, 8)
-    bank.write(layers, tmp_path)
-    for before, after in zip(layers.values(), bank.read(tmp_path), strict=True):
+    save_query_bank(layers, tmp_path)
+    for before, after in zip(layers.values(), load_query_bank(tmp_path), strict=True):
         assert torch.allclose(before(before.q, words), after(after.q, words), atol=0.02)
-    assert {found.q.dtype for found in bank.read(tmp_path, dtype=torch.bfloat16)} == {torch.bfloat16}
+    assert {found.q.dtype for found in load_query_bank(tmp_path, dtype=torch.bfloat16)} == {torch.bfloat16}
 
 
 def test_the_same_bank_is_the_same_bytes(tmp_path):
     torch.manual_seed(0)
     layers = {name: layer(2, 4) for name in "abcdef"}
     for folder in ("one", "two"):
-        bank.write(dict(sorted(layers.items(), reverse=folder == "two")), tmp_path / folder)
+        save_query_bank(dict(sorted(layers.items(), reverse=folder == "two")), tmp_path / folder)
     one, two = ((tmp_path / folder / "queries.safetensors").read_bytes() for folder in ("one", "two"))
     assert one == two
 
 
 def test_a_bank_of_another_model_is_stale(tmp_path):
     torch.manual_seed(0)
-    bank.write({"down": layer(2, 4)}, tmp_path, "a/model")
-    assert bank.read(tmp_path, model="a/model") and bank.read(tmp_path)
+    save_query_bank({"down": layer(2, 4)}, tmp_path, "a/model")
+    assert load_query_bank(tmp_path, model="a/model") and load_query_bank(tmp_path)
     with pytest.raises(ValueError, match="recorded from 'a/model', but 'b' is asked for: it is stale; run `dvc repro`"):
-        bank.read(tmp_path, model="b")
+        load_query_bank(tmp_path, model="b")
 
 
 def test_a_bank_that_was_never_recorded_is_missed_in_a_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="queries.safetensors is missing: .*run `dvc repro` to record it"):
-        bank.read(tmp_path)
+        load_query_bank(tmp_path)

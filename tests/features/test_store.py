@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from sur_adapter.features.store import Split, Store, write_vectors
+from sur_adapter.features.store import FeatureSplit, FeatureStore, write_features
 
 RNG = np.random.default_rng(0)
 ABOUT = {"base_model": "a", "layers": [1, 2]}
@@ -32,7 +32,7 @@ def folder(tmp_path):
             "latents": [fixed(*shapes[i % 3]) for i in range(count)],
         }
         held |= {key: {name: values[i] for name, values in vectors.items()} for i, key in enumerate(ids)}
-        write_vectors(tmp_path / "clip" / f"{name}.parquet", ids, vectors, ABOUT, 3)
+        write_features(tmp_path / "clip" / f"{name}.parquet", ids, vectors, ABOUT, 3)
     return tmp_path / "clip", held
 
 
@@ -45,7 +45,7 @@ def test_any_reader_of_parquet_finds_the_ids_and_the_numbers(folder):
 
 
 def test_any_rows_in_any_order_are_what_was_written(folder):
-    store, held = Store(folder[0]), folder[1]
+    store, held = FeatureStore(folder[0]), folder[1]
     assert len(store) == 9 and store.ids == list(held) and store.about == ABOUT
     index = [8, 0, 5, 5, 3]
     found = store.rows(index, ["simple", "frame", "layer_1"])
@@ -60,37 +60,37 @@ def test_any_rows_in_any_order_are_what_was_written(folder):
 
 
 def test_rows_of_different_shapes_are_told_apart_and_asked_for_together_only_if_alike(folder):
-    store = Store(folder[0])
+    store = FeatureStore(folder[0])
     shapes = store.shapes("latents")
     alike = np.flatnonzero((shapes == shapes[0]).all(1))
     assert len(alike) > 2 and store.rows(alike, ["latents"])["latents"].shape == (len(alike), 2, 4, 3, 5)
-    with pytest.raises(ValueError, match="ask for rows of one shape at a time"):
+    with pytest.raises(ValueError, match="read rows of one shape at a time"):
         store.rows([0, 1], ["latents"])
     assert store.shapes("simple").tolist() == [[3, 8]] * 9
 
 
 def test_a_split_numbers_its_own_rows_of_all_stores_together(folder, tmp_path):
-    ids = Store(folder[0]).ids
+    ids = FeatureStore(folder[0]).ids
     for name, a, b in (("train-000000", 0, 4), ("train-000001", 4, 7), ("validation-000000", 7, 9)):
-        write_vectors(tmp_path / "llm" / f"{name}.parquet", ids[a:b], {"other": np.arange(a, b, dtype=np.int32)[:, None]})
-    stores = [Store(folder[0]), Store(tmp_path / "llm")]
-    split = Split(stores, "validation")
-    train = Split(stores, "train")
+        write_features(tmp_path / "llm" / f"{name}.parquet", ids[a:b], {"other": np.arange(a, b, dtype=np.int32)[:, None]})
+    stores = [FeatureStore(folder[0]), FeatureStore(tmp_path / "llm")]
+    split = FeatureSplit(stores, "validation")
+    train = FeatureSplit(stores, "train")
     found = train.rows([6, 1], ["simple", "other"])
     assert list(found) == ["simple", "other"] and train.names == [*stores[0].names, "other"]
     assert np.array_equal(split.shapes("latents"), stores[0].shapes("latents")[7:])
     assert len(split) == 2 and split.rows([1])["other"].tolist() == [[8]] and found["other"].tolist() == [[6], [1]]
     assert np.array_equal(found["simple"][0], folder[1][ids[6]]["simple"])
-    assert len(Split(stores, "test")) == 0 and Split(stores, "test").rows([])["simple"].shape == (0, 3, 8)
+    assert len(FeatureSplit(stores, "test")) == 0 and FeatureSplit(stores, "test").rows([])["simple"].shape == (0, 3, 8)
 
 
 def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
     for number in range(2):
         ids = [f"{number}-{i}" for i in range(50)]
-        write_vectors(tmp_path / f"train-{number:06d}.parquet", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
+        write_features(tmp_path / f"train-{number:06d}.parquet", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
     before = pa.total_allocated_bytes()
     tracemalloc.start()
-    store = Store(tmp_path)
+    store = FeatureStore(tmp_path)
     found = store.rows([70, 3])["simple"]
     most = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
@@ -100,49 +100,49 @@ def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
 def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
     values = fixed(3, 4)
     for name, content in (("one", values), ("two", values.copy()), ("three", -values)):
-        write_vectors(tmp_path / name, ["a", "b", "c"], {"x": content, "y": list(content)}, ABOUT)
+        write_features(tmp_path / name, ["a", "b", "c"], {"x": content, "y": list(content)}, ABOUT)
     one, two, three = ((tmp_path / name).read_bytes() for name in ("one", "two", "three"))
     assert one == two != three
 
 
 def test_stores_of_other_pairs_or_of_another_model_do_not_go_together(folder, tmp_path):
-    first = Store(folder[0])
+    first = FeatureStore(folder[0])
     values = {"x": fixed(9, 2)}
-    write_vectors(tmp_path / "llm/train-000000.parquet", [*first.ids[:8], "x"], values)
+    write_features(tmp_path / "llm/train-000000.parquet", [*first.ids[:8], "x"], values)
     with pytest.raises(ValueError, match="hold different pairs: one of them is stale; remove both and run `dvc repro`"):
-        Split([first, Store(tmp_path / "llm")], "train")
-    write_vectors(tmp_path / "vae/train-000000.parquet", first.ids, values, {"base_model": "b"})
+        FeatureSplit([first, FeatureStore(tmp_path / "llm")], "train")
+    write_features(tmp_path / "vae/train-000000.parquet", first.ids, values, {"base_model": "b"})
     with pytest.raises(ValueError, match="was made with base_model 'b', but 'a' is asked for: it is stale"):
-        Split([first, Store(tmp_path / "vae")], "train")
+        FeatureSplit([first, FeatureStore(tmp_path / "vae")], "train")
 
 
 def test_features_of_another_model_than_the_one_asked_for_are_stale(folder):
-    Store(folder[0]).expect(base_model="a", llm="whatever: it is not recorded here")
+    FeatureStore(folder[0]).check_about(base_model="a", llm="whatever: it is not recorded here")
     with pytest.raises(ValueError, match="made with layers \\[1, 2\\], but \\[3\\] is asked for: it is stale; run `dvc repro`"):
-        Store(folder[0]).expect(layers=[3])
+        FeatureStore(folder[0]).check_about(layers=[3])
 
 
 def test_a_shard_that_is_gone_or_was_made_by_another_model_is_missed(folder, tmp_path):
     file = folder[0] / "train-000001.parquet"
     file.rename(tmp_path / "aside")
     with pytest.raises(ValueError, match="holds 2 of 3 feature shards: remove the folder and run `dvc repro` again"):
-        Store(folder[0])
-    write_vectors(file, ["x"], {"simple": fixed(1, 3, 8)}, {"base_model": "another"}, 3)
+        FeatureStore(folder[0])
+    write_features(file, ["x"], {"simple": fixed(1, 3, 8)}, {"base_model": "another"}, 3)
     with pytest.raises(ValueError, match="shards that different models or settings made"):
-        Store(folder[0])
+        FeatureStore(folder[0])
     with pytest.raises(FileNotFoundError, match="holds no feature shard: run `dvc repro`"):
-        Store(tmp_path / "nowhere")
+        FeatureStore(tmp_path / "nowhere")
 
 
 def test_a_changed_id_is_noticed_at_once_and_a_changed_number_when_asked(folder):
     file = folder[0] / "train-000001.parquet"
     data = file.read_bytes()
-    Store(folder[0]).check()
+    FeatureStore(folder[0]).verify()
     file.write_bytes(data.replace(b"\x03\0\0\x001-1", b"\x03\0\0\x001-9"))
     with pytest.raises(ValueError, match="train-000001.parquet holds 3 rows, and not the 3 that were written"):
-        Store(folder[0])
+        FeatureStore(folder[0])
     number = folder[1]["1-1"]["simple"].tobytes()
     assert data.count(number) == 1
     file.write_bytes(data.replace(number, number[::-1]))
     with pytest.raises(ValueError, match="train-000001.parquet is not what was written"):
-        Store(folder[0]).check()
+        FeatureStore(folder[0]).verify()

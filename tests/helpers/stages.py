@@ -16,5 +16,70 @@ def run_stage(name: str, params: dict, **options) -> None:
     stage.run(parser.parse_args(words), Params(params))
 
 
+def crawl(
+    out: Path, forgotten: Path | None = None, *, sources: dict, executor: dict | None = None, rows_per_shard: int | None = None
+) -> None:
+    """Crawls the source that `out` is named after."""
+    options = {"source": out.name, "out": out, "forgotten": forgotten, "rows_per_shard": rows_per_shard}
+    run_stage("crawl", {"sources": sources, "executor": executor}, **options)
+
+
 def caption(raw: Path, out: Path, *, caption: dict, executor: dict | None = None) -> None:
     run_stage("caption", {"caption": caption, "executor": executor}, raw=raw, out=out)
+
+
+def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, executor: dict | None = None) -> None:
+    """Runs the score that `out` is named after."""
+    sections = {"scores": scores, "sources": sources, "executor": executor}
+    run_stage("score", sections, score=out.name, raw=raw, captions=captions, out=out)
+
+
+def filter_pairs(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, splits: Path | None = None, **sections) -> None:
+    """Runs filter with its sections of params.yaml; funnel.csv and data.md are written beside `funnel`."""
+    outs = {"pairs": pairs, "funnel": funnel, "funnel_csv": funnel.with_suffix(".csv"), "data_card": funnel.parent / "data.md"}
+    run_stage("filter", sections, raw=raw, captions=captions, scores=scored, splits=splits, **outs)
+
+
+def train(
+    clip: Path, llm: Path, vae: Path, queries: Path, out: Path, log: Path, *, models: dict, adapter: dict, loss: dict, train: dict
+) -> None:
+    sections = {"models": {"resolution": 64} | models, "adapter": adapter, "loss": loss, "train": train}
+    run_stage("train", sections, clip=clip, llm=llm, vae=vae, queries=queries, out=out, log=log)
+
+
+def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, executor: dict | None = None) -> None:
+    """The arm is the name of the folder `out`."""
+    sections = {"models": models, "generate": generate, "executor": executor}
+    run_stage("generate", sections, arm=out.name, prompts=prompts, out=out, adapter=adapter)
+
+
+def sweep(prompts: Path, out: Path, adapter: Path, *, models: dict, generate: dict, sweep: dict) -> None:
+    run_stage("sweep", {"models": models, "generate": generate, "sweep": sweep}, prompts=prompts, adapter=adapter, out=out)
+
+
+def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, executor: dict | None = None) -> None:
+    """The folder's name says which features."""
+    run_stage("cache", {"cache": cache, "models": models, "executor": executor}, features=out.name, pairs=pairs, raw=raw, out=out)
+
+
+def evaluate(
+    prompts: Path,
+    images: Path,
+    funnel: Path,
+    training: Path,
+    adapter: Path,
+    out_dir: Path,
+    features: Path | None = None,
+    votes: Path | None = None,
+    sweep: Path | None = None,
+    *,
+    evaluate: dict,
+    generate: dict | None = None,
+    models: dict | None = None,
+) -> None:
+    """A data.md beside `funnel` is the data card; `training` holds history.json."""
+    sections = {"evaluate": evaluate, "generate": generate, "models": models}
+    card = funnel.with_name("data.md") if funnel.with_name("data.md").exists() else None
+    inputs = {"prompts": prompts, "images": images, "funnel": funnel, "history": training / "history.json", "adapter": adapter}
+    more = {"data_card": card, "features": features, "votes": votes, "sweep": sweep}
+    run_stage("evaluate", sections, **inputs, **more, out_dir=out_dir)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 1, 2 and XL, and language models, of the real classes: tiny, untrained, in the layout of the hub."""
+"""Tiny untrained models of the real classes, in the layout of the hub: Stable Diffusion 1, 2 and XL, and language models."""
 
 import json
 from pathlib import Path
@@ -20,8 +20,12 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextM
 
 from helpers.repository import ROOT
 from helpers.small_models import encode
+from sur_adapter.config import from_dict
+from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import write_table, write_tar
+from sur_adapter.models.config import ModelsConfig
+from sur_adapter.registry import load
 
 FAMILIES = ("sd1", "sd2", "sdxl")
 LLMS = ("Llama", "Mistral", "Qwen3", "Gemma3", "GPT2")
@@ -30,14 +34,14 @@ SIZES = ((64, 64), (90, 60), (50, 70), (64, 64), (80, 40), (33, 99), (64, 64), (
 
 
 def diffusion(folder: Path, family: str) -> str:
-    """A pipeline whose text features are 32 (sd1), 48 (sd2) or 32 + 48 (sdxl) wide."""
+    """A pipeline whose prompt embeddings are 32 (sd1), 48 (sd2) or 32 + 48 (sdxl) wide."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/miniature/stable-diffusion/tokenizer")
     width = {"sd1": 32, "sd2": 48, "sdxl": 80}[family]
     time = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 24 + 6 * 8}
     parts = {
         "tokenizer": tokenizer,
-        "text_encoder": CLIPTextModel(words(tokenizer, 48 if family == "sd2" else 32, "gelu" if family == "sd2" else "quick_gelu")),
+        "text_encoder": CLIPTextModel(text_config(tokenizer, 48 if family == "sd2" else 32, "gelu" if family == "sd2" else "quick_gelu")),
         "unet": UNet2DConditionModel(
             sample_size=8,
             block_out_channels=(32, 64),
@@ -58,7 +62,7 @@ def diffusion(folder: Path, family: str) -> str:
         "scheduler": DDIMScheduler(prediction_type="v_prediction" if family == "sd2" else "epsilon", clip_sample=False, steps_offset=1),
     }
     if family == "sdxl":
-        parts |= {"tokenizer_2": tokenizer, "text_encoder_2": CLIPTextModelWithProjection(words(tokenizer, 48, "gelu", 24))}
+        parts |= {"tokenizer_2": tokenizer, "text_encoder_2": CLIPTextModelWithProjection(text_config(tokenizer, 48, "gelu", 24))}
         pipe = StableDiffusionXLPipeline(**parts, add_watermarker=False)
     else:
         pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
@@ -66,7 +70,7 @@ def diffusion(folder: Path, family: str) -> str:
     return str(folder)
 
 
-def words(tokenizer, width: int, act: str, projection: int = 32) -> CLIPTextConfig:
+def text_config(tokenizer, width: int, act: str, projection: int = 32) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -78,12 +82,12 @@ def words(tokenizer, width: int, act: str, projection: int = 32) -> CLIPTextConf
         projection_dim=projection,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        initializer_factor=5.0,  # far enough from nothing that features differ
+        initializer_factor=5.0,  # large enough that embeddings of different prompts differ
     )
 
 
 def llm(folder: Path, kind: str, layers: int = 4) -> str:
-    """A causal LM of a class, 32 wide, without an end for padding, as published LLaMAs are."""
+    """A causal LM of a class, 32 wide, without a padding token, as published LLaMAs are."""
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models/miniature/llama")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": layers, "num_attention_heads": 4, "head_dim": 8}
@@ -96,15 +100,22 @@ def llm(folder: Path, kind: str, layers: int = 4) -> str:
     model.save_pretrained(folder)
     tokenizer.pad_token = None
     tokenizer.save_pretrained(folder)
-    if kind in ("Qwen3", "GPT2"):  # these mark no beginning
+    if kind in ("Qwen3", "GPT2"):  # these have no start token
         changed = {"tokenizer.json": {"post_processor": None}, "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"}}
         for name, values in changed.items():
             (folder / name).write_text(json.dumps(json.loads((folder / name).read_text()) | values))
     return str(folder)
 
 
-def pairs(count: int = 8) -> tuple[pd.DataFrame, dict[str, bytes]]:
-    """Kept pairs of eight looks and four sentences, and their pictures."""
+class Images(dict):
+    """Images in memory, where a stage has an ImageIndex."""
+
+    def files(self, ids) -> set[Path]:
+        return set()
+
+
+def pairs(count: int = 8) -> tuple[pd.DataFrame, Images]:
+    """Kept pairs of eight colours and four sentences, and their images."""
     data = [encode(_speckled(COLOURS[i % 8], SIZES[i % 8], i)) for i in range(count)]
     rows = [
         {
@@ -116,25 +127,35 @@ def pairs(count: int = 8) -> tuple[pd.DataFrame, dict[str, bytes]]:
         }
         for i, bytes_ in enumerate(data)
     ]
-    return pd.DataFrame(rows), dict(zip((r["id"] for r in rows), data, strict=True))
+    return pd.DataFrame(rows), Images(zip((r["id"] for r in rows), data, strict=True))
+
+
+def extract(
+    features: str, rows: pd.DataFrame, out: Path, models: dict, images: dict | None = None, executor: dict | None = None, **settings
+) -> None:
+    """Runs a feature extractor with settings that are checked as those of params.yaml are."""
+    extractor = load("sur_adapter.features.extractors", features)
+    config = from_dict(extractor.Config, settings, f"cache.{features}")
+    frozen = from_dict(ModelsConfig, {"resolution": 64} | models, "models")
+    extractor.extract(rows, images, out, config, frozen, from_dict(ExecutorConfig, executor, "executor"))
 
 
 def models(folder: Path) -> dict:
-    """What params.yaml says of them."""
+    """Section `models` of params.yaml."""
     return {"diffusion": diffusion(folder / "sd1", "sd1"), "llm": llm(folder / "llm", "Llama"), "resolution": 64}
 
 
 def home(folder: Path, models: dict, count: int = 40) -> Path:
-    """Pairs, pictures and params on disk, as the stage finds them."""
+    """Pairs, images and params.yaml on disk, as the stage reads them."""
     rows, pictures = pairs(count)
     write_table(folder / "pairs.parquet", rows)
     write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in pictures.items()))
-    settings = {"clip": {"batch": 4}, "llm": {"layers": [1, 3], "tokens": 40}, "vae": {"batch": 2, "flips": True}}
+    settings = {"clip": {"batch_size": 4}, "llm": {"layers": [1, 3], "max_tokens_per_batch": 40}, "vae": {"batch_size": 2, "flips": True}}
     YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
     return folder
 
 
 def _speckled(colour: str, size: tuple[int, int], seed: int) -> Image.Image:
-    """Of one colour alone, a VAE's norms would divide by next to nothing, and make much of rounding."""
+    """An image with noise: for one of a single colour, a VAE's norms divide by almost 0 and amplify rounding."""
     noise = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
     return Image.blend(Image.new("RGB", size, colour), Image.fromarray(noise), 0.5)

@@ -1,4 +1,4 @@
-"""Small real things that the tests of training share: a U-Net, banks of queries, cached features, an adapter."""
+"""Small real parts that the tests of training share: a U-Net, query banks, cached features, an adapter, an objective, a training."""
 
 from pathlib import Path
 
@@ -9,11 +9,16 @@ from torch import nn
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.features import query_bank as bank
-from sur_adapter.features.store import write_vectors
+from sur_adapter.features.query_bank import save_query_bank
+from sur_adapter.features.store import write_features
 from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training import losses as loss
 from sur_adapter.training.batch import TrainingBatch
+from sur_adapter.training.config import LossConfig, TrainConfig
+from sur_adapter.training.diffusion_loss import DiffusionLoss
+from sur_adapter.training.distributed import create_accelerator
+from sur_adapter.training.objective import Objective
+from sur_adapter.training.trainer import Trainer
 
 SIZES = {"block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 8}
 BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
@@ -33,8 +38,25 @@ def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
     found = []
     for m in cross_attention_layers(unet).values():
         q = torch.randn(n, m.to_q.out_features)
-        found.append(loss.CrossAttention(m.heads, q, m.to_k.weight, m.to_v.weight, m.to_out[0].weight, m.to_out[0].bias))
+        found.append(loss.CrossAttention.of_layer(m, q))
     return found
+
+
+def objective(
+    w_diffusion: float, w_prompt: float, w_llm: float, *, layers=None, unet=None, scheduler=None, empty_prompt=None, **config
+) -> Objective:
+    """The prompt loss is `attention` with `layers`, else `kl`. config: other keys of params.yaml: loss."""
+    loss_config = LossConfig(w_diffusion, w_prompt, w_llm, prompt="attention" if layers else "kl", **config)
+    diffusion_loss = DiffusionLoss(loss_config, unet, scheduler, {"scaling_factor": 1.0}) if unet else None
+    return Objective(loss_config, layers=layers, diffusion_loss=diffusion_loss, empty_prompt=empty_prompt)
+
+
+def fit(adapter: SURAdapter, objective: Objective, train, validation, cache=None, tracker=None, **config) -> list[dict]:
+    """Trains on the CPU; the history. config: keys of params.yaml: train. tracker: a GeneralTracker that gets the history too."""
+    settings = TrainConfig(**config)
+    accelerator = create_accelerator("cpu", settings.batch_size, log_with=tracker)
+    accelerator.init_trackers("test")
+    return Trainer(adapter, objective, settings, accelerator, "cpu").fit(train, validation, cache)[0]
 
 
 def features(n: int = 24, **more) -> TrainingBatch:
@@ -42,35 +64,35 @@ def features(n: int = 24, **more) -> TrainingBatch:
     return TrainingBatch(torch.randn(n, 9, 32), torch.randn(n, 9, 32), torch.randn(n, 20), torch.randn(n, 2, 4, 8, 8), **more)
 
 
-def adapter(awake: bool = False) -> SURAdapter:
-    """awake: no longer the identity."""
+def adapter(trained: bool = False) -> SURAdapter:
+    """trained: as if it were; no longer the identity."""
     torch.manual_seed(3)
     made = SURAdapter(AdapterConfig(32, 20, heads=4))
-    if awake:
+    if trained:
         nn.init.normal_(made.block.g.weight, std=0.1)
     return made
 
 
 def gradients(made: nn.Module) -> dict[str, torch.Tensor]:
-    """Of all that has one beyond rounding."""
+    """The gradients that are larger than rounding errors."""
     return {name: p.grad for name, p in made.named_parameters() if p.grad is not None and p.grad.norm() > 1e-6}
 
 
 def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
-    """A small cache for the miniature's diffusion model, which holds noise, and the stage's paths: clip, llm, vae, queries, out, log."""
+    """Writes random features for the miniature's diffusion model; the stage's paths: clip, llm, vae, queries, out, log."""
     numbers = np.random.default_rng(0)
     for split, n in (("train", train), ("validation", validation)):
         if not n:
             continue
         ids = [f"{split}{k}" for k in range(n)]
         words = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
-        write_vectors(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
+        write_features(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
         states = {"layer_6": numbers.standard_normal((n, 20)).astype("float16")}
-        write_vectors(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})
+        write_features(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})
         latents = numbers.standard_normal((n, 2, 4, 8, 8)).astype("float16")
-        write_vectors(folder / f"vae/{split}-000000.parquet", ids, {"latents": latents})
+        write_features(folder / f"vae/{split}-000000.parquet", ids, {"latents": latents})
     attention = loss.CrossAttention(
         4, *(torch.from_numpy(numbers.standard_normal(s)) for s in ((40, 64), (64, 128), (64, 128), (64, 64), (64,)))
     )
-    bank.write({"one": attention}, folder / "queries")
+    save_query_bank({"one": attention}, folder / "queries")
     return [folder / name for name in ("clip", "llm", "vae", "queries", "adapter", "log")]

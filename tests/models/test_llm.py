@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from helpers import tiny_models as tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sur_adapter.models.llm import LanguageModel, batches
+from sur_adapter.config import from_dict
+from sur_adapter.features.extractors.llm import Config
+from sur_adapter.models.llm import LanguageModel, LLMConfig, length_batches
 
 PROMPTS = ["a cat", "three green stars in a row under two blue squares", "two blue squares", "", "a cat"]
 
@@ -14,6 +16,10 @@ PROMPTS = ["a cat", "three green stars in a row under two blue squares", "two bl
 @pytest.fixture(scope="module", params=tiny.LLMS)
 def model(request, tmp_path_factory) -> str:
     return tiny.llm(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def load(model: str, layers, pooling: str = "last", **settings) -> LanguageModel:
+    return LanguageModel(model, LLMConfig(layers=layers, pooling=pooling, **settings))
 
 
 def blocks(model):
@@ -24,16 +30,16 @@ def blocks(model):
 @torch.no_grad()
 def plainly(folder: str, prompt: str) -> dict[int, torch.Tensor]:
     """layer -> [T, d]: the whole model, one prompt, no padding, what each block gives."""
-    tokenizer, atomic_write, states = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval(), {}
-    for k, block in enumerate(blocks(atomic_write), 1):
+    tokenizer, llm, states = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval(), {}
+    for k, block in enumerate(blocks(llm), 1):
         block.register_forward_hook(lambda _m, _i, out, k=k: states.update({k: out[0] if isinstance(out, tuple) else out}))
-    atomic_write(torch.tensor([tokenizer(prompt).input_ids or [tokenizer.bos_token_id]]))
+    llm(torch.tensor([tokenizer(prompt).input_ids or [tokenizer.bos_token_id]]))
     return {k: v[0] for k, v in states.items()}
 
 
 @pytest.mark.parametrize("pooling", ["last", "mean", "tokens", "layernorm-mean"])
 def test_chosen_layers_pooled_in_one_pass_are_those_of_the_whole_model_asked_for_one_prompt(model, pooling):
-    teacher, wanted = LanguageModel(model, [3, 1], pooling, tokens=24), [plainly(model, p) for p in PROMPTS]
+    teacher, wanted = load(model, [3, 1], pooling, max_tokens_per_batch=24), [plainly(model, p) for p in PROMPTS]
     found = teacher(PROMPTS)
     assert list(found) == (["layernorm_mean"] if pooling == "layernorm-mean" else ["layer_1", "layer_3"])
     pool = {"last": lambda s: s[-1], "mean": lambda s: s.mean(0), "tokens": lambda s: s}
@@ -48,7 +54,7 @@ def test_chosen_layers_pooled_in_one_pass_are_those_of_the_whole_model_asked_for
 
 def test_a_prompt_alone_has_the_features_it_has_in_any_batch(model):
     for pooling in ("last", "mean", "layernorm-mean"):
-        alone, together = LanguageModel(model, "all", pooling, tokens=1), LanguageModel(model, "all", pooling, tokens=4096)
+        alone, together = load(model, "all", pooling, max_tokens_per_batch=1), load(model, "all", pooling)
         for name, values in together(PROMPTS).items():
             for i, prompt in enumerate(PROMPTS):
                 assert torch.allclose(alone([prompt])[name][0], values[i], rtol=1e-5, atol=1e-5)
@@ -56,21 +62,21 @@ def test_a_prompt_alone_has_the_features_it_has_in_any_batch(model):
 
 
 def test_nothing_above_the_last_layer_asked_for_is_loaded_or_run(model):
-    teacher = LanguageModel(model, [2])
-    assert len(teacher.blocks) == 2 and len(LanguageModel(model, "all").blocks) == 4
-    assert sum(p.numel() for p in teacher.model.parameters()) < sum(p.numel() for p in LanguageModel(model, [4]).model.parameters())
+    teacher = load(model, [2])
+    assert len(teacher.blocks) == 2 and len(load(model, "all").blocks) == 4
+    assert sum(p.numel() for p in teacher.model.parameters()) < sum(p.numel() for p in load(model, [4]).model.parameters())
 
 
 def test_batches_hold_every_row_once_the_longest_first_within_the_budget():
     lengths = [3, 9, 1, 9, 2, 30, 3]
-    found = list(batches(lengths, 18))
+    found = list(length_batches(lengths, 18))
     assert sorted(r for rows in found for r in rows) == list(range(7))
     assert found == [[5], [1, 3], [0, 6, 4, 2]]
-    assert list(batches([], 18)) == []
+    assert list(length_batches([], 18)) == []
 
 
 def test_a_prompt_longer_than_the_model_reads_is_cut_at_its_end(tmp_path):
-    teacher = LanguageModel(tiny.llm(tmp_path, "Llama"), [1])
+    teacher = load(tiny.llm(tmp_path, "Llama"), [1])
     (ids,) = teacher.encode(["a cat " * 200])
     assert len(ids) == 96
     assert teacher(["a cat " * 200])["layer_1"].isfinite().all()
@@ -79,15 +85,25 @@ def test_a_prompt_longer_than_the_model_reads_is_cut_at_its_end(tmp_path):
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"pooling": "first"}, "cache.llm.pooling is 'first': choose last, mean, tokens or layernorm-mean"),
-        ({"precision": "fp8"}, "cache.llm.precision is 'fp8': choose auto, fp32 or bf16"),
-        ({"bits": 3}, "cache.llm.bits is 3: choose 8, 4 or null"),
-        ({"layers": "most"}, "cache.llm.layers is most, but .* has layers 1 to 4: name some of those, or `all`"),
+        ({"pooling": "first"}, "params.yaml: cache.llm.pooling is 'first': choose last or mean or tokens or layernorm-mean"),
+        ({"precision": "fp8"}, "params.yaml: cache.llm.precision is 'fp8'.*: choose auto or fp32 or bf16"),
+        ({"bits": 3}, "params.yaml: cache.llm.bits is 3: give 8 or 4 or null"),
+        ({"layers": "most"}, "params.yaml: cache.llm.layers is 'most': give a list, each item a whole number or all"),
+        ({"max_tokens_per_batch": 0}, "params.yaml: cache.llm.max_tokens_per_batch is 0: give at least 1"),
+        ({"storage_dtype": "fp8"}, "params.yaml: cache.llm.storage_dtype is 'fp8'.*: choose fp16 or fp32"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_loaded(tmp_path, options, says):
+def test_settings_out_of_range_are_refused(options, says):
     with pytest.raises(ValueError, match=says):
-        LanguageModel(tiny.llm(tmp_path, "Llama"), **({"layers": [1]} | options))
+        from_dict(Config, {"layers": [1]} | options, "cache.llm")
+
+
+@pytest.mark.parametrize("layers", [(), (0,), (2, 5)])
+def test_layers_that_the_model_does_not_have_are_refused_before_it_is_loaded(tmp_path, layers):
+    folder = tiny.llm(tmp_path, "Llama")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"cache.llm.layers is \[.*\], but .* has layers 1 to 4: name some of those, or `all`"):
+        load(folder, layers)
 
 
 def test_rounding_to_eight_bits_names_the_package_it_needs(tmp_path):
@@ -98,11 +114,11 @@ def test_rounding_to_eight_bits_names_the_package_it_needs(tmp_path):
     except ImportError:
         pass
     with pytest.raises(ValueError, match="cache.llm.bits is 8, which needs the package bitsandbytes: install it"):
-        LanguageModel(tiny.llm(tmp_path, "Llama"), [1], bits=8)
+        load(tiny.llm(tmp_path, "Llama"), [1], bits=8)
 
 
 def test_bf16_and_a_device_map_give_nearly_the_same(tmp_path):
     folder = tiny.llm(tmp_path, "Llama")
-    fine = LanguageModel(folder, [2])(PROMPTS)["layer_2"]
-    coarse = LanguageModel(folder, [2], precision="bf16", device_map="cpu")(PROMPTS)["layer_2"]
+    fine = load(folder, [2])(PROMPTS)["layer_2"]
+    coarse = load(folder, [2], precision="bf16", device_map="cpu")(PROMPTS)["layer_2"]
     assert coarse.dtype == torch.float32 and 0 < (fine - coarse).abs().max() < 0.05 * fine.abs().max()

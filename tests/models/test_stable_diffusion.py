@@ -12,8 +12,7 @@ from helpers import tiny_models as tiny
 from helpers.repository import ROOT
 from PIL import Image
 
-from sur_adapter.features.extractors import clip
-from sur_adapter.features.store import Store
+from sur_adapter.features.store import FeatureStore
 from sur_adapter.generation.sampling import GenerateConfig, generate_images, image_jobs, initial_noise
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.fingerprint import fingerprint
@@ -43,8 +42,8 @@ def test_features_are_those_of_the_pipelines_own_encode_prompt(model):
 
 def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(model, tmp_path):
     rows, _ = tiny.pairs()
-    clip.write(rows, {}, tmp_path / "clip", {"diffusion": model}, batch=3)
-    store, pipe = Store(tmp_path / "clip"), diffusion.load_pipeline(model)
+    tiny.extract("clip", rows, tmp_path / "clip", {"diffusion": model}, batch_size=3)
+    store, pipe = FeatureStore(tmp_path / "clip"), diffusion.load_pipeline(model)
     found = store.rows(range(len(rows)))
     by_id = rows.set_index("id").loc[store.ids]
     for column in ("simple", "complex"):

@@ -7,7 +7,7 @@ import pytest
 from helpers.repository import ROOT, copy, ran, run
 from PIL import Image
 
-from sur_adapter.features.store import Store
+from sur_adapter.features.store import FeatureStore
 from sur_adapter.io.shards import read_table, read_tar
 
 REAL = ROOT.parent / "shared" / "realdata"
@@ -15,7 +15,7 @@ SMALL = {
     "sources": {"folder": {"path": str(REAL)}},
     "cache": {"queries": {"count": 100}},
     "train": {"steps": 10},
-    "generate": {"steps": 1},
+    "generate": {"num_inference_steps": 1},
     "evaluate": {"resamples": 200},
 }
 
@@ -51,4 +51,4 @@ def test_the_features_and_the_drawings_are_of_512_pixels(home):
     folder, _ = home
     _, _, drawing = next(read_tar(folder / "data/images/adapter"))
     picture = Image.open(BytesIO(drawing))
-    assert picture.size == (512, 512) and (Store(folder / "data/features/vae").shapes("latents")[:, 2:] * 8 == 512).all()
+    assert picture.size == (512, 512) and (FeatureStore(folder / "data/features/vae").shapes("latents")[:, 2:] * 8 == 512).all()

@@ -24,13 +24,13 @@ from sur_adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.data.sources import folder as folders
 from sur_adapter.data.sources import urls
-from sur_adapter.features.store import Store
+from sur_adapter.features.store import FeatureStore
 from sur_adapter.io.shards import read_table, read_tar, write_tar
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.captioner import Captioner
 from sur_adapter.models.clip import CLIPEncoder
-from sur_adapter.models.llm import LanguageModel
+from sur_adapter.models.llm import LanguageModel, LLMConfig
 from sur_adapter.training.checkpoint import KEY, resume
 
 ROOMS = ("sur_adapter", "stages", "miniature", "integrations", "experiments")
@@ -132,7 +132,7 @@ MAP = dict.fromkeys(("AutoModel", "AutoModelForImageTextToText", "AutoTokenizer"
 LOADERS = {
     "blip": Captioner,
     "clip": lambda model: CLIPEncoder(model, "scores.clip.model"),
-    "llm": lambda model: LanguageModel(model, [1]),
+    "llm": lambda model: LanguageModel(model, LLMConfig(layers=(1,))),
     "sd1": diffusion.load_pipeline,
     "sd1 text encoder": diffusion.TextEncoders,
 }
@@ -264,7 +264,7 @@ def test_objects_in_a_table_stay_bytes_whoever_reads_it(tmp_path, mark):
     assert [row["complex_prompt"] for row in folders.rows(path=str(file.parent))] == ["a", "b"]
     assert urls._columns(file) and [len(batch) for batch in urls._batches(file, ["url", "object", "extension"])] == [2]
     with pytest.raises(ValueError, match="cut short or broken"):
-        Store(file.parent)
+        FeatureStore(file.parent)
 
 
 def test_numbers_of_a_world_that_are_objects_are_refused(tmp_path, mark):

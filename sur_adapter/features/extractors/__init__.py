@@ -1,1 +1,1 @@
-"""One file for each thing the frozen models see: write(pairs, pictures, out, models, **settings)."""
+"""One module per kind of features; base.py has the contract."""

@@ -1,51 +1,72 @@
-"""What the text encoder makes of both prompts: `{split}-000000.parquet`, id, simple [L, d], complex [L, d], fp16, and
-simple_length, complex_length, the tokens that are no padding.
+"""Text features of both prompts, by the text encoders of the diffusion model.
 
-Of SDXL, both encoders side by side, and the second's pooled vectors: simple_pooled [p], complex_pooled [p].
+`{split}-000000.parquet` holds id, simple and complex (L, d) fp16, and simple_length and complex_length, the number of tokens before the
+padding. SDXL's two encoders are concatenated, and its pooled vectors are simple_pooled and complex_pooled (p,).
 """
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
 from sur_adapter.data.prompts.cleaning import effective_prompt
-from sur_adapter.features.writer import fill, identity, numbers
+from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.features.writer import extract_shards, to_storage_dtype, weights_hash
 from sur_adapter.io.shards import batched
+from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.fingerprint import fingerprint
 from sur_adapter.models.stable_diffusion import TextEncoders
 from sur_adapter.models.torch_utils import resolve_device
 
-CURE = "name another model in params.yaml: models.diffusion"
+NEEDS_IMAGES = False
+FIX_HINT = "name another model in params.yaml: models.diffusion"
 
 
-def write(pairs: pd.DataFrame, pictures, out: Path, models: dict, executor: dict | None = None, *, batch: int = 64) -> None:
-    model = models["diffusion"]
-    fill(out, pairs, partial(Words, model, batch), lambda ids: files(model), {"batch": batch}, __file__, executor)
+@dataclass(frozen=True)
+class Config:
+    """Section `cache.clip` of params.yaml. batch_size: prompts."""
+
+    batch_size: int = 64
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
 
 
-def files(model: str) -> list[str]:
-    """What is read of a model's folder, as far as it has them."""
+def extract(pairs: pd.DataFrame, images: None, out: Path, config: Config, models: ModelsConfig, executor: ExecutorConfig) -> None:
+    """Writes the text features of all pairs; see base.py."""
+    files = model_files(models.diffusion)
+    extract_shards(out, pairs, partial(TextEncoderExtractor, models.diffusion, config), lambda ids: files, config, __file__, executor)
+
+
+def model_files(model: str) -> list[str]:
+    """The parts of a model's folder that text encoders are loaded from; some models lack some."""
     return [f"{model}/{part}" for part in ("model_index.json", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")]
 
 
-class Words:
-    """The text encoders of a model, asked for both prompts."""
+class TextEncoderExtractor:
+    """Encodes the simple and the complex prompt of each pair."""
 
-    def __init__(self, model: str, batch: int):
-        self.encoders, self.batch = TextEncoders(model, resolve_device()), batch
+    def __init__(self, model: str, config: Config):
+        self.encoders, self.batch_size = TextEncoders(model, resolve_device()), config.batch_size
         modules = self.encoders.modules
-        self.about = {"base_model": model, "text_encoder_weights": identity(*modules.values())}
+        self.about = {"base_model": model, "text_encoder_weights": weights_hash(*modules.values())}
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
-    def __call__(self, rows: pd.DataFrame) -> dict:
-        read = {"simple": rows["simple_prompt"].tolist(), "complex": [effective_prompt(row) for row in rows.to_dict("records")]}
-        return {name: v for column, prompts in read.items() for name, v in encode(self.encoders, column, prompts, self.batch).items()}
+    def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+        simple = self._encode("simple", rows["simple_prompt"].tolist())
+        return simple | self._encode("complex", [effective_prompt(row) for row in rows.to_dict("records")])
 
-
-def encode(encoders: TextEncoders, column: str, prompts: list[str], batch: int) -> dict:
-    """column -> [N, L, d], and column_pooled -> [N, p] where there is one, fp16; column_length -> [N]."""
-    states, pooled = zip(*((s.half().cpu(), p) for s, p in map(encoders, batched(prompts, batch))), strict=True)
-    result = {column: numbers(torch.cat(states), "fp16", CURE), f"{column}_length": encoders.lengths(prompts).numpy()}  # (N, L, d), (N,)
-    return result if pooled[0] is None else result | {f"{column}_pooled": numbers(torch.cat(pooled), "fp16", CURE)}
+    def _encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
+        """column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""
+        embeds, pooled = zip(*((e.half().cpu(), p) for e, p in map(self.encoders, batched(prompts, self.batch_size))), strict=True)
+        columns = {
+            column: to_storage_dtype(torch.cat(embeds), "fp16", FIX_HINT),
+            f"{column}_length": self.encoders.lengths(prompts).numpy(),
+        }
+        if pooled[0] is not None:
+            columns[f"{column}_pooled"] = to_storage_dtype(torch.cat(pooled), "fp16", FIX_HINT)
+        return columns

@@ -1,134 +1,109 @@
-"""What the VAE makes of the picture: `{split}-000000.parquet`, id, latents [2, 4, h, w] fp16 (mean and log-variance), frame [6] int32.
+"""Latents of the images, by the VAE of the diffusion model.
 
-With flips, latents_flipped is of the mirrored picture. With aspect buckets each row has the shape of its bucket. `frame` tells how the
-picture was cut, in pixels: height and width as it came, top and left of the cut once scaled, height and width of the cut (SDXL's time ids).
+`{split}-000000.parquet` holds id, latents (2, 4, h, w) fp16, mean and log-variance, and frame (6,) int32, SDXL's time ids: height and width
+of the original, top and left of the crop after scaling, height and width of the crop, in pixels. With flips, latents_flipped is of the
+mirrored image. With aspect buckets, each row has the shape of its bucket.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
 from math import log
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pandas as pd
-import torch
-from diffusers import AutoencoderKL
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
-from sur_adapter.features.writer import fill, identity, numbers
+from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.features.latents import check_sizes, encode_images, images_to_tensor, load_vae, resize_and_crop
+from sur_adapter.features.writer import extract_shards, weights_hash
 from sur_adapter.io.image_index import ImageIndex
-from sur_adapter.io.images import FORMATS, open_image
+from sur_adapter.io.images import FORMATS
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.io.shards import batched
-from sur_adapter.models.stable_diffusion import load_component
-from sur_adapter.models.torch_utils import DTYPES, resolve_device
+from sur_adapter.models.config import ModelsConfig
 
-CURE = "set cache.vae.precision to fp32"
-
-
-def write(
-    pairs: pd.DataFrame,
-    pictures,
-    out: Path,
-    models: dict,
-    executor: dict | None = None,
-    *,
-    batch: int = 8,
-    flips: bool = False,
-    buckets: list[list[int]] | None = None,
-    precision: str = "fp32",
-) -> None:
-    """flips: the mirrored picture's latents too; off, since words tell left from right. buckets: [[width, height], …] in pixels; each
-    picture goes to the nearest in aspect."""
-    sizes = buckets or [[models["resolution"]] * 2]
-
-    def reads(ids: list[str]) -> list:
-        return [*files(models["diffusion"]), *(pictures.files(ids) if isinstance(pictures, ImageIndex) else ())]
-
-    make = partial(Latents, pictures, models["diffusion"], sizes, precision, batch, flips)
-    fill(out, pairs, make, reads, {"batch": batch, "flips": flips}, __file__, executor)
+NEEDS_IMAGES = True
 
 
-def files(model: str) -> list[str]:
-    """What is read of a model's folder."""
+@dataclass(frozen=True)
+class Config:
+    """Section `cache.vae` of params.yaml.
+
+    batch_size: images. flips: the latents of the mirrored image too; off by default, because prompts tell left from right.
+    buckets: (width, height) in pixels; each image goes to the one nearest in aspect ratio. Default: one square of models.resolution.
+    precision: of the VAE; the latents are stored in fp16.
+    """
+
+    batch_size: int = 8
+    flips: bool = False
+    buckets: tuple[tuple[int, int], ...] | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
+
+
+def extract(pairs: pd.DataFrame, images: ImageIndex, out: Path, config: Config, models: ModelsConfig, executor: ExecutorConfig) -> None:
+    """Writes the latents of all pairs; see base.py."""
+    sizes = config.buckets or ((models.resolution, models.resolution),)
+
+    def input_files(ids: list[str]) -> list:
+        return [*model_files(models.diffusion), *images.files(ids)]
+
+    make = partial(LatentExtractor, images, models.diffusion, sizes, config)
+    extract_shards(out, pairs, make, input_files, config, __file__, executor)
+
+
+def model_files(model: str) -> list[str]:
+    """The part of a model's folder that the VAE is loaded from."""
     return [f"{model}/vae"]
 
 
-class Latents:
-    """The VAE of a model, asked for pictures."""
+class LatentExtractor:
+    """Encodes the image of each pair. sizes: (width, height) of the buckets."""
 
-    def __init__(self, pictures, model: str, sizes: list[list[int]], precision: str, batch: int, flips: bool):
-        self.vae = load(model, precision).to(resolve_device())
-        self.pictures, self.sizes, self.batch, self.flips = pictures, checked(sizes, self.vae), batch, flips
-        self.about = {"base_model": model, "vae_weights": identity(self.vae), "buckets": sizes, "precision": str(self.vae.dtype)[6:]}
+    def __init__(self, images: Mapping[str, bytes], model: str, sizes: tuple[tuple[int, int], ...], config: Config):
+        self.vae = load_vae(model, config.precision)
+        check_sizes(sizes, self.vae)
+        self.images, self.sizes, self.batch_size, self.flips = images, sizes, config.batch_size, config.flips
+        self.about = {"base_model": model, "vae_weights": weights_hash(self.vae), "buckets": [list(size) for size in sizes]}
+        self.about["precision"] = str(self.vae.dtype).removeprefix("torch.")
 
-    def __call__(self, rows: pd.DataFrame) -> dict:
+    def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
         ids = rows["id"].tolist()
-        each: list[tuple] = [None] * len(ids)
-        for some, x, frames in prefetch(_batches(self.pictures, ids, self.sizes, self.batch)):
-            both = [encode(self.vae, x), encode(self.vae, x.flip(-1))] if self.flips else [encode(self.vae, x)]
-            for i, *row in zip(some, frames, *both, strict=True):
-                each[i] = row
-        frames, *latents = zip(*each, strict=True)
-        names = ("latents", "latents_flipped")[: len(latents)]
-        atomic_write = (lambda rows: list(rows)) if len(self.sizes) > 1 else np.stack
-        return {"frame": np.array(frames, np.int32)} | {name: atomic_write(rows) for name, rows in zip(names, latents, strict=True)}
+        features: list[tuple] = [()] * len(ids)  # of each row: time ids, latents, and latents of the mirrored image
+        for numbers, pixels, time_ids in prefetch(self._batches(ids)):
+            inputs = [pixels, pixels.flip(-1)] if self.flips else [pixels]
+            for number, *row in zip(numbers, time_ids, *(encode_images(self.vae, x) for x in inputs), strict=True):
+                features[number] = tuple(row)
+        time_ids, *latents = zip(*features, strict=True)
+        columns = dict(zip(("latents", "latents_flipped"), latents, strict=False))
+        if len(self.sizes) == 1:
+            columns = {name: np.stack(values) for name, values in columns.items()}
+        return {"frame": np.array(time_ids, np.int32), **columns}
+
+    def _batches(self, ids: list[str]) -> Iterator[tuple[list[int], Tensor, list[list[int]]]]:
+        """Yields row numbers, their images (B, 3, H, W) and time ids; a batch is of one bucket, rows in their order."""
+        buckets: dict[int, list[int]] = {}
+        for number, key in enumerate(ids):
+            buckets.setdefault(self._bucket(key), []).append(number)
+        for bucket in sorted(buckets):
+            for numbers in batched(buckets[bucket], self.batch_size):
+                images, time_ids = zip(*(resize_and_crop(self.images[ids[n]], self.sizes[bucket]) for n in numbers), strict=True)
+                yield numbers, images_to_tensor(list(images)), list(time_ids)
+
+    def _bucket(self, key: str) -> int:
+        if len(self.sizes) == 1:
+            return 0
+        return nearest_bucket(*Image.open(BytesIO(self.images[key]), formats=FORMATS).size, self.sizes)
 
 
-def load(model: str, precision: str) -> AutoencoderKL:
-    """A VAE that overflows in fp16, as SDXL's does (`force_upcast` in its config), is run in fp32 where fp16 is asked for."""
-    if precision not in DTYPES:
-        raise ValueError(f"params.yaml: cache.vae.precision is {precision!r}: choose {', '.join(DTYPES)}")
-    kind = "fp32" if precision == "fp16" and AutoencoderKL.load_config(model, subfolder="vae").get("force_upcast", True) else precision
-    return load_component(model, AutoencoderKL, "vae", torch_dtype=DTYPES[kind]).eval()
-
-
-def checked(buckets: list[list[int]], vae: AutoencoderKL) -> list[list[int]]:
-    """[[width, height], …], each a multiple of what the VAE makes one latent of."""
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    for size in buckets:
-        if not isinstance(size, list) or len(size) != 2 or any(not isinstance(n, int) or n < factor or n % factor for n in size):
-            raise ValueError(
-                f"params.yaml: cache.vae.buckets or models.resolution has {size}: name [width, height] in pixels, multiples of {factor}"
-            )
-    return buckets
-
-
-def fit(data: bytes, size: list[int]) -> tuple[Image.Image, list[int]]:
-    """The picture scaled and cut in the middle to [width, height]; its frame [6]."""
-    image = open_image(data)
-    width, height = size
-    scale = max(width / image.width, height / image.height)
-    top, left = (round((side * scale - cut) / 2) for side, cut in ((image.height, height), (image.width, width)))
-    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS), [image.height, image.width, top, left, height, width]
-
-
-def did_you_mean(width: int, height: int, buckets: list[list[int]]) -> int:
-    """The number of the bucket whose aspect is nearest; of equal ones the first."""
+def nearest_bucket(width: int, height: int, buckets: tuple[tuple[int, int], ...]) -> int:
+    """The index of the bucket nearest in log aspect ratio; the first of equals."""
     return min(range(len(buckets)), key=lambda b: abs(log(width / height) - log(buckets[b][0] / buckets[b][1])))
-
-
-def pixels(images: list[Image.Image]) -> Tensor:
-    """[B, 3, H, W], -1 to 1."""
-    return torch.from_numpy(np.stack([np.asarray(i) for i in images])).permute(0, 3, 1, 2) / 127.5 - 1
-
-
-@torch.no_grad()
-def encode(vae: AutoencoderKL, x: Tensor) -> np.ndarray:
-    """Mean and log-variance, [B, 2, 4, h, w] fp16."""
-    posterior = vae.encode(x.to(vae.device, vae.dtype)).latent_dist
-    return numbers(torch.stack([posterior.mean, posterior.logvar], 1), "fp16", CURE)
-
-
-def _batches(pictures, ids: list[str], sizes: list[list[int]], batch: int) -> Iterator[tuple[list[int], Tensor, list[list[int]]]]:
-    """(row numbers, their pixels, their frames): rows of one bucket at a time, in their order."""
-    inside: dict[int, list[int]] = {}
-    for i, key in enumerate(ids):
-        bucket = did_you_mean(*Image.open(BytesIO(pictures[key]), formats=FORMATS).size, sizes) if len(sizes) > 1 else 0
-        inside.setdefault(bucket, []).append(i)
-    for bucket in sorted(inside):
-        for some in batched(inside[bucket], batch):
-            images, frames = zip(*(fit(pictures[ids[i]], sizes[bucket]) for i in some), strict=True)
-            yield some, pixels(list(images)), list(frames)

@@ -1,0 +1,92 @@
+"""One column of a Parquet file as numpy: mapped where it lies if the file is laid out plainly, else decoded by pyarrow.
+
+`store.write_vectors` writes each column as one page, neither compressed nor encoded, so the values are the last bytes of the column chunk
+and one row is read without the 2,000 beside it. A file that another writer has rewritten is read correctly too, but into memory.
+"""
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class RaggedColumn:
+    """Rows of different shapes, stored one after the other."""
+
+    values: np.ndarray
+    offsets: np.ndarray  # (N + 1,)
+    shapes: np.ndarray  # (N, dimensions)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
+
+
+Column = np.ndarray | RaggedColumn  # (N, …), or rows of their own shapes
+
+
+def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, count: int, shape: list[int] | None) -> Column:
+    """Opens a column of lists of numbers. count: numbers of all rows; shape: of a row, None if each row has its own (`<name>.shape`).
+
+    Raises ValueError if the column does not hold `count` numbers.
+    """
+    values = _map_values(parquet, file, name, np.dtype(dtype), count)
+    if values is None:
+        log.warning("%s: column %s has another layout than written by this project; it is read into memory", file, name)
+        values = _flatten(parquet.read([name])[name].combine_chunks()).astype(dtype, copy=False)
+    if len(values) != count:
+        raise ValueError(f"column {name} holds {len(values)} numbers, and not the {count} that were written")
+    if shape is not None:
+        return values.reshape(parquet.metadata.num_rows, *shape)
+    shapes = np.array(parquet.read([f"{name}.shape"])[f"{name}.shape"].to_pylist(), int)
+    return RaggedColumn(values, np.cumsum([0, *shapes.prod(1)]), shapes)
+
+
+def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype, count: int) -> np.ndarray | None:
+    """All values of a column as a memory map (count,), or None unless it is one plain page whose first row is what pyarrow reads."""
+    chunk = _plain_chunk(parquet, name)
+    size = count * dtype.itemsize
+    if chunk is None or chunk.total_compressed_size <= size or _first_page_size(file, chunk.data_page_offset) < size:
+        return None
+    values = np.memmap(file, dtype, "r", chunk.data_page_offset + chunk.total_compressed_size - size, (count,))
+    row = _flatten(next(parquet.iter_batches(1, columns=[name])).column(0))
+    return values if row.dtype == dtype and row.tobytes() == values[: len(row)].tobytes() else None
+
+
+def _plain_chunk(parquet: pq.ParquetFile, name: str) -> pq.ColumnChunkMetaData | None:
+    """The only chunk of a column, if it is neither compressed nor encoded."""
+    if parquet.metadata.num_row_groups != 1 or name not in parquet.schema_arrow.names:
+        return None
+    number = parquet.schema_arrow.names.index(name)
+    chunk = parquet.metadata.row_group(0).column(number)
+    plain = chunk.compression == "UNCOMPRESSED" and not chunk.has_dictionary_page and set(chunk.encodings) <= {"PLAIN", "RLE", "BIT_PACKED"}
+    return chunk if plain and (chunk.path_in_schema + ".").startswith(f"{name}.") else None
+
+
+def _first_page_size(file: Path, offset: int) -> int:
+    """The compressed size of the page at `offset`: field 3 of its header, in Thrift's compact protocol."""
+    with file.open("rb") as opened:
+        opened.seek(offset)
+        header = opened.read(32)
+    size, place = 0, 0
+    for field in (1, 2, 3):  # type, uncompressed and compressed size: each a byte 0x15 (next field, an int32) and a zigzag varint
+        if header[place] != 0x15:
+            raise ValueError(f"field {field} of a page header is missing")
+        place, size, shift = place + 1, 0, 0
+        while True:
+            size |= (header[place] & 0x7F) << shift
+            place, shift = place + 1, shift + 7
+            if header[place - 1] < 0x80:
+                break
+    return size >> 1
+
+
+def _flatten(lists: pa.Array) -> np.ndarray:
+    """The numbers of an array of lists, or of numbers."""
+    flat = lists.flatten() if hasattr(lists, "flatten") and pa.types.is_nested(lists.type) else lists
+    return flat.to_numpy(zero_copy_only=False)
