@@ -30,11 +30,11 @@ def main(large: bool, batch: int, count: int) -> None:
         if large:
             pictures = [p.resize((512, 512)) for p in pictures]
         ids = [str(i) for i in range(count)]
-        list(captioner.captions(pictures[:batch], ids[:batch], batch))  # what is done but once
+        list(captioner.caption_batches(pictures[:batch], ids[:batch], batch))  # what is done but once
         figures = {"model": "BLIP-large sizes, random weights" if large else MINIATURE, "device": _device(captioner), "pictures": count}
         for size in (1, batch):
             started = time.monotonic()
-            said = [s for some in captioner.captions(pictures, ids, size) for s in some]
+            said = [s for some in captioner.caption_batches(pictures, ids, size) for s in some]
             figures[f"captions_per_second_batch_{size}"] = round(len(said) / (time.monotonic() - started), 2)
     figures["times_faster"] = round(figures[f"captions_per_second_batch_{batch}"] / figures["captions_per_second_batch_1"], 2)
     text = json.dumps(figures, indent=2) + "\n"

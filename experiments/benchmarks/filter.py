@@ -11,6 +11,7 @@ import json
 import resource
 import sys
 import time
+from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,8 +20,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from stages.filter import filter
-from sur_adapter.io.schema import CAPTIONS, RAW
+from stages.filter import run
+from sur_adapter.config import Params
+from sur_adapter.io.schema import CAPTIONS_SCHEMA, RAW_SCHEMA
 from sur_adapter.io.shards import read_table, write_table
 
 SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
@@ -39,15 +41,18 @@ def main(count: int) -> None:
 
 
 def measured(home: Path, overlap: float | None) -> dict:
-    paths = [home / name for name in ("raw", "captions", "scores", "pairs.parquet", "funnel.json")]
+    pairs, funnel = home / "pairs.parquet", home / "funnel.json"
+    ins = {name: home / name for name in ("raw", "captions", "scores")}
+    outs = {"pairs": pairs, "funnel": funnel, "funnel_csv": home / "funnel.csv", "data_card": home / "data.md"}
+    params = Params({"filter": RULES | {"prompt_overlap": overlap}, "sources": {"web": {}}, "scores": SCORES})
     started, busy = time.monotonic(), time.process_time()
-    filter(*paths, filter=RULES | {"prompt_overlap": overlap}, sources={"web": {}}, scores=SCORES)
+    run(Namespace(**ins, **outs, splits=None), params)
     seconds, busy, most = time.monotonic() - started, time.process_time() - busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    funnel = json.loads(paths[4].read_text())
+    counts = json.loads(funnel.read_text())
     return {
-        "kept": funnel["kept"],
-        "dropped": funnel["dropped"],
-        "groups": read_table(paths[3], ["group"]).group.nunique(),
+        "kept": counts["kept"],
+        "dropped": counts["dropped"],
+        "groups": read_table(pairs, ["group"]).group.nunique(),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(busy, 1),
         "most_memory_GB": round(most / 2**20, 2),
@@ -83,9 +88,9 @@ def make(home: Path, count: int) -> None:
             "height": 768,
         }
         empty = dict.fromkeys(("prompt_by", "negative_prompt", "simple_prompt", "licence", "dropped"))
-        write_table(home / "raw/web" / f"prompts-{number:06d}.parquet", pd.DataFrame(raw | {"nsfw": "None"} | empty), RAW)
+        write_table(home / "raw/web" / f"prompts-{number:06d}.parquet", pd.DataFrame(raw | {"nsfw": "None"} | empty), RAW_SCHEMA)
         captions = pd.DataFrame({"id": ids, "simple_prompt": "a picture of " + ids})
-        write_table(home / "captions/web" / f"captions-{number:06d}.parquet", captions, CAPTIONS)
+        write_table(home / "captions/web" / f"captions-{number:06d}.parquet", captions, CAPTIONS_SCHEMA)
         for name in ("clip/simple", "clip/complex"):
             tables[name].append(pd.DataFrame({"id": ids, "value": rng.normal(0.27, 0.05, size)}))
         tables["phash"].append(pd.DataFrame({"id": ids, "value": [h.tobytes().hex() for h in hashes]}))

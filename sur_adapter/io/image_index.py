@@ -1,4 +1,4 @@
-"""The crawled pictures by id: where each lies is kept in mind, its bytes stay on disk until asked for."""
+"""Random access to the crawled images by id: the index holds their positions in the tars, bytes are read on access."""
 
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,20 +11,20 @@ from sur_adapter.io.shards import check_end_of_archive, plain_members
 
 
 class ImageIndex(Mapping):
-    """id -> bytes, of the ids asked for, out of the tars of all folders of `raw`.
+    """Maps the ids of `ids` to image bytes in the tars of all folders of `raw`.
 
-    Raises ValueError where a tar is broken, an id has no picture, or a picture is not the one that was crawled.
+    Raises ValueError if a tar is corrupt, an id has no image, or the bytes of an image do not match its id.
     """
 
     def __init__(self, raw: Path, ids: set[str]):
-        self._places = {
-            key: place for folder in sorted(p for p in raw.iterdir() if p.is_dir()) for key, place in _members(folder) if key in ids
+        self._locations = {
+            key: location for folder in sorted(p for p in raw.iterdir() if p.is_dir()) for key, location in _members(folder) if key in ids
         }
-        if missing := sorted(ids - self._places.keys()):
-            raise ValueError(f"{raw} holds no picture for {len(missing)} of {len(ids)} kept pairs ({missing[0]}, …): run `dvc repro` again")
+        if missing := sorted(ids - self._locations.keys()):
+            raise ValueError(f"{raw} holds no image for {len(missing)} of {len(ids)} kept pairs ({missing[0]}, …): run `dvc repro` again")
 
     def __getitem__(self, key: str) -> bytes:
-        file, start, size = self._places[key]
+        file, start, size = self._locations[key]
         with file.open("rb") as opened:
             opened.seek(start)
             data = opened.read(size)
@@ -32,24 +32,24 @@ class ImageIndex(Mapping):
         return data
 
     def files(self, ids: Iterable[str]) -> set[Path]:
-        """The tars that hold some pictures."""
-        return {self._places[key][0] for key in ids}
+        """The tars that hold the images of some ids."""
+        return {self._locations[key][0] for key in ids}
 
-    def moved(self, placed: Callable[[Path], Path]) -> "ImageIndex":
-        """The same pictures where the tars lie elsewhere (haul.py)."""
-        other, placed = copy(self), cache(placed)
-        other._places = {key: (placed(file), start, size) for key, (file, start, size) in self._places.items()}
+    def with_local_paths(self, to_local: Callable[[Path], Path]) -> "ImageIndex":
+        """A copy of the index for a machine that has the tars at other paths, given by `to_local`."""
+        other, to_local = copy(self), cache(to_local)
+        other._locations = {key: (to_local(file), start, size) for key, (file, start, size) in self._locations.items()}
         return other
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._locations)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._locations)
 
 
 def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
-    """(id, (tar, first byte, bytes)) of each picture of a folder's tars."""
+    """Yields (id, (tar, offset, size)) of each image in a folder's tars."""
     for file in sorted(folder.glob("*.tar")):
         try:
             with tarfile.open(file, "r:") as tar:

@@ -1,4 +1,4 @@
-"""Work that is got ready while other work goes on: the next pictures are decoded while the model looks at the last."""
+"""Prepares items in a background thread, e.g. decodes the next images while the model runs on the current batch."""
 
 from collections.abc import Iterable, Iterator
 from queue import Full, Queue
@@ -10,9 +10,9 @@ END = object()
 
 
 def prefetch(items: Iterable[T], depth: int = 2) -> Iterator[T]:
-    """The same items in the same order, up to `depth` of them made before they are asked for, in one thread.
+    """Yields the same items in the same order; one thread computes up to `depth` of them in advance.
 
-    What goes wrong while an item is made is raised where it is asked for. Whoever stops early stops the thread too.
+    An exception while an item is computed is raised where that item would be yielded. Closing the iterator stops the thread.
     """
     ready: Queue = Queue(depth)
     stop = Event()
@@ -32,7 +32,7 @@ def _fill(items: Iterable, ready: Queue, stop: Event) -> None:
         for item in items:
             if not _put(ready, (None, item), stop):
                 return
-    except BaseException as raised:  # noqa: BLE001 - it is not swallowed but handed over
+    except BaseException as raised:  # noqa: BLE001 - passed on to the consumer
         error = raised
     _put(ready, (END, error), stop)
 

@@ -1,59 +1,60 @@
-"""The data contract, told once: what a row holds, and how rows lie in shards.
+"""The data contract: the columns of the tables, the ids, and how rows are split and sharded.
 
-Pixels in tar (WebDataset), words in Parquet, one id ties them: the first sixteen hex digits of the SHA-256 of the
-picture's bytes. Everything written here is byte-identical when its content is: no clock, no user, fixed order;
-and it is there whole, or not at all.
+Pixels are stored in WebDataset tars and text in Parquet; an id joins them: the first 16 hex digits of the SHA-256 of the image's bytes.
+Equal content gives equal bytes: no timestamps, no user names, fixed order.
 """
 
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 
-SHARD = 2048  # rows a shard
+from sur_adapter.io.hashing import short_digest
 
-RAW = pa.schema(
+ROWS_PER_SHARD = 2048  # rows of a shard
+
+RAW_SCHEMA = pa.schema(
     [
-        ("id", pa.string()),  # of the picture's bytes; of the address where none came
+        ("id", pa.string()),  # of the image's bytes; of its url if none were received
         ("source", pa.string()),
         ("url", pa.string()),
-        ("user", pa.string()),  # forget.mark of the name, which is kept nowhere; null where the source tells none
-        ("complex_prompt", pa.string()),  # as found
-        ("clean_prompt", pa.string()),  # as models read it (wording.py)
-        ("prompt_by", pa.string()),  # null: as found; or what made the prompt up, which no test split may hold
+        ("user", pa.string()),  # SHA-256 of the user name, which is stored nowhere; null if the source has none
+        ("complex_prompt", pa.string()),  # the keyword prompt, as received
+        ("clean_prompt", pa.string()),  # cleaned for the models (data/prompts/cleaning.py)
+        ("prompt_by", pa.string()),  # null: a person; else the tool that generated the prompt, never part of the test split
         ("negative_prompt", pa.string()),
-        ("simple_prompt", pa.string()),  # where a source has one of its own; null where the captioner is asked
+        ("simple_prompt", pa.string()),  # the source's own caption; null if the captioner writes it
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("nsfw", pa.string()),
         ("licence", pa.string()),
-        ("dropped", pa.string()),  # reason, or null
+        ("dropped", pa.string()),  # the reason, or null if the row is kept
     ]
 )
-CAPTIONS = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())])
+CAPTIONS_SCHEMA = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())])
 
 
 def record_id(data: bytes) -> str:
-    return sha256(data).hexdigest()[:16]
+    """The id of an image, from its bytes."""
+    return short_digest(data)
 
 
 def check_id(file: Path, key: str, data: bytes) -> None:
-    """ValueError where bytes out of `file` are not those that the crawl named by their digest."""
+    """Raises ValueError if the bytes of image `key`, read from `file`, do not match its id."""
     if record_id(data) != key:
-        raise ValueError(f"{file}: the picture {key} is not what was crawled: `python -m stages verify` says how to mend it")
+        raise ValueError(f"{file}: image {key} is corrupt, its bytes do not match its id: `python -m stages verify` says how to repair it")
 
 
-def group_split(group: str, test: float, validation: float) -> str:
-    """ "train" | "validation" | "test": a function of the group's id alone, the same on every machine."""
-    share = int(sha256(f"split {group}".encode()).hexdigest()[:8], 16) / 2**32
+def assign_split(group: str, test: float, validation: float) -> str:
+    """The split of a near-duplicate group, a function of its id and the shares alone: "train", "validation" or "test"."""
+    share = int(short_digest(f"split {group}")[:8], 16) / 2**32
     return "test" if share < test else "validation" if share < test + validation else "train"
 
 
-def shards(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """("train-000000", its rows): by split, in the order of the pairs. Shard k of every cache holds the same ids."""
+def split_shards(pairs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yields (name such as "train-000000", rows) by split, in the order of `pairs`: shard k of each feature cache has the same ids."""
     for split in ("test", "train", "validation"):
         rows = pairs[pairs["split"] == split]
-        for k in range(0, len(rows), SHARD):
-            yield f"{split}-{k // SHARD:06d}", rows.iloc[k : k + SHARD]
+        for k in range(0, len(rows), ROWS_PER_SHARD):
+            yield f"{split}-{k // ROWS_PER_SHARD:06d}", rows.iloc[k : k + ROWS_PER_SHARD]

@@ -13,7 +13,7 @@ from sur_adapter.io.atomic import atomic_write
 
 
 def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Schema | None = None) -> None:
-    """One Parquet file, zstd, columns in the order of the schema; each page with its checksum."""
+    """Writes one Parquet file: zstd, columns in the order of the schema, a checksum for each page."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(rows, pd.DataFrame):
         table = pa.Table.from_pandas(rows, schema=schema, preserve_index=False).replace_schema_metadata(None)
@@ -24,7 +24,10 @@ def write_table(path: Path, rows: Iterable[dict] | pd.DataFrame, schema: pa.Sche
 
 
 def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """All Parquet files of a folder, or one file, in name order; of their columns those named, as far as they have them."""
+    """Reads all Parquet files of a folder in name order, or one file. columns: those to read; ones that a file lacks are left out.
+
+    Raises FileNotFoundError if there is no file, ValueError if one is corrupt.
+    """
     files = sorted(folder.glob("*.parquet")) if folder.is_dir() else [folder]
     if not files or not files[0].exists():
         raise FileNotFoundError(f"{folder} holds no Parquet file: run the stage that writes it (`dvc repro`)")
@@ -37,14 +40,14 @@ def read_table(folder: Path, columns: list[str] | None = None) -> pd.DataFrame:
 
 
 def _checked(file: Path) -> pq.ParquetFile:
-    """Raises OSError where it is read and a page is not as it was written."""
+    """Opens a file so that reading a page with a wrong checksum raises OSError."""
     return pq.ParquetFile(file, page_checksum_verification=True)
 
 
 def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
-    """(key, extension, bytes) of each member, in the order given, as a WebDataset shard."""
-    os.environ.setdefault("WDS_SECURE", "1")  # else whoever reads by webdataset in this process unpickles what a tar holds
-    from webdataset import TarWriter  # brings torch along: two seconds, which readers of tables need not wait
+    """Writes members, each (key, extension, bytes), in their order, as a WebDataset shard."""
+    os.environ.setdefault("WDS_SECURE", "1")  # otherwise webdataset readers in this process unpickle members
+    from webdataset import TarWriter  # imports torch, which takes two seconds
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as part, part.open("wb") as file, TarWriter(file, mtime=0, user="", group="") as tar:
@@ -53,13 +56,16 @@ def write_tar(path: Path, members: Iterable[tuple[str, str, bytes]]) -> None:
 
 
 def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
-    """(key, extension, bytes) of each member of all shards of a folder, or of one file, in order."""
+    """Yields (key, extension, bytes) of each member of one tar, or of all tars of a folder in name order.
+
+    Raises FileNotFoundError if there is no tar, ValueError if one is corrupt.
+    """
     files = sorted(folder.glob("*.tar")) if folder.is_dir() else [folder]
     if not files:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
     for file in files:
         try:
-            with tarfile.open(file, "r:") as tar:  # not packed: what is may unpack to anything
+            with tarfile.open(file, "r:") as tar:  # uncompressed only: no decompression bombs
                 for member in plain_members(tar, file.stat().st_size):
                     key, _, ext = member.name.partition(".")
                     yield key, ext, tar.extractfile(member).read()
@@ -71,21 +77,25 @@ def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
 
 
 def check_end_of_archive(tar: tarfile.TarFile) -> None:
-    """Raises ReadError where what follows the last member is no end: the module takes a member whose head is spoilt for the end."""
+    """Raises ReadError if data follow the last member: tarfile takes a corrupt header for the end of the archive."""
     tar.fileobj.seek(tar.offset)
     if any(block.strip(b"\0") for block in iter(lambda: tar.fileobj.read(2**20), b"")):
         raise tarfile.ReadError(f"no member begins at byte {tar.offset}")
 
 
 def plain_members(tar: tarfile.TarFile, size: int) -> Iterator[tarfile.TarInfo]:
-    """The members of a tar of so many bytes. Raises tarfile.ReadError for whatever a shard has not: links, folders, devices, holes, paths,
-    members that claim to be longer than the tar, or less than nothing, by which a reader would go round in circles."""
+    """Yields the members of a tar of `size` bytes.
+
+    Raises tarfile.ReadError for members that no shard has: links, folders, devices, sparse files, paths, and sizes that are negative (a
+    reader would loop forever) or exceed the tar.
+    """
     for member in tar:
         within = 0 <= member.size <= size - member.offset_data
         if not member.isreg() or member.issparse() or "/" in member.name or member.name.startswith(".") or not within:
-            raise tarfile.ReadError(f"it holds {member.name[:80]!r}, which is no plain file of a shard")
+            raise tarfile.ReadError(f"it holds {member.name[:80]!r}, which is not a plain file of a shard")
         yield member
 
 
-def chunks(items: list, size: int) -> list[list]:
+def batched(items: list, size: int) -> list[list]:
+    """Splits a list into lists of `size` items; the last may be shorter."""
     return [items[i : i + size] for i in range(0, len(items), size)]

@@ -1,12 +1,12 @@
-"""Pictures to plain sentences, by BLIP or any other image-to-text model of transformers (BLIP-2, GIT, Florence, …).
+"""Captions images with BLIP or any other image-to-text model of transformers (BLIP-2, GIT, Florence, …).
 
-Sampled, so that a picture gets one of many true sentences, yet a function of the picture and the seed alone: the noise
-of each draw is named by the picture's id, so neither the batch nor the machine's random state matters.
+Captions are sampled, so that equal contents are described in many ways. They depend on the image and the seed alone: the noise is seeded by
+the image's id, so neither the batch nor the global random state matters.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from hashlib import sha256
+from itertools import islice
 
 import numpy as np
 import torch
@@ -20,12 +20,13 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from sur_adapter.io.hashing import short_digest
 from sur_adapter.io.prefetch import prefetch
-from sur_adapter.models import torch_utils as compute
 from sur_adapter.models.clip import CLIPEncoder, cosine_scores
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
+from sur_adapter.models.torch_utils import resolve_device
 
-MAX_NEW_TOKENS = 40  # tokens; BLIP's sentences rarely pass 20
+MAX_NEW_TOKENS = 40  # BLIP's captions rarely exceed 20 tokens
 
 
 @dataclass(frozen=True)
@@ -62,64 +63,67 @@ class Captioner:
 
     def __init__(self, config: CaptionConfig, device: str = "auto"):
         model, judge = config.model, config.judge
-        device = compute.resolve_device(device)
+        device = resolve_device(device)
         with loading_errors("caption.model", model):
             self.image_processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
             dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
             self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(device).eval()
         self.judge = CLIPEncoder(judge, "caption.judge") if judge else None
-        text = self.model.config.get_text_config(decoder=True)
-        self.length = min(MAX_NEW_TOKENS, getattr(text, "max_position_embeddings", MAX_NEW_TOKENS))
+        decoder = self.model.config.get_text_config(decoder=True)
+        self.max_length = min(MAX_NEW_TOKENS, getattr(decoder, "max_position_embeddings", MAX_NEW_TOKENS))
         self.top_p, self.seed, self.candidates = config.top_p, config.seed, config.candidates
 
-    def captions(self, images: Iterable[Image.Image], ids: list[str], batch: int) -> Iterator[list[str]]:
-        """A sentence for each picture, a batch at a time; the next pictures are decoded meanwhile."""
-        images = iter(images)
-        work = prefetch((names, self._pixels(pictures), pictures) for names, pictures in _paired(ids, images, batch))
-        for names, pixels, pictures in work:
-            yield self._best(pixels, pictures, list(names))
+    def caption_batches(self, images: Iterable[Image.Image], ids: list[str], batch_size: int) -> Iterator[list[str]]:
+        """Yields the captions of each batch; the images of the next batches are decoded meanwhile."""
+        batches = prefetch((batch_ids, self._pixels(batch), batch) for batch_ids, batch in _batches(ids, iter(images), batch_size))
+        for batch_ids, pixels, batch in batches:
+            yield self._best_captions(pixels, batch, batch_ids)
 
     def caption(self, images: list[Image.Image], ids: list[str]) -> list[str]:
-        """One sentence for each picture (RGB); `ids` name their noise."""
-        return self._best(self._pixels(images), images, ids)
+        """Returns one caption for each image (RGB); the ids seed the sampling noise."""
+        return self._best_captions(self._pixels(images), images, ids)
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.image_processor(images=images, return_tensors="pt").pixel_values  # (B, 3, H, W)
 
-    def _best(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[str]:
-        """Of each picture's candidates the one that CLIP finds to agree best; the first of equals."""
-        drawn = [
-            self._draw(pixels, [f"{self.seed} {i}" if k == 0 else f"{self.seed} {i} {k}" for i in ids]) for k in range(self.candidates)
+    def _best_captions(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[str]:
+        """Samples the candidates of each image and selects the one with the highest CLIP score; the first of equals."""
+        candidates = [
+            self._sample(pixels, [f"{self.seed} {i}" if k == 0 else f"{self.seed} {i} {k}" for i in ids]) for k in range(self.candidates)
         ]
         if self.candidates == 1:
-            return drawn[0]
-        seen = self.judge.encode_images(images)  # (B, d)
-        best = np.argmax([cosine_scores(seen, self.judge.encode_texts(sentences)) for sentences in drawn], axis=0)  # (B,)
-        return [drawn[k][row] for row, k in enumerate(best)]
+            return candidates[0]
+        image_embeds = self.judge.encode_images(images)  # (B, d)
+        best = np.argmax([cosine_scores(image_embeds, self.judge.encode_texts(texts)) for texts in candidates], axis=0)  # (B,)
+        return [candidates[k][row] for row, k in enumerate(best)]
 
     @torch.no_grad()
-    def _draw(self, pixels: torch.Tensor, names: list[str]) -> list[str]:
-        noise = [] if self.top_p is None else [TopPLogitsWarper(self.top_p), Gumbel(names)]
-        pixels = pixels.to(self.model.device, self.model.dtype)
+    def _sample(self, pixels: torch.Tensor, noise_keys: list[str]) -> list[str]:
+        """One caption for each image: sampled with the noise of its key, or greedy if there is no top_p."""
+        processors = [] if self.top_p is None else [TopPLogitsWarper(self.top_p), GumbelNoise(noise_keys)]
         tokens = self.model.generate(
-            pixel_values=pixels, logits_processor=LogitsProcessorList(noise), do_sample=False, num_beams=1, max_new_tokens=self.length - 1
+            pixel_values=pixels.to(self.model.device, self.model.dtype),
+            logits_processor=LogitsProcessorList(processors),
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=self.max_length - 1,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
 
-def _paired(ids: list[str], images: Iterator[Image.Image], batch: int) -> Iterator[tuple[list[str], list[Image.Image]]]:
-    for start in range(0, len(ids), batch):
-        names = ids[start : start + batch]
-        yield names, [image for _, image in zip(names, images, strict=False)]
+def _batches(ids: list[str], images: Iterator[Image.Image], size: int) -> Iterator[tuple[list[str], list[Image.Image]]]:
+    for start in range(0, len(ids), size):
+        batch_ids = ids[start : start + size]
+        yield batch_ids, list(islice(images, len(batch_ids)))
 
 
-class Gumbel(LogitsProcessor):
-    """argmax(logits + Gumbel noise) is a draw from softmax(logits): greedy search becomes sampling, each row with noise of its own."""
+class GumbelNoise(LogitsProcessor):
+    """Turns greedy search into sampling: argmax(logits + Gumbel noise) is a sample of softmax(logits). Each row has its own generator."""
 
-    def __init__(self, names: list[str]):
-        self.draws = [np.random.default_rng(int(sha256(name.encode()).hexdigest()[:16], 16)) for name in names]
+    def __init__(self, keys: list[str]):
+        self.generators = [np.random.default_rng(int(short_digest(key), 16)) for key in keys]
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        noise = np.stack([rng.gumbel(size=scores.shape[1]) for rng in self.draws])  # (B, vocabulary)
+        noise = np.stack([rng.gumbel(size=scores.shape[1]) for rng in self.generators])  # (B, vocabulary)
         return scores + torch.from_numpy(noise).to(scores)

@@ -15,7 +15,7 @@ from sur_adapter.models.torch_utils import resolve_device
 class CLIPEncoder:
     """Embeds images and texts as unit vectors with CLIP or SigLIP, on the GPU if there is one.
 
-    model: a folder or a name on the hub. param: the key of params.yaml that errors name. Raises FileNotFoundError if there is no such model.
+    model: a folder or a name on the hub. param: the key of params.yaml that errors name. Raises FileNotFoundError if the model is missing.
     """
 
     def __init__(self, model: str, param: str):

@@ -1,16 +1,17 @@
-"""Captions and scores that are killed end in the bytes of a run left in peace, and what was done is not done again."""
+"""Captioning and scoring that are killed give the bytes of an uninterrupted run, and finished work is not repeated."""
 
 import multiprocessing
 import os
 import time
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
 from helpers.small_models import SOURCES, digest
+from helpers.stages import caption, crawl, score
 
-import stages.caption
-import stages.crawl
-import stages.score
+from sur_adapter.data import captioning
 from sur_adapter.data.scores import phash
 from sur_adapter.io.shards import read_table
 from sur_adapter.io.work_cache import work_dir
@@ -18,40 +19,35 @@ from sur_adapter.models.captioner import Captioner
 
 pytestmark = pytest.mark.usefixtures("own_work")
 
-SHARD, BATCH = 20, 4
-server = multiprocessing.get_context("forkserver")  # imports torch once for all that are to be killed
+ROWS_PER_SHARD, BATCH_SIZE = 20, 4
+server = multiprocessing.get_context("forkserver")  # imports torch once for all processes
 server.set_forkserver_preload(["stages.caption", "stages.score", "sur_adapter.data.scores.clip"])
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory):
-    """The 150 pictures of the fixture `raw`, in more shards."""
+    """The 150 images of the fixture `raw`, in more shards."""
     folder = tmp_path_factory.mktemp("shards")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stages.crawl, "SHARD", SHARD)
-        stages.crawl.crawl(folder / "miniature", sources=SOURCES)
+    crawl(folder / "miniature", sources=SOURCES, rows_per_shard=ROWS_PER_SHARD)
     return folder
 
 
-def run(work: str, verb, *words, **sections) -> None:
+def run(work: str, stage: Callable, *paths: Path, **sections) -> None:
     os.environ |= {"SUR_WORK": work, "TQDM_DISABLE": "1"}
-    verb(*words, **sections)
+    stage(*paths, **sections)
 
 
-def done() -> int:
-    return (
-        sum(1 for f in work_dir().rglob("*") if f.is_file() and f.suffix != ".lock" and not f.name.endswith(".part"))
-        if work_dir().exists()
-        else 0
-    )
+def count_finished() -> int:
+    files = work_dir().rglob("*") if work_dir().exists() else ()
+    return sum(file.is_file() and file.suffix != ".lock" and not file.name.endswith(".part") for file in files)
 
 
-def killed(random: Random, moments: list[int], *job, **sections) -> None:
-    """Kills a job a little after so much of it is done, and starts it again, moment after moment; then lets it end."""
-    for moment in moments:
+def run_with_kills(random: Random, counts: list[int], *job, **sections) -> None:
+    """Starts a job and kills it shortly after so many files are finished, for each of `counts`; then runs it to the end."""
+    for count in counts:
         process = server.Process(target=run, args=(os.environ["SUR_WORK"], *job), kwargs=sections)
         process.start()
-        while process.is_alive() and done() < moment:
+        while process.is_alive() and count_finished() < count:
             time.sleep(0.001)
         time.sleep(random.random() * 0.03)
         process.kill()
@@ -61,75 +57,76 @@ def killed(random: Random, moments: list[int], *job, **sections) -> None:
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
-def test_a_captioning_that_is_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace(shards, models, tmp_path, seed):
-    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": BATCH}
-    stages.caption.caption(shards / "miniature", tmp_path / "peace", caption=rules)
+def test_captioning_that_is_killed_gives_the_bytes_of_an_uninterrupted_run(shards, models, tmp_path, seed):
+    config = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": BATCH_SIZE}
+    caption(shards / "miniature", tmp_path / "uninterrupted", caption=config)
     random = Random(seed)
-    moments = sorted(random.sample(range(1, 9), 2))
-    killed(random, moments, stages.caption.caption, shards / "miniature", tmp_path / "killed", caption=rules)
-    assert digest(tmp_path / "killed") == digest(tmp_path / "peace") and len(digest(tmp_path / "peace")) == 8
-    assert not [f for f in work_dir().iterdir() if f.is_dir()]
+    counts = sorted(random.sample(range(1, 9), 2))
+    run_with_kills(random, counts, caption, shards / "miniature", tmp_path / "killed", caption=config)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted") and len(digest(tmp_path / "uninterrupted")) == 8
+    assert not [file for file in work_dir().iterdir() if file.is_dir()]
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
-def test_a_scoring_that_is_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace(shards, models, tmp_path, seed):
-    stages.caption.caption(shards / "miniature", (captions := tmp_path / "captions") / "miniature", caption={"model": str(models / "blip")})
-    rules = {"scores": {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"]}}, "sources": SOURCES}
-    stages.score.score(shards, captions, tmp_path / "peace" / "clip", **rules)
+def test_scoring_that_is_killed_gives_the_bytes_of_an_uninterrupted_run(shards, models, tmp_path, seed):
+    captions = tmp_path / "captions"
+    caption(shards / "miniature", captions / "miniature", caption={"model": str(models / "blip")})
+    sections = {"scores": {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"]}}, "sources": SOURCES}
+    score(shards, captions, tmp_path / "uninterrupted" / "clip", **sections)
     random = Random(seed)
-    killed(random, sorted(random.sample(range(1, 6), 2)), stages.score.score, shards, captions, tmp_path / "killed" / "clip", **rules)
-    assert digest(tmp_path / "killed") == digest(tmp_path / "peace") and len(digest(tmp_path / "peace")) == 2
-    assert not [f for f in work_dir().iterdir() if f.is_dir()]
+    counts = sorted(random.sample(range(1, 6), 2))
+    run_with_kills(random, counts, score, shards, captions, tmp_path / "killed" / "clip", **sections)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted") and len(digest(tmp_path / "uninterrupted")) == 2
+    assert not [file for file in work_dir().iterdir() if file.is_dir()]
 
 
-def test_a_batch_that_was_captioned_is_not_captioned_again_unless_anything_it_rests_on_has_changed(shards, models, tmp_path, monkeypatch):
-    asked: list[str] = []
+def test_a_finished_batch_is_captioned_again_only_if_an_input_has_changed(shards, models, tmp_path, monkeypatch):
+    first: list[str] = []
 
-    class Stops(Captioner):
-        def _best(self, pixels, images, ids):
-            if len(asked) >= 22:
+    class StoppingCaptioner(Captioner):
+        def _best_captions(self, pixels, images, ids):
+            if len(first) >= 22:
                 raise KeyboardInterrupt
-            asked.extend(ids)
-            return super()._best(pixels, images, ids)
+            first.extend(ids)
+            return super()._best_captions(pixels, images, ids)
 
-    rules = {"model": str(models / "blip"), "top_p": 0.9, "batch": BATCH}
+    config = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": BATCH_SIZE}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(stages.caption, "Captioner", Stops)
-        stages.caption.caption(shards / "miniature", tmp_path / "out", caption=rules)
-    assert 22 <= len(asked) < 26 and not (tmp_path / "out").exists()
-    first, rest = list(asked), []
-    monkeypatch.setattr(Captioner, "_best", lambda self, pixels, images, ids: rest.extend(ids) or ["a red circle"] * len(ids))
-    stages.caption.caption(shards / "miniature", tmp_path / "other", caption=rules | {"seed": 1})
-    assert len(rest) == len(read_table(tmp_path / "other")), "work of another seed is not taken up"
+        patched.setattr(captioning, "Captioner", StoppingCaptioner)
+        caption(shards / "miniature", tmp_path / "out", caption=config)
+    assert 22 <= len(first) < 26 and not (tmp_path / "out").exists()
+    rest: list[str] = []
+    monkeypatch.setattr(Captioner, "_best_captions", lambda self, pixels, images, ids: rest.extend(ids) or ["a red circle"] * len(ids))
+    caption(shards / "miniature", tmp_path / "other", caption=config | {"seed": 1})
+    assert len(rest) == len(read_table(tmp_path / "other")), "the batches of another seed are not used"
     rest.clear()
-    stages.caption.caption(shards / "miniature", tmp_path / "out", caption=rules)
-    kept = read_table(tmp_path / "out")
-    assert not set(first) & set(rest) and first + rest == list(kept.id)
-    assert list(kept.simple_prompt == "a red circle") == [False] * len(first) + [True] * len(rest)
+    caption(shards / "miniature", tmp_path / "out", caption=config)
+    table = read_table(tmp_path / "out")
+    assert not set(first) & set(rest) and first + rest == list(table.id)
+    assert list(table.simple_prompt == "a red circle") == [False] * len(first) + [True] * len(rest)
 
 
-def test_a_shard_that_was_scored_is_not_scored_again_unless_what_is_said_of_it_has_changed(shards, models, tmp_path, monkeypatch):
-    captions, looks = tmp_path / "captions", []
-    stages.caption.caption(shards / "miniature", captions / "miniature", caption={"model": str(models / "blip")})
+def test_a_finished_shard_is_scored_again_only_if_a_caption_has_changed(shards, models, tmp_path, monkeypatch):
+    captions, scored = tmp_path / "captions", []
 
-    def stops(images, rows):
-        if len(looks) == 2:
-            raise KeyboardInterrupt
-        looks.append(len(rows))
+    def score_captions(images, rows, config):
+        scored.append(len(rows))
         return [str(row["simple_prompt"]) for row in rows]
 
-    rules = {"scores": {"phash": {}}, "sources": SOURCES}
-    for seed in (0, 1):
-        looks.clear()
+    def score_two_shards(images, rows, config):
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        return score_captions(images, rows, config)
+
+    sections = {"scores": {"phash": {}}, "sources": SOURCES}
+    for config in ({}, {"top_p": 0.9, "seed": 3}):  # the second has other captions, so nothing of the first counts
+        caption(shards / "miniature", captions / "miniature", caption={"model": str(models / "blip")} | config)
+        scored.clear()
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(phash, "score", stops)
-            stages.score.score(shards, captions, tmp_path / "phash", **rules)
-        if seed == 0:  # other words: nothing of the first run counts
-            stages.caption.caption(
-                shards / "miniature", captions / "miniature", caption={"model": str(models / "blip"), "top_p": 0.9, "seed": 3}
-            )
-    monkeypatch.setattr(phash, "score", lambda images, rows: looks.append(len(rows)) or [str(row["simple_prompt"]) for row in rows])
-    stages.score.score(shards, captions, tmp_path / "phash", **rules)
-    said = read_table(captions / "miniature")
-    assert len(looks) == 8 and sum(looks) == len(said)
-    assert list(read_table(tmp_path / "phash").value) == list(said.simple_prompt)
+            patched.setattr(phash, "score", score_two_shards)
+            score(shards, captions, tmp_path / "phash", **sections)
+    monkeypatch.setattr(phash, "score", score_captions)
+    score(shards, captions, tmp_path / "phash", **sections)
+    table = read_table(captions / "miniature")
+    assert len(scored) == 8 and sum(scored) == len(table)
+    assert list(read_table(tmp_path / "phash").value) == list(table.simple_prompt)

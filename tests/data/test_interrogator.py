@@ -1,4 +1,4 @@
-"""A picture without a prompt gets one that CLIP agrees with; nothing else about the rows changes."""
+"""An image without a prompt gets one with a high CLIP similarity; nothing else about the rows changes."""
 
 import sys
 from importlib.metadata import PackageNotFoundError
@@ -10,8 +10,9 @@ from helpers.made_images import png
 from helpers.small_models import encode, write_shards
 
 from miniature.scenes import COLORS, make
-from sur_adapter.data.prompts import interrogator
-from sur_adapter.data.prompts.interrogator import Interrogator, lists
+from sur_adapter.config import from_dict
+from sur_adapter.data.prompts import interrogator as module
+from sur_adapter.data.prompts.interrogator import Interrogator, InterrogatorConfig, read_label_lists
 from sur_adapter.data.sources import folder
 from sur_adapter.io.shards import read_table
 
@@ -22,8 +23,8 @@ LABELS = {"mediums": ["flat color", "8k"], "flavors": [f"{i} {c} {t}s" for i in 
 
 
 @pytest.fixture(scope="module")
-def asked():
-    return Interrogator(clip=CLIP, flavors=3, batch=4, labels=LABELS)
+def interrogator():
+    return Interrogator(InterrogatorConfig(CLIP, flavors=3, batch_size=4, labels=LABELS))
 
 
 def picture(seed: int) -> bytes:
@@ -35,28 +36,28 @@ def rows(*prompts: str | None) -> list[dict]:
     return [row | {"complex_prompt": prompt} for row, prompt in zip(some, prompts, strict=True)]
 
 
-def test_the_best_labels_of_each_list_are_taken_whatever_the_batch(asked):
+def test_the_best_labels_of_each_list_are_chosen_at_any_batch_size(interrogator):
     images = [make(i, "counting").draw() for i in range(9)]
-    together = asked.prompts(images, list("abcdefghi"))
-    assert together == [asked.prompts([image], ["a"])[0] for image in images]
+    together = interrogator.prompts(images, list("abcdefghi"))
+    assert together == [interrogator.prompts([image], ["a"])[0] for image in images]
     for image, prompt in zip(images, together, strict=True):
-        agreement = asked.clip.images([image])[0] @ asked.clip.texts(LABELS["flavors"]).T
+        agreement = interrogator.clip.encode_images([image])[0] @ interrogator.clip.encode_texts(LABELS["flavors"]).T
         best = [LABELS["flavors"][i] for i in np.argsort(-agreement, kind="stable")[:3]]
         assert prompt.split(", ")[1:] == best and prompt.split(", ")[0] in LABELS["mediums"]
 
 
-def test_what_is_written_agrees_with_its_own_picture_more_than_with_others(asked):
+def test_a_written_prompt_is_more_similar_to_its_own_image_than_to_others(interrogator):
     images = [make(i, "counting").draw() for i in range(12)]
-    words = asked.clip.texts(asked.prompts(images, [str(i) for i in range(12)]))
-    agreement = asked.clip.images(images) @ words.T
+    words = interrogator.clip.encode_texts(interrogator.prompts(images, [str(i) for i in range(12)]))
+    agreement = interrogator.clip.encode_images(images) @ words.T
     assert np.diag(agreement).mean() > agreement[~np.eye(12, dtype=bool)].mean() + 0.2
 
 
-def test_only_rows_with_a_picture_and_without_a_prompt_are_written_for_and_none_changes_its_place(asked):
+def test_only_rows_with_an_image_and_without_a_prompt_change_and_the_order_stays(interrogator):
     given = rows("found", None, None, "found too", None, None)
     given[2]["data"], given[4]["data"] = b"no picture", None
     given[4]["dropped"] = "http 404"
-    got = list(asked.fill([dict(row) for row in given]))
+    got = list(interrogator.fill([dict(row) for row in given]))
     assert [row["url"] for row in got] == [row["url"] for row in given]
     assert [row.get("prompt_by") for row in got] == [None, "interrogator", None, None, None, "interrogator"]
     for before, after in zip(given, got, strict=True):
@@ -64,45 +65,48 @@ def test_only_rows_with_a_picture_and_without_a_prompt_are_written_for_and_none_
         assert after == before | written and (not written or after["complex_prompt"])
 
 
-def test_labels_that_clip_would_not_read_to_the_end_are_left_out():
-    many = Interrogator(clip=CLIP, flavors=40, labels=LABELS)
+def test_labels_beyond_the_text_length_of_clip_are_left_out():
+    many = Interrogator(InterrogatorConfig(CLIP, flavors=40, labels=LABELS))
     (prompt,) = many.prompts([make(0).draw()], ["a"])
     tokens = many.clip.processor.tokenizer(prompt).input_ids
     length = many.clip.model.config.text_config.max_position_embeddings
     assert length - 6 < len(tokens) <= length
 
 
-def test_a_caption_comes_first_where_a_captioner_is_named():
-    told = Interrogator(clip=CLIP, caption=BLIP, flavors=1, labels=LABELS)
+def test_a_caption_comes_first_if_a_captioner_is_configured():
+    told = Interrogator(InterrogatorConfig(CLIP, caption=BLIP, flavors=1, labels=LABELS))
     image = make(3, "counting").draw()
     assert told.prompts([image], ["a"])[0].startswith(told.captioner.caption([image], ["a"])[0] + ", ")
 
 
-def test_a_folder_is_interrogated_if_its_settings_say_so_and_its_rows_tell(tmp_path):
+def test_a_folder_is_interrogated_if_configured_and_its_rows_say_so(tmp_path):
     (tmp_path / "a.png").write_bytes(picture(1))
     (tmp_path / "b.png").write_bytes(png(text={"parameters": "found"}))
-    assert [row["complex_prompt"] for row in folder.rows(path=str(tmp_path))] == [None, "found"]
+    assert [row["complex_prompt"] for row in folder.rows(folder.Config(str(tmp_path)))] == [None, "found"]
+    config = from_dict(folder.Config, {"path": str(tmp_path), "interrogate": {"clip": CLIP, "labels": LABELS}}, "sources.folder")
     for name in ("first", "second"):
-        write_shards(tmp_path / name, folder.rows(path=str(tmp_path), interrogate={"clip": CLIP, "labels": LABELS}))
+        write_shards(tmp_path / name, folder.rows(config))
     table = read_table(tmp_path / "first")
     assert list(table.prompt_by.notna()) == [True, False] and table.clean_prompt.notna().all()
     assert (tmp_path / "first/prompts-000000.parquet").read_bytes() == (tmp_path / "second/prompts-000000.parquet").read_bytes()
     with pytest.raises(ValueError, match="sources.folder.interrogate.clp is unknown .did you mean 'clip'"):
-        list(folder.rows(path=str(tmp_path), interrogate={"clp": CLIP}))
+        from_dict(folder.Config, {"path": str(tmp_path), "interrogate": {"clp": CLIP}}, "sources.folder")
+    with pytest.raises(ValueError, match="sources.folder.interrogate.flavors is 0: give at least 1"):
+        from_dict(folder.Config, {"path": str(tmp_path), "interrogate": {"clip": CLIP, "flavors": 0}}, "sources.folder")
     with pytest.raises(FileNotFoundError, match="sources.folder.interrogate.clip is 'nowhere'"):
-        list(folder.rows(path=str(tmp_path), interrogate={"clip": "nowhere"}))
+        list(folder.rows(folder.Config(str(tmp_path), InterrogatorConfig("nowhere"))))
 
 
-def test_the_lists_of_clip_interrogator_are_found_without_loading_it():
-    found = lists()
+def test_the_lists_of_clip_interrogator_are_read_without_importing_it():
+    found = read_label_lists()
     assert {name: len(labels) for name, labels in found.items()} == {"mediums": 95, "artists": 5265, "movements": 200, "flavors": 100969}
     assert all(name.startswith("by ") for name in found["artists"]) and "clip_interrogator" not in sys.modules
 
 
-def test_without_the_lists_the_cure_is_named(monkeypatch):
+def test_without_the_lists_the_error_says_what_to_install(monkeypatch):
     def nothing(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(interrogator, "distribution", nothing)
+    monkeypatch.setattr(module, "distribution", nothing)
     with pytest.raises(ValueError, match="sources.folder.interrogate needs the lists of clip-interrogator: `pip install"):
-        lists()
+        read_label_lists()

@@ -21,7 +21,7 @@ from miniature.scenes import Scene
 from miniature.scenes import Thing as Drawn
 from sur_adapter.evaluation.judges import detector
 from sur_adapter.evaluation.judges.detector import Thing, agrees, apart, colour
-from sur_adapter.models.clip import Clip
+from sur_adapter.models.clip import CLIPEncoder
 
 CLIP = str(ROOT / "models/miniature/clip")
 SCENE = Scene(0, "color", (Drawn("circle", "red", None, 16, 32, 10), Drawn("circle", "blue", None, 46, 32, 10)))
@@ -64,13 +64,13 @@ def test_one_thing_that_is_found_twice_counts_once_and_neighbours_count_twice():
 
 
 def test_the_colour_of_a_thing_is_that_inside_its_box():
-    picture, clip = SCENE.draw(), Clip(CLIP)
+    picture, clip = SCENE.draw(), CLIPEncoder(CLIP, "evaluate.clip")
     boxes = {"red": (6, 22, 26, 42), "blue": (36, 22, 56, 42)}
     assert {name: colour(clip, picture, Thing("circle", 1.0, box)) for name, box in boxes.items()} == {name: name for name in boxes}
 
 
 def test_what_lies_around_a_masked_thing_does_not_colour_it():
-    clip, mask = Clip(CLIP), np.zeros((64, 64), bool)
+    clip, mask = CLIPEncoder(CLIP, "evaluate.clip"), np.zeros((64, 64), bool)
     mask[24:44, 24:44] = True
     seen: dict[str, set] = {"bare": set(), "masked": set()}
     for around in ("blue", "green", "white"):

@@ -10,7 +10,7 @@ from scipy.linalg import sqrtm
 from miniature.scenes import Scene, Thing
 from stages.evaluate import compared
 from sur_adapter.evaluation.metrics import clip_iqa, cmmd, fid_clip, iqa, pickscore
-from sur_adapter.models.clip import Clip
+from sur_adapter.models.clip import CLIPEncoder
 
 CLIP = str(ROOT / "models/miniature/clip")
 RED, BLUE = (Scene(0, "color", (Thing("circle", colour, None, 32, 32, 14),)).draw() for colour in ("red", "blue"))
@@ -29,10 +29,10 @@ def test_between_opposite_sentences_a_picture_goes_to_the_one_it_shows():
 
 def test_of_two_pictures_of_a_prompt_the_one_that_shows_it_is_picked_by_the_models_own_scale():
     values = pickscore.measure([RED, BLUE], [{"prompt": "a red circle"}] * 2, model=CLIP, processor=CLIP)
-    clip = Clip(CLIP)
+    clip = CLIPEncoder(CLIP, "evaluate.clip")
     with torch.inference_mode():
         scale = float(clip.model.logit_scale.exp())
-    assert values == pytest.approx(scale * (clip.images([RED, BLUE]) @ clip.texts(["a red circle"])[0]), rel=1e-4)
+    assert values == pytest.approx(scale * (clip.encode_images([RED, BLUE]) @ clip.encode_texts(["a red circle"])[0]), rel=1e-4)
     assert values[0] > values[1]
 
 

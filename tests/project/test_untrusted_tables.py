@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from helpers.hostile_server import bounded
 
-from stages.filter import frozen
 from sur_adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.data.filtering.tables import read_frozen_splits
 from sur_adapter.data.sources import diffusiondb, folder, urls
 from sur_adapter.evaluation.human_votes import read_votes
 from sur_adapter.generation.prompts import read_prompts
-from sur_adapter.hub import figures
+from sur_adapter.hub import read_metrics
 from sur_adapter.io.shards import read_table
 from sur_adapter.reporting.provenance import licence
 
@@ -89,7 +89,7 @@ LISTS = {
     "tifa.json": read_prompts,
     "PartiPrompts.tsv": read_prompts,
     "votes.csv": read_votes,
-    "splits.csv": frozen,
+    "splits.csv": read_frozen_splits,
     "metrics.json": figures,
     "config.json": lambda file: SURAdapter.from_pretrained(file.parent),
     "metadata.jsonl": _folder,

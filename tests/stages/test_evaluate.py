@@ -15,7 +15,7 @@ from stages.evaluate import beside, evaluate
 from sur_adapter.evaluation.image_quality import MEASURES, colourfulness, contrast, entropy, sharpness
 from sur_adapter.generation.image_grid import GAP, SIDE, sheet
 from sur_adapter.io.shards import write_table, write_tar
-from sur_adapter.models.clip import Clip, distances, score
+from sur_adapter.models.clip import CLIPEncoder, cosine_scores, mean_pairwise_distances
 
 ROOT = Path(__file__).parents[2]
 CLIP = str(ROOT / "models/miniature/clip")
@@ -320,21 +320,21 @@ def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_th
 
 def test_the_score_is_the_cosine_and_never_negative():
     a = np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
-    assert score(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([1.0, 0.6, 0])
+    assert cosine_scores(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([1.0, 0.6, 0])
 
 
 def test_distances_average_to_the_mean_over_all_pairs():
     x = np.random.default_rng(0).normal(size=(5, 8))
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     pairs = [1 - x[i] @ x[j] for i in range(5) for j in range(i)]
-    assert distances(x).mean() == pytest.approx(np.mean(pairs)) and np.isnan(distances(x[:1])).all()
+    assert mean_pairwise_distances(x).mean() == pytest.approx(np.mean(pairs)) and np.isnan(mean_pairwise_distances(x[:1])).all()
 
 
 def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing():
-    clip = Clip(CLIP)
+    clip = CLIPEncoder(CLIP, "evaluate.clip")
     texts = ["a red circle", "a red circle and " * 500]
-    both = clip.texts(texts)
-    assert np.isfinite(both).all() and both[:1] == pytest.approx(clip.texts(texts[:1]), abs=1e-5)
+    both = clip.encode_texts(texts)
+    assert np.isfinite(both).all() and both[:1] == pytest.approx(clip.encode_texts(texts[:1]), abs=1e-5)
     assert np.linalg.norm(both, axis=-1) == pytest.approx(1, abs=1e-5)
 
 

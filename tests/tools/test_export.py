@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from helpers.repository import ROOT
 from helpers.small_models import encode, write_shards
+from helpers.stages import crawl
 
 from miniature.scenes import make
-from stages.crawl import crawl
-from stages.filter import count
-from sur_adapter.data.filtering.data_card import card
+from sur_adapter.data.filtering.data_card import data_card
+from sur_adapter.data.filtering.funnel import count_rows
 from sur_adapter.data.sources import folder as pictures
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, read_tar
@@ -51,8 +51,8 @@ def test_an_export_overwrites_nothing_and_refuses_a_missing_image(pairs, tmp_pat
 
 
 def test_the_data_card_counts_every_row_and_escapes_text_from_outside(pairs):
-    pairs = pairs.assign(licence=["CC0 | <script>", "CC0 | <script>", None, None, None, None], nsfw=["None"] * 3 + ["X"] + [None] * 2)
-    text = card(pairs, count(pairs), ["None"])
+    pairs = pairs.assign(licence=["CC0 | <script>", "CC0 | <script>", None, None, None, None], nsfw_level=["None"] * 3 + ["X"] + [None] * 2)
+    text = data_card(pairs, count_rows(pairs), ["None"])
     assert "6 rows came in, 5 pairs are kept: 3 train, 0 validation, 2 test." in text
     assert r"| s | CC0 \| &lt;script&gt; | 2 | 2 |" in text and "| s | not known | 4 | 3 |" in text and "| nsfw | 1 |" in text
     assert "| X | 1 | 0 |" in text and "| not known | 2 | 2 |" in text and "| complex_prompt | 2 | 2 | 2 | 2 |" in text

@@ -1,6 +1,6 @@
-"""The data card: where the pairs come from, under which terms, what left and why, in Markdown.
+"""Writes the data card in Markdown: sources and licences of the pairs, dropped rows by reason, prompt lengths, NSFW levels.
 
-Texts from sources are escaped: a name or a licence from elsewhere may hold markup.
+Texts from sources are escaped, since a name or a licence may hold markup.
 """
 
 from html import escape
@@ -13,10 +13,11 @@ POLICY = {
 }
 
 
-def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
-    """rows: source, licence, nsfw, simple_prompt, complex_prompt, dropped of every row, and too_long where it was measured.
+def data_card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
+    """Returns the card.
 
-    counts: as in funnel.json. levels: let through.
+    rows: source, licence, nsfw_level, simple_prompt, complex_prompt and dropped of every row; too_long if that was scored. counts: as in
+    funnel.json. levels: the allowed NSFW levels.
     """
     kept = rows.dropped.isna()
     sections = [
@@ -27,25 +28,26 @@ def card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
         "## Sources and licences",
         _table(["source", "licence", "rows", "kept"], _sources(rows)),
         "## What left, and why",
-        _table(["reason", "rows"], [[_said(reason), f"{n:,}"] for reason, n in counts["dropped"].items()]),
+        _table(["reason", "rows"], [[_plain(reason), f"{n:,}"] for reason, n in counts["dropped"].items()]),
         "## Length of the kept prompts, in words",
         _table(["prompt", "least", "median", "95 %", "most"], [_lengths(rows[c][kept]) for c in ("simple_prompt", "complex_prompt")]),
-        *([_unread(rows["too_long"][kept])] if "too_long" in rows else []),
+        *([_truncated(rows["too_long"][kept])] if "too_long" in rows else []),
         "## NSFW",
-        POLICY[bool(levels)].format(levels=", ".join(map(_said, levels))),
+        POLICY[bool(levels)].format(levels=", ".join(map(_plain, levels))),
         _table(["level", "rows", "kept"], _levels(rows)),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _unread(beyond: pd.Series) -> str:
-    """Of prompts that no text encoder reads to their end; beyond: the tokens that are not read of each."""
+def _truncated(excess: pd.Series) -> str:
+    """Counts the prompts that the text encoder truncates. excess: the tokens of each beyond its length."""
     return (
-        f"{(beyond > 0).sum():,} of {len(beyond):,} keyword prompts are longer than the text encoder reads: column too_long says by what."
+        f"{(excess > 0).sum():,} of {len(excess):,} keyword prompts are longer than the text encoder reads: column too_long says by what."
     )
 
 
-def _said(text: str | None) -> str:
+def _plain(text: str | None) -> str:
+    """A text from a source on one line, its markup escaped."""
     return "not known" if text is None or pd.isna(text) else escape(" ".join(str(text).split())).replace("|", "\\|")
 
 
@@ -55,17 +57,17 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 def _sources(rows: pd.DataFrame) -> list[list[str]]:
-    found = rows.groupby(["source", "licence"], dropna=False).dropped.agg(["size", "count"])
-    return [[_said(source), _said(licence), f"{n:,}", f"{n - left:,}"] for (source, licence), n, left in found.itertuples()]
+    counts = rows.groupby(["source", "licence"], dropna=False).dropped.agg(["size", "count"])
+    return [[_plain(source), _plain(licence), f"{n:,}", f"{n - dropped:,}"] for (source, licence), n, dropped in counts.itertuples()]
 
 
 def _levels(rows: pd.DataFrame) -> list[list[str]]:
-    found = rows.groupby("nsfw", dropna=False).dropped.agg(["size", "count"])
-    return [[_said(level), f"{n:,}", f"{n - left:,}"] for level, n, left in found.itertuples()]
+    counts = rows.groupby("nsfw_level", dropna=False).dropped.agg(["size", "count"])
+    return [[_plain(level), f"{n:,}", f"{n - dropped:,}"] for level, n, dropped in counts.itertuples()]
 
 
 def _lengths(prompts: pd.Series) -> list[str]:
-    words = pd.Series([len(text.split()) for text in prompts.dropna()])  # not .str.split(): its lists of words fill memory
-    if words.empty:
+    lengths = pd.Series([len(text.split()) for text in prompts.dropna()])  # not .str.split(): it holds the lists of all prompts in memory
+    if lengths.empty:
         return [prompts.name, "–", "–", "–", "–"]
-    return [prompts.name, *(f"{words.quantile(q, interpolation='nearest'):.0f}" for q in (0, 0.5, 0.95, 1))]
+    return [prompts.name, *(f"{lengths.quantile(q, interpolation='nearest'):.0f}" for q in (0, 0.5, 0.95, 1))]

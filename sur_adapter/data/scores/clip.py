@@ -1,65 +1,73 @@
-"""CLIP: does the picture show what is said of it? One look at each picture serves every measure.
+"""CLIP scores: how well an image agrees with its texts. Each image is encoded once for all measures.
 
-measures: `simple`, the plain sentence it was captioned with; `complex`, the keyword prompt it was found with; `aesthetic`, how well
-it would please, by a linear head on the picture's unit vector: a safetensors file with `weight` (1, d) and `bias` (1).
+simple: the agreement with the caption. complex: with the keyword prompt. aesthetic: a linear head on the image's unit vector.
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from PIL import Image
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
-from sur_adapter.data.prompts.cleaning import words
+from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.io.prefetch import prefetch
-from sur_adapter.models.clip import Clip, agreement
-from sur_adapter.registry import did_you_mean
+from sur_adapter.models.clip import CLIPEncoder, text_scores
 
-WORDS = {"simple": lambda row: row["simple_prompt"], "complex": words}
-KNOWN = (*WORDS, "aesthetic")
+TEXTS = {"simple": lambda row: row["simple_prompt"], "complex": effective_prompt}
 
 
-def score(
-    images: Iterable[Image.Image], rows: list[dict], *, model: str, measures: list[str], batch: int = 100, head: str | None = None
-) -> dict[str, list]:
-    """measure -> max(cos, 0) for each picture, None where there is no text; `aesthetic`: what the file `head` makes of it.
+@dataclass(frozen=True)
+class Config:
+    """model: a CLIP, a folder or a name on the hub. head: for `aesthetic`, a safetensors file with `weight` (1, d) and `bias` (1)."""
 
-    Raises ValueError for a measure that is none, and for one that lacks its head.
-    """
-    for name in measures:
-        if name not in KNOWN:
-            raise ValueError(f"params.yaml: scores.clip.measures has {name!r}{did_you_mean(name, KNOWN)}; there are {', '.join(KNOWN)}")
-    clip, values = _clip(model), {name: [] for name in measures}
-    please = _head(head, clip) if "aesthetic" in measures else None
-    images = iter(images)
-    batches = prefetch(list(islice(images, batch)) for _ in range(0, len(rows), batch))
-    for start, pictures in zip(range(0, len(rows), batch), batches, strict=True):
-        seen = clip.images(pictures)  # (B, d)
-        for name in measures:
-            if name in WORDS:
-                values[name] += agreement(clip, seen, [WORDS[name](row) for row in rows[start : start + batch]])
+    model: str
+    measures: tuple[Literal["simple", "complex", "aesthetic"], ...]
+    batch_size: int = 100
+    head: str | None = None
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
+        if not self.measures:
+            raise ValueError("measures is empty: choose simple, complex or aesthetic, or remove the section")
+
+
+def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> dict[str, list]:
+    """Returns measure -> N values: max(cos, 0), None if there is no text; for `aesthetic`, the output of the head."""
+    encoder, values = _load_encoder(config.model), {name: [] for name in config.measures}
+    head = _load_head(config.head, encoder) if "aesthetic" in config.measures else None
+    images, starts = iter(images), range(0, len(rows), config.batch_size)
+    batches = prefetch(list(islice(images, config.batch_size)) for _ in starts)
+    for start, batch in zip(starts, batches, strict=True):
+        image_embeds = encoder.encode_images(batch)  # (B, d)
+        for name in config.measures:
+            if name in TEXTS:
+                texts = [TEXTS[name](row) for row in rows[start : start + config.batch_size]]
+                values[name] += text_scores(encoder, image_embeds, texts)
             else:
-                values[name] += please(seen).tolist()
+                values[name] += head(image_embeds).tolist()
     return values
 
 
 @cache
-def _clip(model: str) -> Clip:
-    """Loaded once, though shards come one at a time."""
-    return Clip(model, "scores.clip.model")
+def _load_encoder(model: str) -> CLIPEncoder:
+    """Loads the model once for all shards."""
+    return CLIPEncoder(model, "scores.clip.model")
 
 
-def _head(file: str | None, clip: Clip) -> Callable[[np.ndarray], np.ndarray]:
-    """Unit vectors (N, d) -> (N,)."""
+def _load_head(file: str | None, encoder: CLIPEncoder) -> Callable[[np.ndarray], np.ndarray]:
+    """Returns a function from unit vectors (N, d) to scores (N,)."""
     if not file or not Path(file).is_file():
         raise FileNotFoundError(
             f"params.yaml: scores.clip.head is {file!r}, which is no file: name a safetensors file with weight and bias"
         )
-    width = clip.model.config.projection_dim
+    width = encoder.model.config.projection_dim
     try:
         tensors = load_file(file)
     except SafetensorError as error:
@@ -67,4 +75,4 @@ def _head(file: str | None, clip: Clip) -> Callable[[np.ndarray], np.ndarray]:
     if {name: tensor.shape for name, tensor in tensors.items()} != {"weight": (1, width), "bias": (1,)}:
         shapes = ", ".join(f"{name} {tensor.shape}" for name, tensor in sorted(tensors.items()))
         raise ValueError(f"params.yaml: scores.clip.head {file} holds {shapes}: this CLIP needs weight (1, {width}) and bias (1,)")
-    return lambda vectors: vectors @ tensors["weight"][0] + tensors["bias"][0]
+    return lambda image_embeds: image_embeds @ tensors["weight"][0] + tensors["bias"][0]

@@ -1,6 +1,7 @@
-"""How unsafe a picture is: 0 harmless … 1 explicit, the worse of what its source says and what a safety model sees."""
+"""How unsafe an image is, from 0 (harmless) to 1 (explicit): the maximum of the source's level and a safety model's probability."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 
@@ -10,49 +11,57 @@ from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 
 LEVELS = {"None": 0.0, "Soft": 1 / 3, "Mature": 2 / 3, "X": 1.0}  # Civitai's; any other level counts as the worst
-SAFE = ("normal", "safe", "sfw", "neutral", "drawings")  # labels of the common models that say a picture is harmless
+SAFE_LABELS = ("normal", "safe", "sfw", "neutral", "drawings")  # labels of the common safety models for harmless images
 
 
-def score(images: Iterable[Image.Image], rows: list[dict], *, model: str | None = None, batch: int = 32) -> list[float | None]:
-    """max(level, 1 − p(safe)); None where neither source nor model says anything. model: any image classifier of transformers."""
+@dataclass(frozen=True)
+class Config:
+    """model: an image classifier of transformers, one of whose labels is in `SAFE_LABELS`; null uses the source's level alone."""
+
+    model: str | None = None
+    batch_size: int = 32
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
+
+
+def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> list[float | None]:
+    """Returns max(level, 1 - p(safe)) of each image; None if there is neither a level nor a model."""
     levels = [LEVELS.get(row["nsfw"], 1.0) if row["nsfw"] is not None else None for row in rows]
-    seen = _seen(images, len(rows), model, batch) if model else [None] * len(rows)
-    pairs = zip(levels, seen, strict=True)
-    return [max((v for v in pair if v is not None), default=None) for pair in pairs]
+    unsafe = _classify(images, len(rows), config) if config.model else [None] * len(rows)
+    return [max((value for value in pair if value is not None), default=None) for pair in zip(levels, unsafe, strict=True)]
 
 
-def _seen(images: Iterable[Image.Image], count: int, model: str, batch: int) -> list[float]:
-    """1 − p(safe) of each picture."""
+def _classify(images: Iterable[Image.Image], count: int, config: Config) -> list[float]:
+    """1 - p(safe) of each image."""
     import torch
 
-    look, judge, safe = _judge(model)
-    images, values = iter(images), []
-    batches = prefetch(look(images=list(islice(images, min(batch, count - k))), return_tensors="pt") for k in range(0, count, batch))
+    processor, model, safe = _load_classifier(config.model)
+    images, values, size = iter(images), [], config.batch_size
+    batches = prefetch(processor(images=list(islice(images, min(size, count - k))), return_tensors="pt") for k in range(0, count, size))
     with torch.inference_mode():
-        for pixels in batches:
-            likely = judge(pixels.pixel_values.to(judge.device)).logits.softmax(-1)  # (B, labels)
-            values += (1 - likely[:, safe].sum(-1)).clamp(0, 1).tolist()
+        for batch in batches:
+            probabilities = model(batch.pixel_values.to(model.device)).logits.softmax(-1)  # (B, labels)
+            values += (1 - probabilities[:, safe].sum(-1)).clamp(0, 1).tolist()
     return values
 
 
 @cache
-def _judge(model: str) -> tuple:
-    """(processor, classifier, the numbers of its labels that say safe); loaded once, though shards come one at a time.
-
-    Raises ValueError where no label says safe.
-    """
+def _load_classifier(model: str) -> tuple:
+    """Loads (image processor, classifier, indices of its safe labels) once for all shards. Raises ValueError if no label is safe."""
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     from sur_adapter.models.torch_utils import resolve_device
 
     with loading_errors("scores.nsfw.model", model):
-        look = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
-        judge = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).eval()
-    labels = judge.config.id2label
-    safe = [i for i, label in labels.items() if label.lower() in SAFE]
+        processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
+        classifier = AutoModelForImageClassification.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).eval()
+    labels = classifier.config.id2label
+    safe = [i for i, label in labels.items() if label.lower() in SAFE_LABELS]
     if not safe:
         raise ValueError(
-            f"params.yaml: scores.nsfw.model has the labels {', '.join(labels.values())}, none of {', '.join(SAFE)}: name another"
+            f"params.yaml: scores.nsfw.model has the labels {', '.join(labels.values())}, none of {', '.join(SAFE_LABELS)}: choose another"
         )
-    return look, judge.to(resolve_device()), safe
+    return processor, classifier.to(resolve_device()), safe

@@ -1,24 +1,32 @@
-"""How many tokens of the keyword prompt lie beyond the text encoder's length: the model draws without them. 0 where all are read."""
+"""How many tokens of the keyword prompt exceed the text encoder's length and are ignored by the model; 0 if none."""
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import cache
 
 from PIL import Image
 from transformers import AutoTokenizer
 
-from sur_adapter.data.prompts.cleaning import too_long, words
+from sur_adapter.data.prompts.cleaning import count_excess_tokens, effective_prompt
 from sur_adapter.models.loading import NO_REMOTE_CODE, loading_errors
 
 
-def score(images: Iterable[Image.Image], rows: list[dict], *, model: str) -> list[float | None]:
-    """model: whose tokenizer counts, a CLIP. None where there is no prompt. Pictures are not looked at."""
-    prompts = [words(row) for row in rows]
-    beyond = iter(too_long([p for p in prompts if p is not None], _tokenizer(model)))
-    return [None if p is None else float(next(beyond)) for p in prompts]
+@dataclass(frozen=True)
+class Config:
+    """model: a CLIP, a folder or a name on the hub, whose tokenizer counts."""
+
+    model: str
+
+
+def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> list[float | None]:
+    """Returns the excess tokens of each keyword prompt, None if there is none. Images are not decoded."""
+    prompts = [effective_prompt(row) for row in rows]
+    excess = iter(count_excess_tokens([prompt for prompt in prompts if prompt is not None], _load_tokenizer(config.model)))
+    return [None if prompt is None else float(next(excess)) for prompt in prompts]
 
 
 @cache
-def _tokenizer(model: str):
-    """Loaded once, though shards come one at a time."""
+def _load_tokenizer(model: str):
+    """Loads the tokenizer once for all shards."""
     with loading_errors("scores.too_long.model", model, "tokenizer"):
         return AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
