@@ -1,8 +1,8 @@
-"""Pictures a second: many at a time as `generate` draws them, against one call for each.
+"""Images per second: in batches, as `generate` does, against one pipeline call per image.
 
     python -m experiments.benchmarks.generate                  # the miniature on a CPU; writes generate-cpu.json beside this file
 
-Prompts are the miniature's, the settings those of params.yaml. The first batch, which pays for what is done but once, is not counted.
+Prompts are the miniature's, settings those of params.yaml. The first batch, which includes one-time costs, is not counted.
 """
 
 import json
@@ -13,7 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from sur_adapter.generation.prompts import read_prompts
-from sur_adapter.generation.sampling import draw
+from sur_adapter.generation.sampling import GenerateConfig, generate_images, image_jobs
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.torch_utils import resolve_device
 
@@ -22,31 +22,33 @@ COUNT = 60  # pictures
 
 def main() -> None:
     params = YAML(typ="safe").load(Path("params.yaml"))
-    how = {name: params["generate"][name] for name in ("steps", "guidance", "batch", "precision")}
+    names = ("num_inference_steps", "guidance_scale", "batch_size", "precision")
+    settings = {name: params["generate"][name] for name in names}
     pipe = diffusion.load_pipeline(params["models"]["diffusion"]).to(resolve_device())
-    forms = {"many at a time": how, "one at a time": how | {"batch": 1}, "one at a time, fp32": how | {"batch": 1, "precision": "fp32"}}
+    one = settings | {"batch_size": 1}
+    forms = {"many at a time": settings, "one at a time": one, "one at a time, fp32": one | {"precision": "fp32"}}
     figures = {
         "model": params["models"]["diffusion"],
         "device": f"{pipe.device.type}, {torch.get_num_threads()} threads",
         "pictures": COUNT,
     }
-    figures |= {"resolution": params["models"]["resolution"]} | how
-    figures |= {name: round(measured(pipe, params, form), 2) for name, form in forms.items()}
+    figures |= {"resolution": params["models"]["resolution"]} | settings
+    figures |= {name: round(images_per_second(pipe, params, form), 2) for name, form in forms.items()}
     figures["times_faster"] = round(figures["many at a time"] / figures["one at a time, fp32"], 2)
     text = json.dumps(figures, indent=2) + "\n"
     Path(__file__).with_name(f"generate-{pipe.device.type}.json").write_text(text)
     print(text)
 
 
-def measured(pipe, params: dict, form: dict) -> float:
-    """Pictures a second."""
+def images_per_second(pipe, params: dict, settings: dict) -> float:
     rows = read_prompts(Path(params["generate"]["prompts"]))[:COUNT]
     texts = [row["prompt"] for row in rows]
-    warm = form["batch"]
-    list(draw(pipe, rows[:warm], texts[:warm], params["models"]["resolution"], seeds=1, **form))
+    config, resolution = GenerateConfig(per_category=COUNT, seeds=1, **settings), params["models"]["resolution"]
+    jobs = image_jobs(rows, texts, seeds=1)
+    list(generate_images(pipe, jobs[: config.batch_size], resolution, config))
     started = time.perf_counter()
-    drawn = list(draw(pipe, rows, texts, params["models"]["resolution"], seeds=1, **form))
-    return len(drawn) / (time.perf_counter() - started)
+    images = list(generate_images(pipe, jobs, resolution, config))
+    return len(images) / (time.perf_counter() - started)
 
 
 if __name__ == "__main__":

@@ -58,25 +58,12 @@ class SURAdapter(nn.Module):
         tensors = {name.removeprefix("block."): tensor for name, tensor in self.state_dict().items()}
         save_checked(tensors, folder / WEIGHTS_FILE)
 
-    def push_to_hub(self, name: str, **options) -> str:
-        """Uploads config, weights and a model card to `name` (owner/name) on the hub; returns the commit's URL. options: see hub.push."""
-        from sur_adapter import hub  # only here: no stage uploads anything
-
-        return hub.push(self, name, **options)
-
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, revision: str | None = None) -> "SURAdapter":
-        """Loads an adapter that `save_pretrained` wrote, in evaluation mode and without gradients.
+    def from_pretrained(cls, folder: str | Path) -> "SURAdapter":
+        """Loads an adapter that `save_pretrained` wrote, in evaluation mode and without gradients. `hub.SURAdapter` also takes hub names.
 
-        folder: a Path is always a folder; a str that is no path here is a name on the hub (owner/name), and `revision` a branch, tag or
-        commit there. Raises FileNotFoundError if there is none, and ValueError if it cannot be read or its weights do not fit its config.
+        Raises FileNotFoundError if there is none, and ValueError if it cannot be read or its weights do not fit its config.
         """
-        if isinstance(folder, str) and not Path(folder).exists():
-            from sur_adapter import hub  # only here: a local folder needs no client of the hub
-
-            folder = hub.fetch(folder, revision)
-        elif revision:
-            raise ValueError(f"{folder} is a folder, and only adapters on the hub have revisions: leave revision={revision!r} out")
         folder = Path(folder)
         if folder.is_file():
             raise FileNotFoundError(f"{folder} is not a folder: convert a checkpoint with `python -m sur_adapter convert {folder} FOLDER`")

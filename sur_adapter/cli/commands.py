@@ -1,6 +1,6 @@
-"""What each command of the command line does: takes what was given, returns what is to be said. cli.py says what may be given.
+"""The commands of the command line. Each takes the parsed arguments of main.py and returns the text to print.
 
-Bad input is a ValueError or FileNotFoundError of one sentence, and nothing is written then.
+Bad input raises ValueError or FileNotFoundError with one sentence, and nothing is written then.
 """
 
 import argparse
@@ -11,158 +11,111 @@ import sys
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryFile
 
-MARK = re.compile(r"([0-9a-f]{16})?(\.[0-9a-f]{16}){2}|[0-9a-f]{16}")
-
-
-def generate(given: argparse.Namespace) -> str:
-    """A picture of a prompt with the adapter, or beside it, on the same noise, one without."""
-    target = _picture(given.out)
-    _quiet()
-    from sur_adapter.generation import comparison_png as compare
-    from sur_adapter.generation.session import load
-
-    studio, prompt = load(given.adapter, given.model, revision=given.revision), given.prompt
-    studio.pipe.set_progress_bar_config(disable=None, leave=False)  # None: off where no terminal looks on
-    strength = studio.strength if given.strength is None else given.strength
-    guidance = studio.guidance if given.guidance is None else given.guidance
-    how = {"negative": given.negative, "seed": given.seed, "steps": given.steps, "guidance": guidance, "size": given.size}
-    pictures = {}
-    for eta in (0.0, strength) if given.compare else (strength,):
-        label = f"with the adapter, strength {eta:g}" if pictures or not given.compare else "without the adapter"
-        pictures[label] = studio.picture(prompt, strength=eta, **how)
-    picture = compare.side_by_side(pictures, prompt) if given.compare else pictures[label]
-    names = {"model": studio.model, "adapter": given.adapter}
-    told = {key: Path(name).name if Path(name).is_absolute() else str(name) for key, name in names.items()}  # no folders of anyone's
-    drawn = list(next(iter(pictures.values())).size)
-    compare.save(picture, target, {"prompt": prompt} | how | {"size": drawn, "strength": strength, "compare": given.compare} | told)
-    said = f"{target}: {' | '.join(pictures)}; seed {given.seed}, {given.steps} steps, guidance {guidance:g}, {drawn[0]}x{drawn[1]}"
-    return "\n".join([said, *studio.unread(prompt, given.negative)])
+FINGERPRINT = re.compile(r"([0-9a-f]{16})?(\.[0-9a-f]{16}){2}|[0-9a-f]{16}")
+CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
 
 
-def info(given: argparse.Namespace) -> str:
-    """What an adapter is, as an aligned table or as JSON."""
+def generate(args: argparse.Namespace) -> str:
+    """Generates an image with the adapter, or with --compare one without and one with it, from the same initial noise."""
+    from sur_adapter.cli.output import resolve_png, save_png
+
+    target = resolve_png(args.out)
+    _silence_libraries()
+    from sur_adapter.cli.loading import load_session
+    from sur_adapter.generation.image_grid import side_by_side
+
+    session, prompt = load_session(args.adapter, args.model, revision=args.revision), args.prompt
+    session.pipe.set_progress_bar_config(disable=None, leave=False)  # None: no bar where stderr is not a terminal
+    scale = session.default_scale if args.scale is None else args.scale
+    guidance_scale = session.default_guidance_scale if args.guidance_scale is None else args.guidance_scale
+    sampling = {"seed": args.seed, "num_inference_steps": args.steps, "guidance_scale": guidance_scale, "size": args.size}
+    images = {}
+    for value in (0.0, scale) if args.compare else (scale,):
+        label = f"with the adapter, strength {value:g}" if images or not args.compare else "without the adapter"
+        images[label] = session.generate(prompt, args.negative, scale=value, **sampling)
+    size = list(next(iter(images.values())).size)
+    settings = {"prompt": prompt, "negative": args.negative, "seed": args.seed, "steps": args.steps, "guidance": guidance_scale}
+    settings |= {"size": size, "strength": scale, "compare": args.compare}
+    for key, name in {"model": session.model, "adapter": args.adapter}.items():
+        settings[key] = Path(name).name if Path(name).is_absolute() else str(name)  # without the folders of this machine
+    save_png(side_by_side(images, prompt) if args.compare else images[label], target, settings)
+    summary = f"seed {args.seed}, {args.steps} steps, guidance {guidance_scale:g}, {size[0]}x{size[1]}"
+    return "\n".join([f"{target}: {' | '.join(images)}; {summary}", *session.truncation_warnings(prompt, args.negative)])
+
+
+def info(args: argparse.Namespace) -> str:
+    """The facts about an adapter, as an aligned table or as JSON."""
     from dataclasses import asdict
 
-    from sur_adapter.model_card import facts
+    from sur_adapter.model_card import adapter_facts
 
-    adapter = _adapter(given)
-    size = sum(p.numel() for p in adapter.parameters())
-    if given.json:
-        return json.dumps(asdict(adapter.config) | {"parameters": size}, indent=2, sort_keys=True)
-    rows = facts(adapter.config) | {"parameters": f"{size:,}"}
-    wide = max(map(len, rows))
-    return "\n".join(f"{key:<{wide}}  {value}" for key, value in rows.items())
+    adapter = _load_adapter(args)
+    parameters = sum(p.numel() for p in adapter.parameters())
+    if args.json:
+        return json.dumps(asdict(adapter.config) | {"parameters": parameters}, indent=2, sort_keys=True)
+    rows = adapter_facts(adapter.config) | {"parameters": f"{parameters:,}"}
+    width = max(map(len, rows))
+    return "\n".join(f"{key:<{width}}  {value}" for key, value in rows.items())
 
 
-def card(given: argparse.Namespace) -> str:
+def card(args: argparse.Namespace) -> str:
     """The model card of an adapter."""
-    from sur_adapter.hub import figures
-    from sur_adapter.model_card import card
+    from sur_adapter.hub import read_metrics
+    from sur_adapter.model_card import model_card
 
-    words = card(
-        _adapter(given).config,
-        figures(given.metrics) if given.metrics else None,
-        name=str(given.adapter),
-        licence=given.licence,
-        datasets=given.dataset,
-    )
-    return words.rstrip("\n")
+    metrics = read_metrics(args.metrics) if args.metrics else None
+    text = model_card(_load_adapter(args).config, metrics, name=str(args.adapter), licence=args.licence, datasets=args.dataset)
+    return text.rstrip("\n")
 
 
-def convert(given: argparse.Namespace) -> str:
-    """A checkpoint of the published code to a folder, or a folder to a checkpoint."""
-    source, target = given.source, given.target
+def convert(args: argparse.Namespace) -> str:
+    """Converts a checkpoint of the published code to an adapter's folder, or a folder to a checkpoint."""
+    source, target = args.source, args.target
     if target.exists():
-        raise ValueError(f"{target} is there already: name another place, or remove it first")
+        raise ValueError(f"{target} exists already: name another place, or remove it first")
     if not source.exists():
-        raise FileNotFoundError(f"{source} is neither a checkpoint nor a folder: name one that is there")
-    if source.is_dir():
-        return _to_checkpoint(source, target, given)
-    from sur_adapter.adapter.conversion import read_checkpoint
-    from sur_adapter.io.atomic import atomic_write
-
-    if target.suffix in (".pt", ".safetensors"):
-        raise ValueError(f"{source} is a checkpoint, so {target} must be a folder: name one without {target.suffix}")
-    if given.text_encoder_hash and not MARK.fullmatch(given.text_encoder_hash):
-        raise ValueError(f"--text-encoder-hash is {given.text_encoder_hash!r}: give what `sur-adapter fingerprint MODEL` prints")
-    about = {"base_model": given.base_model, "text_encoder": given.text_encoder_hash}
-    adapter = read_checkpoint(
-        source,
-        published_attention=not given.token_attention,
-        strength=given.strength,
-        about={key: value for key, value in about.items() if value},
-    )
-    _writable(target.parent)
-    with atomic_write(target) as part:
-        adapter.save_pretrained(part)
-    return f"{target}: text features {adapter.config.width} wide, strength {adapter.config.strength}"
+        raise FileNotFoundError(f"{source} does not exist: name a checkpoint or an adapter's folder")
+    return _to_checkpoint(args) if source.is_dir() else _to_folder(args)
 
 
-def fingerprint(given: argparse.Namespace) -> str:
-    """The mark of a diffusion model's text encoder."""
-    _quiet()
+def fingerprint(args: argparse.Namespace) -> str:
+    """The fingerprint of a diffusion model's text encoder."""
+    _silence_libraries()
     from transformers import CLIPTextModel
 
     from sur_adapter.models.fingerprint import fingerprint
 
     try:
-        return fingerprint(CLIPTextModel.from_pretrained(given.model, subfolder="text_encoder", use_safetensors=True))
+        return fingerprint(CLIPTextModel.from_pretrained(args.model, subfolder="text_encoder", use_safetensors=True))
     except OSError as error:
         raise FileNotFoundError(
-            f"{given.model} has no text_encoder that can be loaded: name a folder that holds one, or a model of the hub"
+            f"{args.model} has no text_encoder that can be loaded: name a folder that holds one, or a model of the hub"
         ) from error
 
 
-def serve(given: argparse.Namespace) -> str:
-    """The web page, until it is stopped."""
-    from sur_adapter.cli.demo import MISSING, serve
+def serve(args: argparse.Namespace) -> str:
+    """Serves the demo until it is interrupted."""
+    from sur_adapter.cli.demo import NO_GRADIO, serve
 
     if find_spec("gradio") is None:
-        raise ValueError(MISSING)
-    _quiet()
-    serve(given.adapter, given.model, host=given.host, port=given.port)
+        raise ValueError(NO_GRADIO)
+    _silence_libraries()
+    serve(args.adapter, args.model, host=args.host, port=args.port)
     return ""
 
 
-def _adapter(given: argparse.Namespace):
-    from sur_adapter.adapter.adapter import SURAdapter
+def _load_adapter(args: argparse.Namespace):
+    from sur_adapter.hub import SURAdapter
 
-    return SURAdapter.from_pretrained(given.adapter, revision=given.revision)
-
-
-def _picture(out: Path | None) -> Path:
-    """Where the picture goes. A name that was not asked for is a free one."""
-    if out is None:
-        from sur_adapter.generation.comparison_png import free
-
-        out = free(Path("picture.png"))
-    if out.suffix.lower() != ".png":
-        raise ValueError(f"--out is {out}, but pictures are written as PNG: let its name end in .png")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"--out is {out}, but there is no folder {out.parent}: make it, or name another")
-    if out.is_dir():
-        raise ValueError(f"--out is {out}, which is a folder: name a file")
-    _writable(out.parent)
-    return out
+    return SURAdapter.from_pretrained(args.adapter, revision=args.revision)
 
 
-def _writable(folder: Path) -> None:
-    """ValueError where nothing can be written: before the work, so that none is lost."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"nothing can be written in {folder} ({error.strerror}): name another place") from error
-
-
-def _quiet() -> None:
-    """The libraries' bars are for those who look on; what they warn each other of is for nobody here."""
+def _silence_libraries() -> None:
+    """Turns off the libraries' warnings, and their progress bars where stderr is not a terminal."""
     warnings.simplefilter("ignore")
     for name in ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY"):
-        os.environ.setdefault(name, "error")  # before they are imported, which read it: what of a prompt is cut we say ourselves
+        os.environ.setdefault(name, "error")  # read at import; the command itself reports truncated prompts
     if sys.stderr.isatty():
         return
     import diffusers
@@ -174,17 +127,42 @@ def _quiet() -> None:
     transformers.utils.logging.disable_progress_bar()
 
 
-def _to_checkpoint(source: Path, target: Path, given: argparse.Namespace) -> str:
+def _to_folder(args: argparse.Namespace) -> str:
+    from sur_adapter.adapter.conversion import read_checkpoint
+    from sur_adapter.cli.output import check_writable
+    from sur_adapter.io.atomic import atomic_write
+
+    source, target = args.source, args.target
+    if target.suffix in CHECKPOINT_SUFFIXES:
+        raise ValueError(f"{source} is a checkpoint, so {target} must be a folder: name one without {target.suffix}")
+    if args.text_encoder_hash and not FINGERPRINT.fullmatch(args.text_encoder_hash):
+        raise ValueError(f"--text-encoder-hash is {args.text_encoder_hash!r}: give the output of `sur-adapter fingerprint MODEL`")
+    about = {"base_model": args.base_model, "text_encoder": args.text_encoder_hash}
+    adapter = read_checkpoint(
+        source,
+        published_attention=not args.token_attention,
+        strength=args.scale,
+        about={key: value for key, value in about.items() if value},
+    )
+    check_writable(target.parent)
+    with atomic_write(target) as part:
+        adapter.save_pretrained(part)
+    return f"{target}: width of the text features {adapter.config.width}, scale {adapter.config.strength}"
+
+
+def _to_checkpoint(args: argparse.Namespace) -> str:
     from sur_adapter.adapter.adapter import SURAdapter
     from sur_adapter.adapter.conversion import write_checkpoint
+    from sur_adapter.cli.output import check_writable
 
-    if target.suffix not in (".pt", ".safetensors"):
+    source, target = args.source, args.target
+    if target.suffix not in CHECKPOINT_SUFFIXES:
         raise ValueError(f"{source} is a folder, so {target} must be a checkpoint: let its name end in .pt or .safetensors")
-    for name in ("base_model", "text_encoder_hash", "strength", "token_attention"):
-        if getattr(given, name) is not None and getattr(given, name) is not False:
-            raise ValueError(f"--{name.replace('_', '-')} has no place in a checkpoint, which holds tensors alone: leave it out")
+    for name in ("base_model", "text_encoder_hash", "scale", "token_attention"):
+        if getattr(args, name) is not None and getattr(args, name) is not False:
+            raise ValueError(f"--{name.replace('_', '-')} cannot be stored in a checkpoint, which holds only tensors: leave it out")
     adapter = SURAdapter.from_pretrained(source)
-    _writable(target.parent)
+    check_writable(target.parent)
     write_checkpoint(adapter, target)
-    lost = "" if adapter.config.published_attention else " Trained with attention over tokens: it draws otherwise in the published code."
-    return f"{target}: 48 tensors; strength {adapter.config.strength}, base model and the teacher's projection are not among them.{lost}"
+    warning = "" if adapter.config.published_attention else " It was trained with attention over tokens; the published code differs."
+    return f"{target}: 48 tensors, without scale {adapter.config.strength}, base model and projection of the teacher.{warning}"

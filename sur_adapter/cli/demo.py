@@ -1,10 +1,10 @@
-"""A page on this machine: a prompt drawn without and with the adapter, side by side. `sur-adapter serve`, or
+"""A local web page that compares images without and with the adapter: `sur-adapter serve`, or
 
     from sur_adapter.cli.demo import serve
-    serve("models/adapter")                    # on http://127.0.0.1:7860, with the model that it was trained for
+    serve("models/adapter")                    # on http://127.0.0.1:7860, with the model that the adapter was trained for
 
-It asks nothing of any network and tells nobody anything: no fonts, scripts or figures go in or out. What a stranger types is shown as
-text. One picture is drawn at a time; who asks meanwhile waits.
+The page works offline: it loads no fonts or scripts, and sends no statistics. User input is shown as text. Images are generated one at a
+time; other requests wait.
 """
 
 import os
@@ -13,8 +13,8 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-MISSING = "the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
-QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+NO_GRADIO = "the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
+NO_TELEMETRY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 
 def serve(
@@ -23,29 +23,28 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 7860,
     *,
-    guidance: float | None = None,
+    guidance_scale: float | None = None,
     wait: bool = True,
 ):
-    """Opens the page, and says where; with `wait` it stays until Ctrl+C, else the page is returned and its close() ends it.
+    """Serves the page and prints its address. With `wait` it runs until Ctrl+C; else the page is returned, and its close() ends it.
 
-    adapter, model: folders or names on the hub; the model is that which the adapter was trained for unless given.
-    guidance: where its slider stands at first; the pipeline's own unless given.
-    Raises FileNotFoundError where there is no such model or adapter, ValueError where they do not fit each other or where the port is
-    taken, ImportError without Gradio.
+    adapter, model: folders or names on the hub; by default the model that the adapter was trained for. guidance_scale: first value of its
+    slider; by default the pipeline's. Raises FileNotFoundError if there is no such model or adapter, ValueError if they do not fit each
+    other or the port is in use, ImportError without Gradio.
     """
     if find_spec("gradio") is None:
-        raise ImportError(MISSING)
-    os.environ.update(QUIET)  # before Gradio is imported, which reads them
+        raise ImportError(NO_GRADIO)
+    os.environ.update(NO_TELEMETRY)  # Gradio reads it when it is imported
     import gradio as gr
 
-    from sur_adapter.cli.demo_page import STYLE, page
-    from sur_adapter.generation.session import load
+    from sur_adapter.cli.demo_page import STYLE, build_page
+    from sur_adapter.cli.loading import load_session
 
-    _refuse_taken(host, port)
-    studio = load(adapter, model)
+    _check_port(host, port)
+    session = load_session(adapter, model)
     folder = tempfile.TemporaryDirectory(prefix="sur-adapter-")
-    os.environ["GRADIO_TEMP_DIR"] = folder.name  # else its copies of the pictures outlive the page
-    demo = page(studio, Path(folder.name), guidance)
+    os.environ["GRADIO_TEMP_DIR"] = folder.name  # else its copies of the images stay after the end
+    demo = build_page(session, Path(folder.name), guidance_scale)
     theme = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     options = {"share": False, "quiet": True, "footer_links": [], "run_history": False, "enable_monitoring": False, "ssr_mode": False}
     options |= {
@@ -58,18 +57,18 @@ def serve(
         "show_error": True,
     }
     demo.launch(server_name=host, server_port=port, **options)
-    demo.pictures = folder  # they go when nobody holds the page any more
+    demo.image_folder = folder  # is removed with the page
     print(f"{demo.local_url}  (Ctrl+C ends it)", flush=True)
     if wait:
         demo.block_thread()
     return demo
 
 
-def _refuse_taken(host: str, port: int) -> None:
-    """ValueError where nothing can listen: before the models are loaded, which takes longer."""
+def _check_port(host: str, port: int) -> None:
+    """Raises ValueError if the address cannot be used; called before the models are loaded, which takes longer."""
     try:
-        with socket.socket() as door:
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: who left a moment ago holds nothing
-            door.bind((host, port))
+        with socket.socket() as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that was closed a moment ago is free
+            server.bind((host, port))
     except OSError as error:
         raise ValueError(f"nothing can listen on {host}, port {port} ({error.strerror}): give another, with --host or --port") from error

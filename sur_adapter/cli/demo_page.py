@@ -1,4 +1,4 @@
-"""What the page of serve.py holds: fields, two pictures, the words that they look at, and the history of the session."""
+"""The web page of the demo: input fields, two images, the attention of the prompt's words, and the history of the session."""
 
 import random
 import shutil
@@ -9,144 +9,159 @@ from time import monotonic
 
 import gradio as gr
 
-from sur_adapter.generation.session import GUIDANCE, LONGEST, SEEDS, STRENGTH, Comparison, ComparisonSession
+from sur_adapter.generation.session import (
+    MAX_GUIDANCE_SCALE,
+    MAX_PROMPT_LENGTH,
+    MAX_SCALE,
+    MAX_SEED,
+    Comparison,
+    ComparisonSession,
+)
 
 PROMPT = "I can see a green robot who is sprinting"
-KEPT = 30  # pairs in the history of a session
-SMALL = 128  # pixels: smaller pictures are enlarged without blur
+MAX_HISTORY = 30  # comparisons of a session
+SMALL_SIDE = 128  # pixels: smaller images are enlarged without smoothing
 
 
-def page(studio: ComparisonSession, folder: Path, guidance: float | None = None) -> gr.Blocks:
-    """The page, not yet opened. folder: where the pictures of all sessions lie."""
+def build_page(session: ComparisonSession, folder: Path, guidance_scale: float | None = None) -> gr.Blocks:
+    """Builds the page; launch() opens it. folder: for the images of all users."""
     with gr.Blocks(title="SUR-adapter", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.HTML(HEAD)
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
-                *given, draw, other = _fields(studio.strength, guidance or studio.guidance)
-                status = gr.HTML(_status("Press Draw, or Shift+Enter in the prompt."), elem_id="status")
+                *inputs, button, new_seed = _inputs(session.default_scale, guidance_scale or session.default_guidance_scale)
+                status = gr.HTML(_status("Press Generate, or Shift+Enter in the prompt."), elem_id="status")
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_id="two"):
-                    sides = [part for label, name in SIDES for part in _side(label, name)]
-                looked = gr.HTML("", elem_id="looked")
-        with gr.Column(visible=False, elem_id="past") as album:
+                    sides = [part for label, name in SIDES for part in _image_with_button(label, name)]
+                attention = gr.HTML("", elem_id="attention")
+        with gr.Column(visible=False, elem_id="past") as history_column:
             gr.HTML(HISTORY)
-            history = gr.Gallery(show_label=False, allow_preview=False, interactive=False, buttons=[], elem_id="history")
-        past = gr.State([], delete_callback=lambda entries: [_forget(entry) for entry in entries])
-        shown = [status, *sides, looked]
+            gallery = gr.Gallery(show_label=False, allow_preview=False, interactive=False, buttons=[], elem_id="history")
+        entries = gr.State([], delete_callback=lambda removed: [_delete_files(entry) for entry in removed])
+        shown = [status, *sides, attention]
 
-        def drawn(past, *values, progress=gr.Progress()):  # noqa: B008  where Gradio looks for it
-            return _drawn(studio, folder, past, values, progress)
+        def generate(entries, *values, progress=gr.Progress()):  # noqa: B008  where Gradio looks for it
+            return _generate(session, folder, entries, values, progress)
 
-        def back(past, event: gr.SelectData):
-            return [*past[event.index]["values"], *_show(past[event.index])]
+        def select(entries, event: gr.SelectData):
+            return [*entries[event.index]["values"], *_show(entries[event.index])]
 
-        one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "pictures", "trigger_mode": "once"}
-        events, private = [draw.click, given[0].submit, given[1].submit], {"api_visibility": "private"}
-        gr.on(events, drawn, [past, *given], [*shown, album, history, past], show_progress_on=[status], **one_at_a_time, **private)
-        other.click(lambda: random.randrange(SEEDS), None, given[2], queue=False, **private)
-        history.select(back, past, [*given, *shown], show_progress="hidden", **private)
+        one_at_a_time = {"concurrency_limit": 1, "concurrency_id": "images", "trigger_mode": "once"}
+        events, private = [button.click, inputs[0].submit, inputs[1].submit], {"api_visibility": "private"}
+        outputs = [*shown, history_column, gallery, entries]
+        gr.on(events, generate, [entries, *inputs], outputs, show_progress_on=[status], **one_at_a_time, **private)
+        new_seed.click(lambda: random.randrange(MAX_SEED), None, inputs[2], queue=False, **private)
+        gallery.select(select, entries, [*inputs, *shown], show_progress="hidden", **private)
     return demo
 
 
-def _fields(strength: float, guidance: float) -> list:
-    """What is asked for, in the order of `_drawn`, and two buttons."""
-    prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_length=LONGEST, elem_id="prompt")
-    negative = gr.Textbox("", label="Negative prompt", info="What is not wanted; not adapted.", max_length=LONGEST, elem_id="negative")
-    most = max(STRENGTH, strength)
-    eta = gr.Slider(0, most, strength, step=0.05, label="Strength of the adapter", info=ETA, buttons=[], elem_id="strength")
+def _inputs(scale: float, guidance_scale: float) -> list:
+    """The six fields in the order of `values` in `_generate`, and two buttons."""
+    prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_length=MAX_PROMPT_LENGTH, elem_id="prompt")
+    negative = gr.Textbox("", label="Negative prompt", info="It is not adapted.", max_length=MAX_PROMPT_LENGTH, elem_id="negative")
+    highest = max(MAX_SCALE, scale)
+    adapter_scale = gr.Slider(0, highest, scale, step=0.05, label="Scale of the adapter", info=SCALE_INFO, buttons=[], elem_id="scale")
     with gr.Row():
         seed = gr.Number(0, label="Seed", min_width=110, elem_id="seed")
         steps = gr.Number(20, label="Steps", min_width=110, elem_id="steps")
-    scale = gr.Slider(1, GUIDANCE, guidance, step=0.5, label="Guidance", buttons=[], elem_id="guidance")
+    guidance = gr.Slider(1, MAX_GUIDANCE_SCALE, guidance_scale, step=0.5, label="Guidance scale", buttons=[], elem_id="guidance")
     with gr.Row():
-        draw = gr.Button("Draw", variant="primary", min_width=110, elem_id="draw")
-        other = gr.Button("New seed", min_width=110, elem_id="other")
-    return [prompt, negative, seed, steps, eta, scale, draw, other]
+        button = gr.Button("Generate", variant="primary", min_width=110, elem_id="generate")
+        new_seed = gr.Button("New seed", min_width=110, elem_id="new-seed")
+    return [prompt, negative, seed, steps, adapter_scale, guidance, button, new_seed]
 
 
-def _side(label: str, name: str) -> tuple:
-    """One picture, and the button that saves it."""
+def _image_with_button(label: str, name: str) -> tuple:
+    """An image, and the button that saves it."""
     with gr.Column(min_width=120):
         gr.HTML(f"<h2>{label}</h2>")
-        picture = gr.Image(
-            show_label=False, format="png", type="filepath", interactive=False, buttons=[], elem_id=name, alt_text=f"{label} picture"
+        image = gr.Image(
+            show_label=False, format="png", type="filepath", interactive=False, buttons=[], elem_id=name, alt_text=f"{label} image"
         )
         save = gr.DownloadButton("Save PNG", size="sm", interactive=False, elem_id=f"save-{name}")
-    return picture, save
+    return image, save
 
 
-def _drawn(studio: ComparisonSession, folder: Path, past: list, values: tuple, progress) -> list:
-    """What every part of the page shows next. Where it makes no sense, a sentence, and all else stays."""
-    prompt, negative, seed, steps, strength, guidance = values
+def _generate(session: ComparisonSession, folder: Path, entries: list, values: tuple, progress) -> list:
+    """The new values of all outputs. For invalid input, an error in the status; the rest does not change."""
+    prompt, negative, seed, steps, scale, guidance_scale = values
     start = monotonic()
     try:
-        pair = studio.draw(
-            prompt, negative, seed=seed, steps=steps, strength=strength, guidance=guidance, tell=lambda done: progress(done, desc="Drawing")
+        comparison = session.compare(
+            prompt,
+            negative,
+            seed=seed,
+            num_inference_steps=steps,
+            scale=scale,
+            guidance_scale=guidance_scale,
+            on_progress=lambda share: progress(share, desc="Generating"),
         )
     except ValueError as error:
-        return [_status(str(error), wrong=True), *[gr.skip()] * 8]
-    entry = _entry(folder, pair, values, f"Drawn in {monotonic() - start:.1f} s.")
-    past, dropped = [entry, *past][:KEPT], past[KEPT - 1 :]
+        return [_status(str(error), error=True), *[gr.skip()] * 8]
+    entry = _entry(folder, comparison, values, f"Generated in {monotonic() - start:.1f} s.")
+    entries, dropped = [entry, *entries][:MAX_HISTORY], entries[MAX_HISTORY - 1 :]
     for old in dropped:
-        _forget(old)
-    return [*_show(entry), gr.Column(visible=True), [(e["adapted"], _caption(e)) for e in past], past]
+        _delete_files(old)
+    return [*_show(entry), gr.Column(visible=True), [(e["adapted"], _caption(e)) for e in entries], entries]
 
 
-def _entry(folder: Path, pair: Comparison, values: tuple, said: str) -> dict:
-    """A drawing as the history keeps it: PNG files of its own, the words, and what it was asked with."""
+def _entry(folder: Path, comparison: Comparison, values: tuple, message: str) -> dict:
+    """An entry of the history: paths of its two PNG files, the attention as HTML, the values of the fields, and the status."""
     place = Path(tempfile.mkdtemp(dir=folder))
     files = {name: place / f"{name}-seed-{int(values[2])}.png" for name in ("plain", "adapted")}
     for name, file in files.items():
-        getattr(pair, name).save(file)
-    html = _looked(pair.looked) + (SHARP if max(pair.plain.size) < SMALL else "")
-    return {"values": list(values), "looked": html, "said": " ".join([said, *pair.notes])} | {k: str(v) for k, v in files.items()}
+        getattr(comparison, name).save(file)
+    html = _attention_html(comparison.attention) + (PIXELATED if max(comparison.plain.size) < SMALL_SIDE else "")
+    status = " ".join([message, *comparison.warnings])
+    return {"values": list(values), "attention": html, "status": status} | {name: str(file) for name, file in files.items()}
 
 
-def _forget(entry: dict) -> None:
+def _delete_files(entry: dict) -> None:
     shutil.rmtree(Path(entry["plain"]).parent, ignore_errors=True)
 
 
 def _show(entry: dict) -> list:
-    """status, and for each side its picture and its button, and the words."""
+    """Values of the outputs `shown`: status, image and button of each side, attention."""
     sides = [part for name in ("plain", "adapted") for part in (entry[name], gr.DownloadButton(value=entry[name], interactive=True))]
-    return [_status(entry["said"]), *sides, entry["looked"]]
+    return [_status(entry["status"]), *sides, entry["attention"]]
 
 
 def _caption(entry: dict) -> str:
-    """The prompt stands last: a mark in it that turns the direction turns nothing of ours."""
-    prompt, _, seed, _, strength, _ = entry["values"]
-    return f"seed {int(seed)}, strength {strength:g}: {prompt[:60]}{'…' if len(prompt) > 60 else ''}"
+    """The prompt comes last, so that a right-to-left mark in it does not affect the other text."""
+    prompt, _, seed, _, scale, _ = entry["values"]
+    return f"seed {int(seed)}, scale {scale:g}: {prompt[:60]}{'…' if len(prompt) > 60 else ''}"
 
 
-def _status(text: str, wrong: bool = False) -> str:
+def _status(text: str, error: bool = False) -> str:
     text = text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-    return f'<p role="{"alert" if wrong else "status"}" class="{"wrong" if wrong else "soft"}">{escape(text)}</p>'
+    return f'<p role="{"alert" if error else "status"}" class="{"wrong" if error else "soft"}">{escape(text)}</p>'
 
 
-def _looked(looked: list[tuple[str, float, float]]) -> str:
-    """The prompt's words, each with how much more or less of the attention it gets, in percentage points."""
-    largest = max([0.005, *(abs(after - before) for _, before, after in looked)])
+def _attention_html(rows: list[tuple[str, float, float]]) -> str:
+    """The words of the prompt, each with the change of its attention in percentage points. rows: (word, share without, share with)."""
+    largest = max([0.005, *(abs(after - before) for _, before, after in rows)])
     cells = []
-    for word, before, after in looked:
+    for word, before, after in rows:
         change = after - before
         title = f"{before:.1%} without, {after:.1%} with the adapter".replace("%", " %")
-        colour = f"--kind:var(--{'more' if change > 0 else 'less'});--much:{abs(change) / largest * 60:.0f}%"
+        style = f"--kind:var(--{'more' if change > 0 else 'less'});--much:{abs(change) / largest * 60:.0f}%"
         points = round(100 * change, 1)
-        number = f"{points:+.1f}".replace("-", "−") if points else "0.0"  # what rounds to nothing has no sign
-        cells.append(f'<li style="{colour}" title="{title}"><bdi>{escape(word)}</bdi><small>{number}</small></li>')
-    before, after = (f"{100 * sum(row[i] for row in looked):.0f} %" for i in (1, 2))
-    return LOOKED.format(cells="".join(cells), before=before, after=after)
+        number = f"{points:+.1f}".replace("-", "−") if points else "0.0"  # no sign if it rounds to zero
+        cells.append(f'<li style="{style}" title="{title}"><bdi>{escape(word)}</bdi><small>{number}</small></li>')
+    before, after = (f"{100 * sum(row[i] for row in rows):.0f} %" for i in (1, 2))
+    return ATTENTION.format(cells="".join(cells), before=before, after=after)
 
 
-ETA = "0: the base model; 1: the whole adapter; more: beyond its training."
+SCALE_INFO = "0: the base model; 1: the whole adapter; above 1: beyond its training."
 SIDES = (("Plain", "plain"), ("Adapted", "adapted"))
-HEAD = """<h1>SUR-adapter</h1><p class="soft">One prompt, drawn plain and with the adapter, from the same noise.</p>"""
-HISTORY = """<h2>History</h2><p class="soft">Pictures with the adapter, of this session: press one to have it back.</p>"""
-LOOKED = """<section aria-labelledby="looked-at"><h2 id="looked-at">What the pictures look at</h2><ul class="words">{cells}</ul>
-<p class="soft">A hint: how many percentage points of the U-Net's attention a word <b class="more">gains</b> or <b class="less">loses</b>
-by the adapter. All words together: {before} without, {after} with it; the rest goes to the beginning, the end and the padding.</p>
+HEAD = """<h1>SUR-adapter</h1><p class="soft">One prompt, without and with the adapter, from the same initial noise.</p>"""
+HISTORY = """<h2>History</h2><p class="soft">Images with the adapter from this session. Press one to show it again.</p>"""
+ATTENTION = """<section aria-labelledby="attention-title"><h2 id="attention-title">Attention per word</h2><ul class="words">{cells}</ul>
+<p class="soft">Percentage points of the U-Net's cross-attention that a word <b class="more">gains</b> or <b class="less">loses</b> with the
+adapter; a hint only. All words together: {before} without, {after} with it; start token, end token and padding get the rest.</p>
 </section>"""
-SHARP = "<style>#plain img,#adapted img,#history img{image-rendering:pixelated}</style>"
+PIXELATED = "<style>#plain img,#adapted img,#history img{image-rendering:pixelated}</style>"
 STYLE = """
 .gradio-container{--more:#2563d8;--less:#b4500a;--calm:#5f5f69}
 .dark{color-scheme:dark;--more:#74a5ff;--less:#ff9d5c;--calm:#a5a5b1}

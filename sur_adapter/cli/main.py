@@ -1,6 +1,6 @@
-"""The command line, `sur-adapter` or `python -m sur_adapter`: what may be given, and how it ends (0, 1 for bad input, 2 for a wrong call).
+"""The command line, `sur-adapter` or `python -m sur_adapter`. Exit codes: 0, 1 for bad input, 2 for wrong arguments.
 
-Nothing heavy is imported here, so that help comes at once.
+Heavy libraries are imported by the commands only, so that help is shown at once.
 """
 
 import argparse
@@ -10,16 +10,17 @@ from functools import partial
 from math import isfinite
 from pathlib import Path
 
-ADAPTER = Path("models/adapter")  # where a training leaves it; a Path, so that it is never looked for on the hub
-MODEL = "a diffusion model: a folder, or a name on the hub (that which the adapter was trained for)"
+ADAPTER = Path("models/adapter")  # where training writes it; a Path, so it is never looked up on the hub
+ADAPTER_HELP = "the adapter: a folder, or a name on the hub"
+MODEL_HELP = "the diffusion model: a folder, or a name on the hub (default: the one that the adapter was trained for)"
 
 GENERATE = """
 examples:
   %(prog)s "three white kittens" --compare -o out.png       # without and with the adapter, same seed and noise
   %(prog)s "three white kittens" --adapter owner/adapter --model stable-diffusion-v1-5/stable-diffusion-v1-5
-  %(prog)s "there are three red circles in the picture" --strength 0.5 --steps 30 --seed 7
+  %(prog)s "there are three red circles in the picture" --scale 0.5 --steps 30 --seed 7
 
-Without --model the model is that which the adapter was trained for. How it was drawn stands in the PNG, in the text chunk `sur-adapter`.
+The PNG holds its settings as JSON in the text chunk `sur-adapter`.
 """
 INFO = """
 examples:
@@ -31,15 +32,15 @@ examples:
   %(prog)s models/adapter --metrics reports/metrics.json > card.md
   %(prog)s models/adapter --metrics reports/metrics.json --licence mit --dataset owner/pairs
 
-`SURAdapter.push_to_hub` sends it along with the weights.
+`SURAdapter.push_to_hub` uploads the card with the weights.
 """
 CONVERT = """
 examples:
   %(prog)s adapter_checkpoint5000.pt models/official --base-model stable-diffusion-v1-5/stable-diffusion-v1-5
   %(prog)s models/official out.pt          # 48 tensors, as the published code loads them
 
-A checkpoint does not say which model it was trained for, nor its strength: what is given here is kept in config.json, and `attach`
-refuses a pipeline with another text encoder if its mark is known (--text-encoder-hash, as the command `fingerprint` prints it).
+A checkpoint holds neither its base model nor its scale. They are stored in config.json as given here. With --text-encoder-hash,
+`attach` refuses pipelines with another text encoder; `sur-adapter fingerprint MODEL` prints the hash.
 """
 FINGERPRINT = """
 examples:
@@ -47,115 +48,125 @@ examples:
 """
 SERVE = """
 examples:
-  %(prog)s                                 # http://127.0.0.1:7860, for this machine alone
+  %(prog)s                                 # http://127.0.0.1:7860, only for this machine
   %(prog)s --adapter owner/adapter --port 8000
 """
-ALL = """
+MAIN = """
 examples:
   %(prog)s generate "three white kittens" --compare -o out.png
   %(prog)s info models/adapter
   %(prog)s convert adapter_checkpoint5000.pt models/official
 
-`%(prog)s COMMAND --help` has more of them.
+Run `%(prog)s COMMAND --help` for the options of a command.
 """
 
 
-def parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
-    kind = partial(argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made = kind(prog, epilog=ALL, description="Plain sentences that draw as well as keyword prompts (SUR-adapter, arXiv 2305.05189).")
-    commands = made.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=kind)
-    _generate(commands.add_parser("generate", help="a picture of a prompt; --compare: with and without the adapter", epilog=GENERATE))
-    info = commands.add_parser("info", help="what an adapter is, and what it was trained for", epilog=INFO)
-    info.add_argument("adapter", metavar="ADAPTER", help="a folder, or a name on the hub")
-    info.add_argument("--json", action="store_true", help="as JSON: the whole config")
-    card = commands.add_parser("card", help="the model card of an adapter, in Markdown", epilog=CARD)
-    card.add_argument("adapter", metavar="ADAPTER", help="a folder, or a name on the hub")
-    card.add_argument("--metrics", metavar="FILE", type=Path, help="the metrics.json whose figures are its own")
-    card.add_argument("--licence", metavar="NAME", help="of the weights, as the hub names it (mit, openrail); not stated unless given")
-    card.add_argument("--dataset", metavar="NAME", action="append", help="a data set on the hub that it was trained on; may be repeated")
+def build_parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser_class = partial(argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = parser_class(prog, epilog=MAIN, description="Use SUR-adapters (arXiv 2305.05189) with Stable Diffusion.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=parser_class)
+
+    def add(name: str, text: str, epilog: str) -> argparse.ArgumentParser:
+        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+
+    _add_generate(add("generate", "generate an image from a prompt; --compare adds the one without the adapter", GENERATE))
+    info = add("info", "show the facts about an adapter", INFO)
+    info.add_argument("adapter", metavar="ADAPTER", help=ADAPTER_HELP)
+    info.add_argument("--json", action="store_true", help="print the whole config as JSON")
+    card = add("card", "print the model card of an adapter, in Markdown", CARD)
+    card.add_argument("adapter", metavar="ADAPTER", help=ADAPTER_HELP)
+    card.add_argument("--metrics", metavar="FILE", type=Path, help="metrics.json of this adapter, whose results the card shows")
+    card.add_argument(
+        "--licence", metavar="NAME", help="licence of the weights, as an identifier of the hub such as mit (default: not specified)"
+    )
+    card.add_argument("--dataset", metavar="NAME", action="append", help="data set on the hub that it was trained on; may be repeated")
     for command in (info, card):
-        command.add_argument("--revision", metavar="NAME", help="a branch, tag or commit of the hub")
-    _convert(commands.add_parser("convert", help="a published checkpoint to a folder, or a folder to a checkpoint", epilog=CONVERT))
-    mark = commands.add_parser("fingerprint", help="the mark of a text encoder", epilog=FINGERPRINT)
-    mark.add_argument("model", metavar="MODEL", help="a diffusion model: a folder, or a name on the hub")
-    serve = commands.add_parser("serve", help="a web page to try prompts on", epilog=SERVE)
-    serve.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help="a folder, or a name on the hub (%(default)s)")
-    serve.add_argument("--model", metavar="MODEL", help=MODEL)
-    serve.add_argument("--host", default="127.0.0.1", help="the address that it listens on (%(default)s: this machine alone)")
-    serve.add_argument("--port", type=_whole(1, 65535), default=7860, help="%(default)s unless given")
-    return made
+        command.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
+    _add_convert(add("convert", "convert a checkpoint of the published code to an adapter, or back", CONVERT))
+    fingerprint = add("fingerprint", "print the fingerprint of a model's text encoder", FINGERPRINT)
+    fingerprint.add_argument("model", metavar="MODEL", help="the diffusion model: a folder, or a name on the hub")
+    serve = add("serve", "serve a web page that compares images without and with the adapter", SERVE)
+    serve.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help=f"{ADAPTER_HELP} (default: %(default)s)")
+    serve.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only this machine)")
+    serve.add_argument("--port", type=_whole_number(1, 65535), default=7860, help="port to listen on (default: %(default)s)")
+    return parser
 
 
 def main(argv: list[str], prog: str = "sur-adapter") -> str:
-    """What the command has to say. ValueError or OSError of one sentence for bad input."""
-    given = parser(prog).parse_args(argv)
+    """Runs a command and returns the text to print. Raises ValueError or OSError with one sentence for bad input."""
+    args = build_parser(prog).parse_args(argv)
     from sur_adapter.cli import commands
 
-    return getattr(commands, given.command)(given)
+    return getattr(commands, args.command)(args)
 
 
 def run(prog: str = "sur-adapter") -> None:
-    """The command as a process: words on stdout and 0, or one sentence on stderr and 1. A wrong call ends with 2."""
+    """Runs the command of sys.argv as a process: text on stdout and 0, or one sentence on stderr and 1; wrong arguments end with 2."""
     try:
-        if words := main(sys.argv[1:], prog):
-            print(words)
+        if text := main(sys.argv[1:], prog):
+            print(text)
     except (OSError, ValueError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
-        sys.exit(130)  # as shells have it
+        sys.exit(130)  # the shells' code for an interrupt
 
 
-def _generate(command: argparse.ArgumentParser) -> None:
-    command.add_argument("prompt", metavar="PROMPT", type=_words, help="a plain sentence")
-    command.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help="a folder, or a name on the hub (%(default)s)")
-    command.add_argument("--model", metavar="MODEL", help=MODEL)
-    command.add_argument("--revision", metavar="NAME", help="a branch, tag or commit of the adapter on the hub")
-    command.add_argument("--compare", action="store_true", help="side by side: without and with the adapter, same seed and noise")
-    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="a PNG (picture.png, or the next name that is free)")
-    command.add_argument("--seed", type=_whole(0, 2**63 - 1), default=0, help="of the noise (%(default)s)")
-    command.add_argument("--steps", type=_whole(1, 1000), default=20, help="of the sampler (%(default)s)")
-    command.add_argument("--guidance", metavar="SCALE", type=_number, help="classifier-free guidance (the model's own)")
-    command.add_argument("--strength", metavar="ETA", type=_number, help="of the adapter (its own): 0 is the base model, 1 all of it")
-    command.add_argument("--negative", metavar="PROMPT", default="", help="what is not wanted; it is not adapted")
-    command.add_argument("--size", metavar="WxH", type=_size, help="in pixels, or one number for a square (the model's own)")
+def _add_generate(command: argparse.ArgumentParser) -> None:
+    command.add_argument("prompt", metavar="PROMPT", type=_prompt, help="a plain sentence")
+    command.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help=f"{ADAPTER_HELP} (default: %(default)s)")
+    command.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
+    command.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the adapter on the hub")
+    command.add_argument("--compare", action="store_true", help="write two images side by side: without and with the adapter")
+    command.add_argument("-o", "--out", metavar="FILE", type=Path, help="PNG file (default: picture.png, or the next unused name)")
+    command.add_argument("--seed", type=_whole_number(0, 2**63 - 1), default=0, help="seed of the initial noise (default: %(default)s)")
+    command.add_argument("--steps", type=_whole_number(1, 1000), default=20, help="number of inference steps (default: %(default)s)")
+    guidance = {"dest": "guidance_scale", "metavar": "SCALE", "type": _number}
+    command.add_argument("--guidance-scale", "--guidance", **guidance, help="classifier-free guidance (default: the pipeline's)")
+    scale = "weight of the adapter: 0 is the base model, 1 the whole adapter (default: the adapter's own)"
+    command.add_argument("--scale", "--strength", dest="scale", metavar="SCALE", type=_number, help=scale)
+    command.add_argument("--negative", metavar="PROMPT", default="", help="negative prompt, which is not adapted")
+    command.add_argument("--size", metavar="WxH", type=_size, help="pixels, or one number for a square (default: the model's)")
 
 
-def _convert(command: argparse.ArgumentParser) -> None:
-    command.add_argument("source", metavar="FROM", type=Path, help="a checkpoint of the published code, or a folder with an adapter")
-    command.add_argument("target", metavar="TO", type=Path, help="the folder, or the checkpoint, to be written; must not be there yet")
-    command.add_argument("--base-model", metavar="NAME", help="the diffusion model that the checkpoint was trained for")
-    command.add_argument("--text-encoder-hash", metavar="MARK", help="the mark of that model's text encoder")
-    command.add_argument("--strength", metavar="ETA", type=float, help="weight of the adapter's output (0.1, as published)")
-    command.add_argument("--token-attention", action="store_true", help="attend over tokens, which the checkpoint was not trained for")
+def _add_convert(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", metavar="FROM", type=Path, help="a checkpoint of the published code, or an adapter's folder")
+    command.add_argument("target", metavar="TO", type=Path, help="the folder or the checkpoint to write; it must not exist")
+    command.add_argument("--base-model", metavar="NAME", help="diffusion model that the checkpoint was trained for")
+    command.add_argument("--text-encoder-hash", metavar="HASH", help="fingerprint of that model's text encoder")
+    scale = "weight of the adapter (default: 0.1, as published)"
+    command.add_argument("--scale", "--strength", dest="scale", metavar="SCALE", type=float, help=scale)
+    command.add_argument("--token-attention", action="store_true", help="attend over tokens; published checkpoints are trained otherwise")
 
 
-def _words(text: str) -> str:
+def _prompt(text: str) -> str:
     if not text.strip():
-        raise argparse.ArgumentTypeError("it is empty: write what the picture should show")
+        raise argparse.ArgumentTypeError("it is empty: write what the image should show")
     return text
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def number(text: str) -> int:
-        if not text.isdecimal() or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} to {most}")
+def _whole_number(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {low} to {high}")
         return int(text)
 
-    return number
+    return parse
 
 
 def _number(text: str) -> float:
     try:
-        found = float(text)
+        value = float(text)
     except ValueError:
-        found = float("nan")
-    if not isfinite(found):
+        value = float("nan")
+    if not isfinite(value):
         raise argparse.ArgumentTypeError(f"{text!r}: give a number")
-    return found
+    return value
 
 
 def _size(text: str) -> tuple[int, int]:
     sides = text.lower().split("x")
-    if len(sides) > 2 or not all(s.isdecimal() and 0 < int(s) <= 4096 for s in sides):
+    if len(sides) > 2 or not all(side.isdecimal() and 0 < int(side) <= 4096 for side in sides):
         raise argparse.ArgumentTypeError(f"{text!r}: give pixels as 512 or 768x512")
     return int(sides[0]), int(sides[-1])

@@ -1,23 +1,24 @@
-"""The arms of the comparison: which words a pipeline is given, and whether the adapter is there. All draw on the same noise."""
+"""Arms of the comparison: which prompt the pipeline gets, and whether the adapter is attached. All arms start from the same noise."""
 
 from dataclasses import dataclass
+from typing import Literal
 
-STOCK = "masterpiece, best quality, highly detailed, sharp focus, 8k"  # what people append by hand today
+STOCK_KEYWORDS = "masterpiece, best quality, highly detailed, sharp focus, 8k"  # what users append by hand today
 
 
 @dataclass(frozen=True)
 class Arm:
-    """words: "plain", "keyword", or "stock", plain ones with stock keywords; meant: as the report says it."""
+    """prompt: which prompt the pipeline gets; `stock` is the plain one followed by STOCK_KEYWORDS. label: its name in the report."""
 
-    words: str
-    adapted: bool
-    meant: str
+    prompt: Literal["plain", "keyword", "stock"]
+    with_adapter: bool
+    label: str
 
-    def text(self, prompt: dict) -> str:
-        """What the pipeline is given for a prompt (prompts.py)."""
-        if self.words == "keyword":
-            return prompt.get("complex_prompt") or prompt["prompt"]
-        return f"{prompt['prompt']}, {STOCK}" if self.words == "stock" else prompt["prompt"]
+    def text(self, row: dict) -> str:
+        """The text that the pipeline gets for a row of a prompt list (prompts.py)."""
+        if self.prompt == "keyword":
+            return row.get("complex_prompt") or row["prompt"]
+        return f"{row['prompt']}, {STOCK_KEYWORDS}" if self.prompt == "stock" else row["prompt"]
 
 
 ARMS = {

@@ -1,80 +1,95 @@
-"""Prompts to be judged by: one JSON object a line, `{"id", "category", "prompt", "complex_prompt"?, "include"?, "exclude"?, "atoms"?}`.
+"""Reads evaluation prompts: one JSON object per line,
+`{"id", "category", "prompt", "complex_prompt"?, "include"?, "exclude"?, "atoms"?}`.
 
-`prompt` is the plain sentence, `complex_prompt` the keyword prompt that asks for the same picture, `include` what must be seen
-and `exclude` what must not (GenEval's form), `atoms` questions with their answers, for a judge that can be asked. A list of others
-is known by what stands in it, and read as theirs (importers/).
+`prompt` is the plain sentence, `complex_prompt` the keyword prompt for the same image. `include` lists what the image must show and
+`exclude` what it must not (GenEval's form); `atoms` are questions with answers, for a judge that answers questions. Published benchmarks
+are recognised by their content and read as they are (prompt_formats/).
 """
 
 import json
-from importlib import import_module
 from pathlib import Path
-from pkgutil import iter_modules
 
-from sur_adapter.generation import prompt_formats as importers
+from sur_adapter import registry
+from sur_adapter.generation.prompt_formats import parse_json
 
 REQUIRED = ("id", "category", "prompt")
-SUFFIXES = ("jsonl", "json", "tsv", "txt")  # of lists in a folder that holds none of the first
+SUFFIXES = ("json", "tsv", "txt")  # of benchmarks, in a folder without *.jsonl
+FORMATS = "sur_adapter.generation.prompt_formats"
 
 
 def read_prompts(path: Path) -> list[dict]:
-    """All prompts of a file, or of a folder's *.jsonl (else of its other lists) in name order. Raises ValueError, FileNotFoundError."""
+    """Reads all prompts of a file, or of a folder's *.jsonl (without any, its benchmarks) in order of their names.
+
+    Raises FileNotFoundError if there is no list, ValueError for an invalid one.
+    """
     files = _files(path)
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"{path} holds no *.jsonl of prompts: name a folder such as prompts/miniature")
-    prompts, seen = [], {}
+    prompts, first_use = [], {}
     for file in files:
-        for where, prompt in _rows(file):
-            _check(prompt, where)
-            if prompt["id"] in seen:
-                raise ValueError(f"{where}: the id {prompt['id']!r} was already used in {seen[prompt['id']]}: give each prompt its own")
-            seen[prompt["id"]] = where
+        for location, prompt in _read_file(file):
+            _check(prompt, location)
+            name = prompt["id"]
+            if name in first_use:
+                raise ValueError(f"{location}: the id {name!r} was already used in {first_use[name]}: give each prompt an id of its own")
+            first_use[name] = location
             prompts.append(prompt)
     if not prompts:
-        raise ValueError(f"{path} holds no prompt: write one JSON object a line, with {', '.join(REQUIRED)}")
+        raise ValueError(f"{path} holds no prompt: write one JSON object per line, with {', '.join(REQUIRED)}")
     return prompts
+
+
+def first_per_category(prompts: list[dict], count: int) -> list[dict]:
+    """The first `count` prompts of each category, in their order."""
+    counts: dict[str, int] = {}
+    selected = []
+    for prompt in prompts:
+        counts[prompt["category"]] = counts.get(prompt["category"], 0) + 1
+        if counts[prompt["category"]] <= count:
+            selected.append(prompt)
+    return selected
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    own, *others = (sorted(path.glob(f"*.{suffix}")) for suffix in SUFFIXES)
-    return own or sorted(sum(others, []))
+    return sorted(path.glob("*.jsonl")) or sorted(file for suffix in SUFFIXES for file in path.glob(f"*.{suffix}"))
 
 
-def _rows(file: Path) -> list[tuple[str, dict]]:
-    """(where it stands, the prompt) of every prompt of a file, whoever wrote it."""
+def _read_file(file: Path) -> list[tuple[str, dict]]:
+    """(location for errors, prompt) of every prompt of a file, in our format or in that of a benchmark."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not text in UTF-8 ({error.reason} at byte {error.start}): save it as UTF-8") from error
-    known = [m.name for m in iter_modules(importers.__path__)]
-    for name in known:
-        importer = import_module(f"sur_adapter.generation.prompt_formats.{name}")
-        if importer.recognises(file.name, text):
-            return [(f"{file}, prompt {n}", row) for n, row in enumerate(importer.rows(file, text), 1)]
+    for name in registry.names(FORMATS):
+        prompt_format = registry.load(FORMATS, name)
+        if prompt_format.matches(file.name, text):
+            return [(f"{file}, prompt {n}", row) for n, row in enumerate(prompt_format.read_rows(file, text), 1)]
     if file.suffix != ".jsonl" and text.strip() and not text.lstrip().startswith("{"):
         raise ValueError(
-            f"{file} is no list of prompts that is known here: give one JSON object a line, or a list of {', '.join(known)} "
-            "under the name it was published with"
+            f"{file} is no known list of prompts: give one JSON object per line, or a list of {', '.join(registry.names(FORMATS))} "
+            "under its published name"
         )
     lines = [(f"{file}, line {n}", line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return [(where, _parse(line, where)) for where, line in lines]
+    return [(location, _parse(line, location)) for location, line in lines]
 
 
-def _parse(line: str, where: str) -> dict:
+def _parse(line: str, location: str) -> dict:
     try:
-        return importers.parse(line)
+        return parse_json(line)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error.msg} at column {error.colno}): write one object a line") from error
+        raise ValueError(f"{location}: not JSON ({error.msg} at column {error.colno}): write one object per line") from error
 
 
-def _check(prompt, where: str) -> None:
+def _check(prompt, location: str) -> None:
     if not isinstance(prompt, dict):
-        raise ValueError(f"{where}: a {type(prompt).__name__} where an object with {', '.join(REQUIRED)} was expected")
+        kind = type(prompt).__name__
+        raise ValueError(f"{location}: a {kind} instead of an object with {', '.join(REQUIRED)}: write one object per line")
     for key in REQUIRED:
         if not isinstance(prompt.get(key), str) or not prompt[key].strip():
-            raise ValueError(f"{where}: {key!r} is missing or not a text: each prompt needs {', '.join(REQUIRED)}")
+            raise ValueError(f"{location}: {key!r} is missing or not a text: each prompt needs {', '.join(REQUIRED)}")
     if any("\ud800" <= c <= "\udfff" for c in json.dumps(prompt, ensure_ascii=False)):
-        raise ValueError(f"{where}: half a character (a lone surrogate such as \\ud800), which no file can hold: remove it")
-    if any(c in prompt["id"] for c in "./\\\0") or not prompt["id"].isprintable():  # pictures are filed under it
-        raise ValueError(f"{where}: the id {prompt['id']!r} cannot name a file: use letters, digits and hyphens")
+        raise ValueError(f"{location}: half a character (a lone surrogate such as \\ud800), which no file can hold: remove it")
+    if any(c in prompt["id"] for c in "./\\\0") or not prompt["id"].isprintable():  # images are named after it
+        raise ValueError(f"{location}: the id {prompt['id']!r} cannot name a file: use letters, digits and hyphens")

@@ -1,77 +1,115 @@
-"""Pictures of prompts, each on noise that knows its prompt's id and its seed alone: neither the arm nor the batch."""
+"""Samples images from a diffusers pipeline.
+
+The initial noise of an image is a function of its prompt's id and its seed only. It depends neither on the arm nor on the batch.
+"""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from io import BytesIO
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sur_adapter.io.shards import chunks
+from sur_adapter.io.shards import batched
 from sur_adapter.models.torch_utils import autocast
 
-Job = tuple[str, str, int]
+
+@dataclass(frozen=True)
+class GenerateConfig:
+    """Section `generate` of params.yaml.
+
+    prompts: file or folder of prompts, which dvc.yaml passes on. per_category: the first prompts of each category; seeds: images of each
+    prompt. precision: of matrix products and convolutions; the latents stay in fp32 between the steps. seed: of the initial noise.
+    """
+
+    per_category: int
+    seeds: int
+    num_inference_steps: int
+    guidance_scale: float
+    prompts: Path | None = None
+    batch_size: int = 4
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("per_category", "seeds", "num_inference_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a whole number of at least 1")
 
 
-def choose(rows: list[dict], per_category: int) -> list[dict]:
-    """The first so many of each category."""
-    taken: dict[str, int] = {}
-    chosen = []
-    for row in rows:
-        taken[row["category"]] = taken.get(row["category"], 0) + 1
-        if taken[row["category"]] <= per_category:
-            chosen.append(row)
-    return chosen
+@dataclass(frozen=True)
+class SweepConfig:
+    """Section `sweep` of params.yaml: images at several scales of the adapter; everything else is set in `generate`.
+
+    strengths: scales, 0 is the base model; an empty list generates nothing. per_category, seeds: as in `generate`.
+    """
+
+    strengths: tuple[float, ...]
+    per_category: int = 20
+    seeds: int = 1
+
+    def __post_init__(self):
+        if len(set(self.strengths)) < len(self.strengths):
+            raise ValueError(f"strengths is {list(self.strengths)}: name each strength once")
+        for name in ("per_category", "seeds"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give a whole number of at least 1")
 
 
-def draw(
-    pipe,
-    rows: list[dict],
-    texts: list[str],
-    resolution: int,
-    *,
-    seeds: int,
-    steps: int,
-    guidance: float,
-    batch: int = 4,
-    precision: str = "fp32",
-    seed: int = 0,
-) -> Iterator[tuple[str, str, bytes]]:
-    """(key, "png", bytes) for every prompt and seed; noise is made from prompt id and seed alone, and stays fp32 between the steps."""
-    how = {"steps": steps, "guidance": guidance, "precision": precision, "seed": seed}
-    for some in tqdm(chunks(jobs(rows, texts, seeds), batch), desc="generate", disable=None):
-        yield from paint(pipe, some, resolution, **how)
+class ImageJob(NamedTuple):
+    """One image to generate; `index` numbers the images of a prompt."""
+
+    prompt_id: str
+    text: str
+    index: int
 
 
-def jobs(rows: list[dict], texts: list[str], seeds: int) -> list[Job]:
-    """A picture each: the prompt's id, its words, the number of the seed."""
-    return [(row["id"], words, k) for row, words in zip(rows, texts, strict=True) for k in range(seeds)]
+def image_jobs(rows: list[dict], texts: list[str], seeds: int) -> list[ImageJob]:
+    """`seeds` jobs for each row of a prompt list, which is given to the pipeline as the text of the same place."""
+    return [ImageJob(row["id"], text, index) for row, text in zip(rows, texts, strict=True) for index in range(seeds)]
 
 
-def paint(
-    pipe, some: list[Job], resolution: int, *, steps: int, guidance: float, precision: str = "fp32", seed: int = 0
-) -> Iterator[tuple[str, str, bytes]]:
-    """The pictures of one batch, as of `draw`."""
+def generate_images(pipe, jobs: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:
+    """Yields (key, "png", bytes) for each job, in order; the key is `<prompt id>-<index>`."""
+    for batch in tqdm(batched(jobs, config.batch_size), desc="generate", disable=None):
+        yield from generate_batch(pipe, batch, resolution, config)
+
+
+def generate_batch(pipe, batch: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:
+    """The same for one batch: a single call of the pipeline."""
     side = resolution // pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, side, side)
-    latents = torch.cat([noise(shape, seed, name, k) for name, _, k in some]).to(pipe.device)
-    with autocast(pipe.device.type, precision):
-        images = pipe(
-            [words for _, words, _ in some],
-            latents=latents,
-            height=resolution,
-            width=resolution,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-        ).images
-    for (name, _, k), image in zip(some, images, strict=True):
+    latents = torch.cat([initial_noise(shape, config.seed, job.prompt_id, job.index) for job in batch])  # (B, C, h, w)
+    images = sample(
+        pipe,
+        [job.text for job in batch],
+        num_inference_steps=config.num_inference_steps,
+        guidance_scale=config.guidance_scale,
+        precision=config.precision,
+        latents=latents.to(pipe.device),
+        height=resolution,
+        width=resolution,
+    )
+    for job, image in zip(batch, images, strict=True):
         buffer = BytesIO()
         image.save(buffer, "png")
-        yield f"{name}-{k}", "png", buffer.getvalue()
+        yield f"{job.prompt_id}-{job.index}", "png", buffer.getvalue()
 
 
-def noise(shape: tuple[int, ...], *names: object) -> Tensor:
-    """Normal noise made on the CPU from its name: the same for every arm, batch and device."""
-    seed = int.from_bytes(sha256(" ".join(map(str, names)).encode()).digest()[:7], "big")
+def sample(
+    pipe, prompts: list[str], *, num_inference_steps: int, guidance_scale: float, precision: str = "fp32", **pipeline_kwargs
+) -> list[Image.Image]:
+    """Calls the pipeline once. pipeline_kwargs: its other arguments, as `latents` or `generator`, `negative_prompt`, `height`, `width`."""
+    with autocast(pipe.device.type, precision):
+        return pipe(prompts, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale, **pipeline_kwargs).images
+
+
+def initial_noise(shape: tuple[int, ...], *key: object) -> Tensor:
+    """Standard normal noise (fp32, CPU) that is a function of `key`: the same for every arm, batch and device."""
+    seed = int.from_bytes(sha256(" ".join(map(str, key)).encode()).digest()[:7], "big")
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -14,8 +14,8 @@ from ruamel.yaml import YAML
 SMALL = {
     "sources": {"miniature": {"count": 200}},
     "cache": {"queries": {"count": 100}},
-    "train": {"steps": 30, "batch": 16, "checkpoint": 5, "every": 5},
-    "generate": {"per_category": 2, "seeds": 1, "steps": 3},
+    "train": {"steps": 30, "batch_size": 16, "checkpointing_steps": 5, "eval_steps": 5},
+    "generate": {"per_category": 2, "seeds": 1, "num_inference_steps": 3},
     "sweep": {"strengths": [0, 1], "per_category": 1},
     "evaluate": {"resamples": 100, "pairs": 1},
 }

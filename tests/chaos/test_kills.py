@@ -10,7 +10,7 @@ from helpers.repository import copy, merge
 from chaos import SMALL, files, half, left
 from chaos.verbs import Verbs
 
-TINY = {"sources": {"miniature": {"count": 90}}, "train": {"steps": 10, "checkpoint": 2}, "generate": {"per_category": 1, "steps": 2}}
+TINY = {"sources": {"miniature": {"count": 90}}, "train": {"steps": 10, "checkpointing_steps": 2}, "generate": {"per_category": 1, "num_inference_steps": 2}}
 ASIDE = ("generate@complex", "generate@complex_adapter", "generate@expansion")
 
 

@@ -1,4 +1,4 @@
-"""The page without a browser: what it opens with, what it refuses, what it keeps, and that it speaks to nobody else."""
+"""The page without a browser: its defaults, its errors, its history, and that it connects to no other host."""
 
 import ast
 import os
@@ -9,73 +9,72 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import miniature_adapter as guests
 from helpers.loopback_hub import free
+from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
-from test_studio import MODEL, perturbed
 
-from sur_adapter.cli import demo_page as serve_page
+from sur_adapter.cli import demo_page
 from sur_adapter.cli.demo import serve
-from sur_adapter.cli.main import parser
-from sur_adapter.generation.session import load
+from sur_adapter.cli.loading import load_session
+from sur_adapter.cli.main import build_parser
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> Path:
-    return perturbed(tmp_path_factory.mktemp("adapter"))
+    return random_adapter(tmp_path_factory.mktemp("adapter"))
 
 
-def test_no_word_and_no_sentence_becomes_markup():
-    for html in (serve_page._looked([("<b onclick=a>'\"&", 0.1, 0.2)]), serve_page._status("<b onclick=a>'\"&")):
+def test_words_and_messages_are_escaped():
+    for html in (demo_page._attention_html([("<b onclick=a>'\"&", 0.1, 0.2)]), demo_page._status("<b onclick=a>'\"&")):
         assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
 
 
-def test_a_word_that_neither_gains_nor_loses_has_no_sign_and_the_others_have_theirs():
-    html = serve_page._looked([("a", 0.1, 0.1004), ("b", 0.1, 0.0996), ("c", 0.1, 0.13), ("d", 0.1, 0.07)])
+def test_a_change_that_rounds_to_zero_has_no_sign():
+    html = demo_page._attention_html([("a", 0.1, 0.1004), ("b", 0.1, 0.0996), ("c", 0.1, 0.13), ("d", 0.1, 0.07)])
     assert re.findall(r"<small>(.*?)</small>", html) == ["0.0", "0.0", "+3.0", "−3.0"]
 
 
-def test_the_history_is_bounded_and_what_falls_out_of_it_leaves_the_disk(adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr(serve_page, "KEPT", 2)
-    studio, past = load(adapter, MODEL), []
+def test_the_history_is_bounded_and_dropped_images_are_deleted(adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_page, "MAX_HISTORY", 2)
+    session, entries = load_session(adapter, MINIATURE), []
     for seed in range(4):
         values = ("a star", "", seed, 1, 1.0, 3.0)
-        *_, past = serve_page._drawn(studio, tmp_path, past, values, lambda done, desc: None)
-    assert [entry["values"][2] for entry in past] == [3, 2]
+        *_, entries = demo_page._generate(session, tmp_path, entries, values, lambda share, desc: None)
+    assert [entry["values"][2] for entry in entries] == [3, 2]
     assert sorted(file.name for file in tmp_path.rglob("*.png")) == [
         f"{side}-seed-{n}.png" for side in ("adapted", "plain") for n in (2, 3)
     ]
 
 
-def test_without_arguments_it_draws_with_the_adapter_of_the_working_folder_and_the_model_that_it_was_trained_for(tmp_path, monkeypatch):
-    guests.adapter(tmp_path / "models/adapter")
+def test_without_arguments_it_loads_the_adapter_of_the_working_folder_and_its_base_model(tmp_path, monkeypatch):
+    random_adapter(tmp_path / "models/adapter")
     monkeypatch.chdir(tmp_path)
-    given = parser().parse_args(["serve"])
-    demo = serve(given.adapter, given.model, given.host, free(), wait=False)
+    args = build_parser().parse_args(["serve"])
+    demo = serve(args.adapter, args.model, args.host, free(), wait=False)
     try:
         fields = {block["props"].get("label"): block["props"].get("value") for block in demo.config["components"]}
-        assert fields["Guidance"] == 7.5 and fields["Steps"] == 20 and fields["Strength of the adapter"] == 1.0
+        assert fields["Guidance scale"] == 7.5 and fields["Steps"] == 20 and fields["Scale of the adapter"] == 1.0
         assert demo.local_url.startswith("http://127.0.0.1:") and demo.share_url is None
     finally:
         demo.close()
 
 
-def test_a_taken_port_is_named(adapter):
+def test_a_port_in_use_is_named(adapter):
     with socket.socket() as door:
         door.bind(("127.0.0.1", 0))
         door.listen()
         port = door.getsockname()[1]
         with pytest.raises(ValueError, match=rf"nothing can listen on 127.0.0.1, port {port} \(.*in use\): give another, with --host"):
-            serve(adapter, MODEL, port=port, wait=False)
+            serve(adapter, MINIATURE, port=port, wait=False)
 
 
-def test_without_gradio_the_cure_is_named_and_the_module_loads_all_the_same():
+def test_without_gradio_the_error_says_how_to_install_it_and_the_module_still_imports():
     code = "import sys; sys.modules['gradio'] = None; from sur_adapter.cli.demo import serve; serve(*sys.argv[1:])"
-    done = subprocess.run([sys.executable, "-c", code, MODEL, "nowhere"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, MINIATURE, "nowhere"], cwd=ROOT, capture_output=True, text=True)
     assert done.stderr.splitlines()[-1] == "ImportError: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
 
 
-def test_the_server_itself_speaks_to_nobody_else(adapter):
+def test_the_server_connects_to_no_other_host(adapter):
     code = """
 import sys, time
 asked = set()
@@ -85,14 +84,14 @@ def watch(event, given):
     if event == "socket.connect" and isinstance(given[1], tuple):
         asked.add(given[1][0])
 sys.addaudithook(watch)
-from sur_adapter.cli import demo_page as serve_page
+from sur_adapter.cli import demo_page
 from sur_adapter.cli.main import parser
 from sur_adapter.cli.demo import serve
 page = serve(sys.argv[2], sys.argv[1], port=int(sys.argv[3]), wait=False)
-time.sleep(2)  # whoever reports home does so in a thread
+time.sleep(2)  # telemetry would be sent in a thread
 page.close()
 print(sorted(map(str, asked)))"""
-    words = [sys.executable, "-c", code, MODEL, str(adapter), str(free())]
+    words = [sys.executable, "-c", code, MINIATURE, str(adapter), str(free())]
     open_to_all = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and not k.startswith("GRADIO")}
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=open_to_all)
     assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"127.0.0.1"}

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from helpers.browser import CODES, NEEDED, Browser
 from helpers.loopback_hub import free
+from helpers.miniature_adapter import MINIATURE, random_adapter
 from PIL import Image
-from test_studio import MODEL, perturbed
 
 from sur_adapter.cli.demo import serve
 from sur_adapter.cli.demo_page import PROMPT
-from sur_adapter.generation.session import load
+from sur_adapter.cli.loading import load_session
 
 CODES |= {"Home": 36, "Delete": 46}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \u202ered **bold** {{7*7}} $x^2$ [a](javascript:alert(3))"
@@ -24,12 +24,12 @@ PICTURES = "[...document.querySelectorAll('#plain img, #adapted img')].map(i => 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> Path:
-    return perturbed(tmp_path_factory.mktemp("adapter"))
+    return random_adapter(tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture(scope="module")
 def address(adapter):
-    demo = serve(adapter, MODEL, port=free(), guidance=3.0, wait=False)
+    demo = serve(adapter, MINIATURE, port=free(), guidance_scale=3.0, wait=False)
     yield demo.local_url
     demo.close()
 
@@ -53,7 +53,7 @@ def until(browser: Browser, script: str, seconds: float = 60):
 
 def opened(browser: Browser, address: str, width: int = 1200, dark: bool = False) -> None:
     browser.open(address, width, dark)
-    until(browser, "document.querySelector('#draw') !== null && document.querySelector('#status p') !== null")
+    until(browser, "document.querySelector('#generate') !== null && document.querySelector('#status p') !== null")
     fill(browser, "#steps input", "2")
 
 
@@ -66,7 +66,7 @@ def fill(browser: Browser, field: str, text: str) -> None:
 def draw(browser: Browser) -> list[str]:
     """The addresses of both pictures, once the button is pressed and all is drawn."""
     before = browser.run("document.querySelectorAll('#history button').length")
-    browser.run("document.querySelector('#draw').click()")
+    browser.run("document.querySelector('#generate').click()")
     until(browser, f"document.querySelectorAll('#history button').length === {before + 1}")
     until(browser, f"{PICTURES}.length === 2 && [...document.images].every(i => i.complete && i.naturalWidth > 0)")
     return browser.run(PICTURES)
@@ -89,12 +89,14 @@ def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studi
     fill(browser, "#negative textarea", "blue")
     fill(browser, "#seed input", "5")
     shown = [pixels(fetched(browser, source)) for source in draw(browser)]
-    pair = load(adapter, MODEL).draw("two green stars", "blue", seed=5, steps=2, guidance=3.0)
+    pair = load_session(adapter, MINIATURE).compare("two green stars", "blue", seed=5, num_inference_steps=2, guidance_scale=3.0)
     assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
     assert shown[0] != shown[1]
     assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)") == ["two", "green", "stars"]
     changes = browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")
-    assert [float(change.replace("−", "-")) for change in changes] == [round(100 * (after - before), 1) for _, before, after in pair.looked]
+    assert [float(change.replace("−", "-")) for change in changes] == [
+        round(100 * (after - before), 1) for _, before, after in pair.attention
+    ]
 
 
 @NEEDED
@@ -111,7 +113,7 @@ def test_a_picture_is_saved_as_png_as_it_is_shown(browser, address, side):
 @NEEDED
 def test_the_slider_moves_by_keys_and_at_0_both_pictures_are_one(browser, address):
     opened(browser, address)
-    slider = "document.querySelector('#strength input[type=range]')"
+    slider = "document.querySelector('#scale input[type=range]')"
     assert browser.run(f"[{slider}.value, {slider}.max]") == ["1", "2"]
     browser.run(f"{slider}.focus()")
     browser.press("ArrowRight")
@@ -134,7 +136,7 @@ def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, 
     fill(browser, "#seed input", "4")
     assert draw(browser) != first
     said = browser.run("[...document.querySelectorAll('#history button')].map(b => b.innerText.trim())")
-    assert said == ["seed 4, strength 1: two blue squares", "seed 3, strength 1: a red heart"]
+    assert said == ["seed 4, scale 1: two blue squares", "seed 3, scale 1: a red heart"]
     browser.run("document.querySelectorAll('#history button')[1].click()")
     until(browser, f"JSON.stringify({PICTURES}) === JSON.stringify({json.dumps(first)})")
     assert browser.run("document.querySelector('#prompt textarea').value") == "a red heart"
@@ -145,7 +147,7 @@ def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, 
 @NEEDED
 def test_the_page_says_how_to_draw_by_keys_and_so_it_is(browser, address):
     opened(browser, address)
-    assert browser.run("document.querySelector('#status').innerText.trim()") == "Press Draw, or Shift+Enter in the prompt."
+    assert browser.run("document.querySelector('#status').innerText.trim()") == "Press Generate, or Shift+Enter in the prompt."
     browser.run("document.querySelector('#prompt textarea').focus()")
     browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8, text="\r")
     until(browser, f"{PICTURES}.length === 2")
@@ -154,7 +156,7 @@ def test_the_page_says_how_to_draw_by_keys_and_so_it_is(browser, address):
 @NEEDED
 def test_another_seed_is_another_number(browser, address):
     opened(browser, address)
-    browser.run("document.querySelector('#other').click()")
+    browser.run("document.querySelector('#new-seed').click()")
     until(browser, "document.querySelector('#seed input').value !== '0'")
 
 
@@ -162,7 +164,7 @@ def test_another_seed_is_another_number(browser, address):
 @pytest.mark.parametrize(
     "field, text, said",
     [
-        ("#prompt textarea", " ", "The prompt is empty: write what the picture should show."),
+        ("#prompt textarea", " ", "The prompt is empty: write what the image should show."),
         ("#steps input", "1000000", "The number of steps is 1000000: give a whole number from 1 to 150."),
         ("#seed input", "-1", "The seed is -1: give a whole number from 0 to 4294967295."),
     ],
@@ -171,7 +173,7 @@ def test_what_makes_no_sense_gets_one_sentence_and_loses_nothing(browser, addres
     opened(browser, address)
     before = draw(browser)
     fill(browser, field, text)
-    browser.run("document.querySelector('#draw').click()")
+    browser.run("document.querySelector('#generate').click()")
     assert until(browser, "(document.querySelector('[role=alert].wrong') || {}).textContent") == said
     assert browser.run(PICTURES) == before
     assert browser.run("document.querySelectorAll('#history button').length") == 1
@@ -200,9 +202,9 @@ def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
     for _ in range(30):
         browser.press("Tab")
         reached.append(browser.run("(document.activeElement.closest('[id]') || {}).id"))
-        if reached[-1] == "draw":
+        if reached[-1] == "generate":
             break
-    assert reached[-1] == "draw" and {"negative", "strength", "seed", "steps", "guidance"} <= set(reached)
+    assert reached[-1] == "generate" and {"negative", "scale", "seed", "steps", "guidance"} <= set(reached)
     assert browser.run("(s => s.outlineStyle !== 'none' || s.boxShadow !== 'none')(getComputedStyle(document.activeElement))")
     browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
     until(browser, f"{PICTURES}.length === 2")
@@ -256,11 +258,11 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
             fill(tab, "#seed input", str(seed))
             fill(tab, "#steps input", "40")
         for tab in (browser, other):
-            tab.run("document.querySelector('#draw').click()")
-        studio = load(adapter, MODEL)
+            tab.run("document.querySelector('#generate').click()")
+        session = load_session(adapter, MINIATURE)
         for tab, seed in ((browser, 21), (other, 22)):
             until(tab, f"{PICTURES}.length === 2")
-            pair = studio.draw(PROMPT, seed=seed, steps=40, guidance=3.0)
+            pair = session.compare(PROMPT, seed=seed, num_inference_steps=40, guidance_scale=3.0)
             shown = [pixels(fetched(tab, source)) for source in tab.run(PICTURES)]
             assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
             assert tab.run("document.querySelectorAll('#history button').length") == 1, "each sees their own history"

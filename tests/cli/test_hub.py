@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from helpers.loopback_hub import TOKEN, hub
-from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 from helpers.small_models import digest
 from huggingface_hub import ModelCard
@@ -30,7 +30,7 @@ def server():
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> Path:
-    return adapter(tmp_path_factory.mktemp("mine"))
+    return random_adapter(tmp_path_factory.mktemp("mine"))
 
 
 def process(server, home: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
@@ -97,9 +97,11 @@ for name, revision in {asked!r}:
 def test_what_the_hub_has_not_is_said_in_one_sentence(sent, server, tmp_path):
     server.repos["somebody/other"] = {"README.md": b"# other"}
     nowhere, later, other = refused(server, tmp_path, ("nobody/nothing", None), (NAME, "v9"), ("somebody/other", None))
-    assert nowhere.startswith("nobody/nothing is no folder, and the hub does not give it (there is none of that name")
-    assert later.startswith(f"{NAME} is no folder, and the hub does not give it (it has no such revision): check the name, the revision")
-    assert other == "somebody/other on the hub holds no config.json, so it is no adapter of this package: name another"
+    assert nowhere.startswith("nobody/nothing is not a folder, and the hub does not provide it (repository not found, or you lack access")
+    assert later.startswith(
+        f"{NAME} is not a folder, and the hub does not provide it (it has no such revision): check the name, the revision"
+    )
+    assert other == "somebody/other on the hub holds no config.json, so it is not an adapter of this package: name another"
     assert not any("\n" in said for said in (nowhere, later, other))
 
 
@@ -107,7 +109,8 @@ def test_what_the_hub_has_not_is_said_in_one_sentence(sent, server, tmp_path):
 def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(server, tmp_path, environment):
     (said,) = refused(server, tmp_path, (NAME, None), **environment)
     assert (
-        said.startswith(f"{NAME} is no folder, and the hub does not give it (the hub cannot be reached, and nothing") and "\n" not in said
+        said.startswith(f"{NAME} is not a folder, and the hub does not provide it (the hub cannot be reached, and nothing")
+        and "\n" not in said
     )
 
 
@@ -115,7 +118,7 @@ def test_without_a_login_nothing_is_sent_and_one_sentence_says_so(server, mine, 
     code = SEND.format(folder=str(mine), name="somebody/refused", metrics=None)
     done = process(server, tmp_path, code)
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("OSError: the hub does not take somebody/refused (") and last.endswith("your login (`hf auth login`)")
+    assert last.startswith("OSError: the hub does not accept somebody/refused (") and last.endswith("your login (`hf auth login`)")
     assert "somebody/refused" not in server.repos
 
 
@@ -123,8 +126,8 @@ def test_without_a_login_nothing_is_sent_and_one_sentence_says_so(server, mine, 
     ("content", "error", "said"),
     [
         (None, FileNotFoundError, "metrics.json cannot be read: name the metrics.json that `evaluate` wrote"),
-        ("{", ValueError, "metrics.json is no JSON .*: name the metrics.json"),
-        ("[1]", ValueError, "metrics.json holds a list, not figures by name"),
+        ("{", ValueError, "metrics.json is not JSON .*: name the metrics.json"),
+        ("[1]", ValueError, "metrics.json holds a list, not an object"),
     ],
 )
 def test_figures_that_cannot_be_read_are_refused_before_anything_is_sent(mine, tmp_path, content, error, said):
@@ -145,6 +148,6 @@ def test_a_path_is_a_folder_and_never_asked_of_the_hub_and_a_folder_has_no_revis
         SURAdapter.from_pretrained(Path("models/nowhere"))
     with pytest.raises(ValueError, match="is a folder, and only adapters on the hub have revisions: leave revision='v1' out"):
         SURAdapter.from_pretrained(str(mine), revision="v1")
-    with pytest.raises(FileNotFoundError, match="no folder, and no name on the hub"):
+    with pytest.raises(FileNotFoundError, match="is neither a folder nor a name on the hub"):
         SURAdapter.from_pretrained(str(tmp_path / "nowhere"))
     assert SURAdapter.from_pretrained(str(mine)).config.about["base_model"] == MINIATURE

@@ -14,7 +14,7 @@ import torch
 from diffusers import StableDiffusionPipeline
 from helpers.bare_python import BARE
 from helpers.loopback_hub import free
-from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 from helpers.small_models import digest
 from PIL import Image
@@ -22,15 +22,16 @@ from PIL import Image
 from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.adapter.conversion import write_checkpoint
-from sur_adapter.cli.main import main, parser, run
-from sur_adapter.generation.comparison_png import CHUNK, side_by_side
+from sur_adapter.cli.main import build_parser, main, run
+from sur_adapter.cli.output import SETTINGS_CHUNK
+from sur_adapter.generation.image_grid import side_by_side
 
 PROMPT = "three white kittens"
 
 
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory) -> Path:
-    return adapter(tmp_path_factory.mktemp("mine"), llm="some/llm", data="e3d4577aba9e1588", loss={"prompt": "kl", "w_llm": 0.01})
+    return random_adapter(tmp_path_factory.mktemp("mine"), llm="some/llm", data="e3d4577aba9e1588", loss={"prompt": "kl", "w_llm": 0.01})
 
 
 def drawn(mine, out: Path, *words: str) -> Image.Image:
@@ -45,7 +46,7 @@ def plain_and_adapted(mine) -> list[Image.Image]:
     pipe.set_progress_bar_config(disable=True)
     handle, pictures = attach(pipe, SURAdapter.from_pretrained(mine)), []
     for eta in (0.0, 1.0):
-        handle.strength = eta
+        handle.scale = eta
         pictures += pipe(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(3)).images
     return pictures
 
@@ -53,7 +54,7 @@ def plain_and_adapted(mine) -> list[Image.Image]:
 def test_what_it_draws_is_what_the_pipeline_draws_with_the_same_seed(mine, tmp_path, plain_and_adapted):
     plain, adapted = map(np.asarray, plain_and_adapted)
     assert np.array_equal(drawn(mine, tmp_path / "adapted.png", "--seed", "3"), adapted)
-    assert np.array_equal(drawn(mine, tmp_path / "plain.png", "--seed", "3", "--strength", "0"), plain)
+    assert np.array_equal(drawn(mine, tmp_path / "plain.png", "--seed", "3", "--scale", "0"), plain)
     assert not np.array_equal(adapted, plain)
 
 
@@ -74,7 +75,7 @@ def test_the_same_call_writes_the_same_bytes_and_the_picture_says_how_it_was_dra
     picture = drawn(mine, tmp_path / "one.png", *words)
     drawn(mine, tmp_path / "two.png", *words)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes() and picture.size == (64, 32)
-    told = json.loads(picture.text[CHUNK])
+    told = json.loads(picture.text[SETTINGS_CHUNK])
     expected = {"prompt": PROMPT, "negative": "naïve, 8k", "seed": 7, "steps": 2, "guidance": 2.5, "size": [64, 32], "strength": 0.5}
     assert told == expected | {"compare": False, "model": "stable-diffusion", "adapter": mine.name}  # folders are nobody's business
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
@@ -100,16 +101,14 @@ def test_info_is_an_aligned_table_or_the_whole_config(mine):
     table = {row[:width].strip(): row[width + 2 :] for row in rows}
     expected = {"base model": MINIATURE, "width": "128", "variant": "sur", "LLM": "some/llm", "data": "e3d4577aba9e1588"}
     assert expected.items() <= table.items() and table["losses"] == "prompt loss kl, llm × 0.01"
-    atomic_write = json.loads(main(["info", str(mine), "--json"]))
+    config = json.loads(main(["info", str(mine), "--json"]))
     weights = sum(p.numel() for p in SURAdapter.from_pretrained(mine).parameters())
-    assert (
-        atomic_write["about"]["loss"]["w_llm"] == 0.01 and atomic_write["parameters"] == weights and table["parameters"] == f"{weights:,}"
-    )
+    assert config["about"]["loss"]["w_llm"] == 0.01 and config["parameters"] == weights and table["parameters"] == f"{weights:,}"
 
 
 def test_the_card_on_stdout_is_that_of_the_adapter_with_its_figures(mine):
     words = main(["card", str(mine), "--metrics", str(ROOT / "reports/metrics.json"), "--licence", "mit", "--dataset", "owner/pairs"])
-    assert words.startswith("---\n") and "license: mit" in words and "- owner/pairs" in words and "Gap closed" in words
+    assert words.startswith("---\n") and "license: mit" in words and "- owner/pairs" in words and "Share of the gap" in words
     assert f"SURAdapter.from_pretrained({str(mine)!r})" in words
 
 
@@ -122,10 +121,10 @@ def faulty(mine, tmp_path_factory) -> Path:
     """A folder with what people have in theirs by mistake, and an adapter, `mine`."""
     home = tmp_path_factory.mktemp("faulty")
     (home / "mine").symlink_to(mine)
-    adapter(home / "nameless", base_model=None)
-    adapter(home / "stranger", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
+    random_adapter(home / "nameless", base_model=None)
+    random_adapter(home / "stranger", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
     SURAdapter(AdapterConfig(64, about={"base_model": "some/base"})).save_pretrained(home / "narrow")
-    adapter(home / "cut")
+    random_adapter(home / "cut")
     (home / "cut/model.safetensors").write_bytes((mine / "model.safetensors").read_bytes()[:1000])
     (home / "file").write_text("{")
     (home / "folder.png").mkdir()
@@ -135,24 +134,24 @@ def faulty(mine, tmp_path_factory) -> Path:
 
 WRONG = {
     "generate x": "models/adapter holds no config.json: train an adapter",
-    "generate x --adapter nowhere": "nowhere is no folder, and the hub does not give it (the hub cannot be reached",
+    "generate x --adapter nowhere": "nowhere is not a folder, and the hub does not provide it (the hub cannot be reached",
     "generate x --adapter file": "file is not a folder: convert a checkpoint with `python -m sur_adapter convert file FOLDER`",
     "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json describes",
     "generate x --adapter nameless": "nameless does not say which diffusion model it was trained for: name one with --model",
     "generate x --adapter mine --model nowhere": "the model is 'nowhere', where no diffusion model can be loaded: give --model",
     "generate x --adapter narrow": "the base model of narrow is 'some/base', where no diffusion model can be loaded: give --model",
-    f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features 64 wide, but those of",
-    f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, and",
-    "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8, as this model draws",
+    f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features of width 64, but those of",
+    f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, but",
+    "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8 for this model",
     "generate x --adapter mine --revision v1": "mine is a folder, and only adapters on the hub have revisions",
-    "generate x --adapter mine -o out.jpg": "--out is out.jpg, but pictures are written as PNG: let its name end in .png",
-    "generate x --adapter mine -o nowhere/out.png": "there is no folder nowhere: make it, or name another",
+    "generate x --adapter mine -o out.jpg": "--out is out.jpg, but images are written as PNG: let its name end in .png",
+    "generate x --adapter mine -o nowhere/out.png": "there is no folder nowhere: create it, or name another",
     "generate x --adapter mine -o folder.png": "--out is folder.png, which is a folder: name a file",
     "generate x --adapter nowhere -o /proc/out.png": "nothing can be written in /proc (",
     "convert official.pt file/folder": "nothing can be written in file (",
-    "convert official.pt mine": "mine is there already: name another place, or remove it first",
+    "convert official.pt mine": "mine exists already: name another place, or remove it first",
     "convert file folder": "file cannot be read as a file of tensors only",
-    "convert nowhere folder": "nowhere is neither a checkpoint nor a folder: name one that is there",
+    "convert nowhere folder": "nowhere does not exist: name a checkpoint or an adapter's folder",
     "card mine --metrics nowhere": "nowhere cannot be read: name the metrics.json that `evaluate` wrote",
     "fingerprint folder.png": "folder.png has no text_encoder that can be loaded: name a folder that holds one",
     "serve --port FREE": "models/adapter holds no config.json: train an adapter",
@@ -180,10 +179,10 @@ def test_bad_input_is_said_in_one_sentence_and_ends_with_one_and_nothing_is_writ
         (("--seed", "one"), "argument --seed: 'one': give a whole number from 0 to"),
         (("--steps", "0"), "argument --steps: '0': give a whole number from 1 to 1000"),
         (("--seed", "-1"), "argument --seed: '-1': give a whole number from 0 to"),
-        (("--guidance", "nan"), "argument --guidance: 'nan': give a number"),
-        (("--strength", "much"), "argument --strength: 'much': give a number"),
+        (("--guidance", "nan"), "argument --guidance-scale/--guidance: 'nan': give a number"),
+        (("--scale", "much"), "argument --scale/--strength: 'much': give a number"),
         (("--size", "64x64x64"), "argument --size: '64x64x64': give pixels as 512 or 768x512"),
-        ((" ",), "argument PROMPT: it is empty: write what the picture should show"),
+        ((" ",), "argument PROMPT: it is empty: write what the image should show"),
         ((), "the following arguments are required: PROMPT"),
         ((PROMPT, "--colour", "red"), "unrecognized arguments: --colour red"),
     ],
@@ -225,7 +224,7 @@ def test_every_command_has_examples_that_it_takes(command, capsys):
     assert end.value.code == 0 and examples
     for line in examples:
         words = shlex.split(line.partition(">")[0], comments=True)
-        assert words[0] == "sur-adapter" and parser().parse_args(words[1:]).command == (command or words[1])
+        assert words[0] == "sur-adapter" and build_parser().parse_args(words[1:]).command == (command or words[1])
 
 
 def test_where_gradio_is_not_installed_serve_says_how_to_get_it():

@@ -134,10 +134,10 @@ def test_another_base_model_is_refused_with_the_name_of_the_right_one_and_left_a
     guest = adapter(ALL[model]())
     attach(ALL[model]().to(dtype), guest)
     stranger = ALL[model](seed=1).to(dtype)
-    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, and this pipeline has another: load tiny/base"):
+    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one: load tiny/base"):
         attach(stranger, guest)
     for other in ALL.keys() - {model}:
-        with pytest.raises(ValueError, match=r"trained for tiny/base with text features \d+ wide, but those of this pipeline are \d+ wide"):
+        with pytest.raises(ValueError, match=r"tiny/base with text features of width \d+, but those of this pipeline have width \d+"):
             attach(ALL[other]().to(dtype), guest)
     assert "encode_prompt" not in stranger.__dict__
 
@@ -145,9 +145,9 @@ def test_another_base_model_is_refused_with_the_name_of_the_right_one_and_left_a
 def test_the_second_text_encoder_must_be_the_right_one_as_well():
     guest, other = adapter(xl()), xl()
     other.text_encoder_2 = xl(seed=1).text_encoder_2
-    with pytest.raises(ValueError, match="has another: load tiny/base"):
+    with pytest.raises(ValueError, match="has another one: load tiny/base"):
         attach(other, guest)
-    with pytest.raises(ValueError, match="tiny/base with pooled vectors 20 wide, which this pipeline has not: load tiny/base"):
+    with pytest.raises(ValueError, match="pooled embeddings of width 20, but those of this pipeline have width 24: load tiny/base"):
         attach(xl(pooled=24), guest)
 
 
@@ -155,7 +155,7 @@ def test_a_pipeline_without_its_text_encoder_has_no_prompt_to_adapt():
     pipe = pipeline()
     guest = adapter(pipe)
     pipe.text_encoder = None
-    with pytest.raises(ValueError, match="loaded without a text encoder, so there is no prompt to adapt: load it whole"):
+    with pytest.raises(ValueError, match="loaded without a text encoder, so there is no prompt to adapt: load all of its components"):
         attach(pipe, guest)
 
 

@@ -110,9 +110,9 @@ def test_an_adapter_by_hand_draws_the_picture_that_a_guest_draws(model):
     pipe = ALL[model]()
     guest, own = adapter(pipe), encode(pipe, "three red circles")
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    features = dict(zip(names, own, strict=False)) | {"prompt_embeds": guest(own[0], strength=0.5)}
+    features = dict(zip(names, own, strict=False)) | {"prompt_embeds": guest(own[0], scale=0.5)}
     if model == "sdxl":
-        features["pooled_prompt_embeds"] = guest.pool(own[2], strength=0.5)
+        features["pooled_prompt_embeds"] = guest.pool(own[2], scale=0.5)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
     by_hand = pipe(latents=noise, **features, **how).images
@@ -140,7 +140,7 @@ def test_a_callback_sees_the_adapted_features_and_may_set_the_strength_of_the_ne
     handle = attach(pipe, guest, strength=0.5)
     half = draw(pipe)
     handle.strength = 1.0
-    atomic_write = draw(pipe)
+    reference = draw(pipe)
 
     def look(_, step, timestep, given):
         seen.append(given["prompt_embeds"])
@@ -151,7 +151,7 @@ def test_a_callback_sees_the_adapted_features_and_may_set_the_strength_of_the_ne
         expected = torch.cat([own[1], guest(own[0])])
     pictures = draw(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     assert len(seen) == 2 and all(torch.equal(features, expected) for features in seen)
-    assert np.array_equal(pictures, atomic_write) and np.array_equal(draw(pipe), half) and not np.array_equal(half, atomic_write)
+    assert np.array_equal(pictures, reference) and np.array_equal(draw(pipe), half) and not np.array_equal(half, reference)
 
 
 class Windows(StableDiffusionPipeline):
@@ -167,12 +167,12 @@ class Windows(StableDiffusionPipeline):
 @torch.no_grad()
 def test_long_prompts_are_adapted_as_far_as_the_pipeline_takes_them():
     long = " ".join(["three red circles", "a blue star waves"] * 2)
-    cut, atomic_write = pipeline(), pipeline(Windows)
+    cut, long_pipe = pipeline(), pipeline(Windows)
     short, guest = cut.tokenizer.decode(cut.tokenizer(long, truncation=True).input_ids, skip_special_tokens=True), adapter(cut)
     assert short != long
-    own, before = encode(atomic_write, long), draw(atomic_write, (long,))
+    own, before = encode(long_pipe, long), draw(long_pipe, (long,))
     attach(cut, guest)
-    attach(atomic_write, guest)
+    attach(long_pipe, guest)
     assert torch.equal(encode(cut, long)[0], encode(cut, short)[0])
-    assert own[0].shape[1] == 2 * LENGTH and equal(encode(atomic_write, long), adapted(guest, own))
-    assert not np.array_equal(draw(atomic_write, (long,)), before)
+    assert own[0].shape[1] == 2 * LENGTH and equal(encode(long_pipe, long), adapted(guest, own))
+    assert not np.array_equal(draw(long_pipe, (long,)), before)

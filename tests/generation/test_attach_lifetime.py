@@ -56,10 +56,10 @@ def test_a_pipeline_in_half_precision_draws_with_its_guest_and_without_it_as_eve
 @pytest.mark.parametrize("offload", [by_model, by_layer])
 @pytest.mark.parametrize("first", ["the guest", "offloading"])
 def test_weights_that_are_kept_elsewhere_draw_the_same_picture(model, offload, first):
-    atomic_write, pipe = ALL[model](), ALL[model]()
+    reference, pipe = ALL[model](), ALL[model]()
     guest, before = adapter(pipe), draw(pipe)
-    attach(atomic_write, guest)
-    expected = draw(atomic_write)
+    attach(reference, guest)
+    expected = draw(reference)
     handle = attached(pipe, guest, offload, first)
     assert pipe.unet.device.type == ("meta" if offload is by_layer else "cpu")
     assert np.array_equal(draw(pipe), expected) and not np.array_equal(expected, before)
@@ -243,7 +243,7 @@ def test_a_text_encoder_that_was_exchanged_for_another_is_refused_at_the_next_pr
     handle = attach(pipe, adapter(pipe))
     name = "text_encoder_2" if model == "sdxl" else "text_encoder"
     setattr(pipe, name, getattr(ALL[model](seed=1), name))
-    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, and this pipeline has another: load tiny/base"):
+    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one: load tiny/base"):
         draw(pipe)
     handle.strength = 0.0
     draw(pipe)
@@ -256,7 +256,7 @@ def test_another_text_encoder_at_the_place_in_memory_of_one_that_was_let_go_is_r
     monkeypatch.setattr(guest, "id", lambda _: 7, raising=False)  # as memory is given out again: by its place, each is the one before
     attach(pipe := pipeline(), adapter(pipe))
     pipe.text_encoder = pipeline(seed=1).text_encoder
-    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, and this pipeline has another"):
+    with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one"):
         draw(pipe)
 
 
@@ -279,7 +279,7 @@ def test_a_text_encoder_that_is_let_go_gives_its_memory_back_and_the_callers_fea
 def test_a_strength_that_is_no_number_is_refused_and_the_last_one_stays(eta):
     pipe = pipeline()
     handle = attach(pipe, adapter(pipe), strength=0.25)
-    with pytest.raises(ValueError, match=r"strength is .*: give a number, 0 for the base model, 1 for the whole adapter"):
+    with pytest.raises(ValueError, match=r"scale is .*: give a number, 0 for the base model, 1 for the whole adapter"):
         handle.strength = eta
     assert handle.strength == 0.25
     other = pipeline()

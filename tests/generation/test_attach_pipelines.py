@@ -98,7 +98,7 @@ def test_a_pipeline_that_encodes_prompts_in_a_way_of_its_own_is_refused(cls):
     base = pipeline()
     parts = {name: part for name, part in base.components.items() if name in signature(cls).parameters}
     edits = cls(**parts, requires_safety_checker=False)
-    with pytest.raises(ValueError, match=f"{cls.__name__} encodes its prompts in a way of its own, where no adapter can enter"):
+    with pytest.raises(ValueError, match=f"{cls.__name__} encodes its prompts in a way of its own, so no adapter can be attached"):
         attach(edits, adapter(base))
     assert "encode_prompt" not in vars(edits)
 

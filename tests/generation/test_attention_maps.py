@@ -1,13 +1,13 @@
-"""What a picture looks at: shares of its prompt's words, seen without a touch."""
+"""The shares of attention that the words of a prompt get, recorded without changing the image."""
 
 import numpy as np
 import pytest
 import torch
 from helpers.repository import ROOT
-from test_guest import ALL, every_model
+from helpers.tiny_pipelines import ALL, every_model
 
-import sur_adapter.models.stable_diffusion as diffusion
-from sur_adapter.generation.attention_maps import watched, words
+from sur_adapter.generation.attention_maps import record_attention, word_attention
+from sur_adapter.models.stable_diffusion import load_pipeline
 
 PROMPT = "three Red circles, and a blue star!"
 
@@ -19,14 +19,14 @@ def drawn(pipe, prompt="three red circles", guidance=5.0, **options) -> np.ndarr
 
 @pytest.fixture(scope="module")
 def miniature():
-    return diffusion.load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
+    return load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
 
 
 @every_model
-def test_who_watches_changes_no_bit_and_leaves_no_trace(model):
+def test_recording_changes_no_bit_of_the_image_and_leaves_no_hook(model):
     pipe = ALL[model]()
     before = drawn(pipe)
-    with watched(pipe.unet):
+    with record_attention(pipe.unet):
         assert np.array_equal(drawn(pipe), before)
     assert np.array_equal(drawn(pipe), before)
     assert not any(module._forward_hooks for module in pipe.unet.modules())
@@ -35,25 +35,25 @@ def test_who_watches_changes_no_bit_and_leaves_no_trace(model):
 @every_model
 def test_the_shares_of_all_tokens_sum_to_one(model):
     pipe = ALL[model]()
-    with watched(pipe.unet) as looks:
+    with record_attention(pipe.unet) as recorder:
         drawn(pipe)
-    shares = looks.shares()
+    shares = recorder.shares()
     assert shares.shape == (pipe.tokenizer.model_max_length,) and shares.min() > 0
     assert float(shares.sum()) == pytest.approx(1)
 
 
-def test_they_are_what_the_layers_own_scores_say(miniature):
-    """diffusers' own way to attention scores, of every layer in every step, of the positive prompt."""
+def test_shares_equal_the_attention_scores_of_diffusers(miniature):
+    """Compares with `get_attention_scores` of every layer in every step, for the positive prompt."""
     kept, total = [], []
     for name, layer in miniature.unet.named_modules():
         if name.endswith("attn2"):
             kept += [layer.register_forward_hook(scores(total), with_kwargs=True)]
-    with watched(miniature.unet) as looks:
+    with record_attention(miniature.unet) as recorder:
         drawn(miniature)
     for hook in kept:
         hook.remove()
     assert len(total) == 2 * len(kept) > 0
-    torch.testing.assert_close(looks.shares(), torch.stack(total).mean(0), rtol=0, atol=1e-6)
+    torch.testing.assert_close(recorder.shares(), torch.stack(total).mean(0), rtol=0, atol=1e-6)
 
 
 def scores(total: list):
@@ -65,39 +65,40 @@ def scores(total: list):
     return hook
 
 
-def test_the_negative_prompt_is_not_looked_at(miniature):
+def test_the_negative_prompt_is_not_recorded(miniature):
     seen = []
     for guidance, negative in ((1.0, None), (3.0, "a"), (3.0, "a blue star that waves at two green hearts")):
-        with watched(miniature.unet) as looks:  # one step, so that the latents are the same
+        with record_attention(miniature.unet) as recorder:  # one step, so that the latents are the same
             generator = torch.Generator().manual_seed(0)
             miniature(
                 "red", guidance_scale=guidance, negative_prompt=negative, num_inference_steps=1, generator=generator, output_type="latent"
             )
-        seen.append(looks.shares())
+        seen.append(recorder.shares())
     for other in seen[1:]:
         torch.testing.assert_close(other, seen[0], rtol=0, atol=1e-6)
 
 
-def test_words_are_as_the_prompt_writes_them_and_their_tokens_add_up(miniature):
+def test_words_are_spelled_as_in_the_prompt_and_the_shares_of_their_tokens_add_up(miniature):
     tokenizer = miniature.tokenizer
     shares = torch.arange(tokenizer.model_max_length).double()
-    found = words(tokenizer, "A chases, b", shares)
+    found = word_attention(tokenizer, "A chases, b", shares)
     pieces = len(tokenizer("chases").input_ids) - 2
-    assert pieces > 1, "this world knows no chasing"
+    assert pieces > 1, "the miniature's tokenizer has no token for this word"
     assert [word for word, _ in found] == ["A", "chases", ",", "b"]
     assert [share for _, share in found] == [1, sum(range(2, 2 + pieces)), 2 + pieces, 3 + pieces]
-    assert [word for word, _ in words(tokenizer, PROMPT, shares)] == ["three", "Red", "circles", ",", "and", "a", "blue", "star", "!"]
+    spelled = [word for word, _ in word_attention(tokenizer, PROMPT, shares)]
+    assert spelled == ["three", "Red", "circles", ",", "and", "a", "blue", "star", "!"]
 
 
-def test_what_the_encoder_does_not_read_has_no_share(miniature):
+def test_truncated_words_are_left_out(miniature):
     length = miniature.tokenizer.model_max_length
-    found = words(miniature.tokenizer, "red " * 100, torch.ones(length))
+    found = word_attention(miniature.tokenizer, "red " * 100, torch.ones(length))
     assert found == [("red", 1.0)] * (length - 2)
-    assert words(miniature.tokenizer, "", torch.ones(length)) == []
+    assert word_attention(miniature.tokenizer, "", torch.ones(length)) == []
 
 
-def test_who_watches_when_nothing_is_drawn_is_told_so(miniature):
-    with watched(miniature.unet) as looks:
+def test_shares_without_an_image_raise_an_error(miniature):
+    with record_attention(miniature.unet) as recorder:
         pass
-    with pytest.raises(ValueError, match="nothing was drawn"):
-        looks.shares()
+    with pytest.raises(ValueError, match="no attention was recorded"):
+        recorder.shares()

@@ -83,11 +83,11 @@ def test_a_list_of_t2i_compbench_is_told_by_its_name(tmp_path, name, category):
     ("name", "text"), [("numeracy_val.txt", "two cups\ntwo ties\nthree cats"), ("g.jsonl", lines(GENEVAL)), ("p.tsv", PARTI)]
 )
 def test_a_prompt_keeps_its_id_when_its_list_is_cut_or_turned_round(tmp_path, name, text):
-    atomic_write = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, text))}
+    reference = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, text))}
     head, *rest = text.splitlines(keepends=True)
     turned = head + "\n" * (not head.endswith("\n")) + "".join(rest[:0:-1]) if name == "p.tsv" else "\n".join(text.splitlines()[:0:-1])
     cut = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, turned))}
-    assert 0 < len(cut) < len(atomic_write) and cut.items() <= atomic_write.items() and len(set(atomic_write.values())) == len(atomic_write)
+    assert 0 < len(cut) < len(reference) and cut.items() <= reference.items() and len(set(reference.values())) == len(reference)
 
 
 def test_a_prompt_that_stands_twice_counts_twice(tmp_path):
@@ -106,16 +106,16 @@ def test_a_folder_of_lists_is_read_together_unless_it_holds_our_own(tmp_path):
 @pytest.mark.parametrize(
     ("name", "text", "sentence"),
     [
-        ("notes.txt", "a red cup", r"notes\.txt is no list of prompts that is known here: .* geneval, parti, t2i_compbench, tifa"),
+        ("notes.txt", "a red cup", r"notes\.txt is no known list of prompts: .* geneval, parti, t2i_compbench, tifa"),
         ("x.jsonl", lines(GENEVAL[:1]) + "{", r"x\.jsonl, line 2: not a line of GenEval"),
         ("x.jsonl", lines([*GENEVAL[:1], GENEVAL[1] | {"tag": "smell"}]), r"line 2: not a line of GenEval \('smell'\)"),
         ("x.jsonl", lines([*GENEVAL[:1], GENEVAL[1] | {"prompt": 3}]), "line 2: not a line of GenEval"),
         ("x.jsonl", lines([*GENEVAL[:1], GENEVAL[1] | {"prompt": "\ud800"}]), "prompt 2: half a character"),
-        ("x.json", json.dumps(TIFA)[:-1], "not JSON .*: take TIFA's file as published"),
+        ("x.json", json.dumps(TIFA)[:-1], "not JSON .*: use TIFA's file as published"),
         ("x.json", json.dumps([TIFA[0], TIFA[2] | {"id": "coco_1"}]), "entry 2: 'coco_1' has another caption"),
-        ("x.json", json.dumps([TIFA[0], {"id": 3}]), r"entry 2: not of TIFA \(KeyError\('caption'\)\)"),
+        ("x.json", json.dumps([TIFA[0], {"id": 3}]), r"entry 2: not an entry of TIFA \(KeyError\('caption'\)\)"),
         ("x.tsv", PARTI + "\tArts\tBasic\t\n", "line 4: no prompt or no challenge"),
-        ("x.tsv", PARTI + "a" * 200_000, "not a table with tabs"),
+        ("x.tsv", PARTI + "a" * 200_000, "not a tab-separated table"),
     ],
 )
 def test_a_list_that_is_none_or_is_spoilt_gets_one_sentence(tmp_path, name, text, sentence):

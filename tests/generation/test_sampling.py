@@ -1,4 +1,4 @@
-"""Pictures of an arm: named by prompt and seed, on noise that knows neither arm nor batch."""
+"""Images of an arm are named by prompt and seed; their initial noise depends neither on the arm nor on the batch."""
 
 from io import BytesIO
 
@@ -7,8 +7,9 @@ import pytest
 from helpers.repository import ROOT
 from PIL import Image
 
-from sur_adapter.generation.sampling import draw
-from sur_adapter.models import stable_diffusion as diffusion
+from sur_adapter.config import from_dict
+from sur_adapter.generation.sampling import GenerateConfig, generate_images, image_jobs
+from sur_adapter.models.stable_diffusion import load_pipeline
 
 ROWS = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
 TEXTS = ["three red circles", "a blue star waves", "two cats"]
@@ -16,31 +17,45 @@ TEXTS = ["three red circles", "a blue star waves", "two cats"]
 
 @pytest.fixture(scope="module")
 def pipe():
-    return diffusion.load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
+    return load_pipeline(str(ROOT / "models/miniature/stable-diffusion"))
 
 
-def pictures(pipe, texts=TEXTS, **options) -> dict[str, np.ndarray]:
-    options = {"seeds": 2, "steps": 3, "guidance": 3.0, "batch": 6} | options
-    return {key: np.asarray(Image.open(BytesIO(data))).astype(float) for key, _, data in draw(pipe, ROWS, texts, 64, **options)}
+def images(pipe, texts=TEXTS, **settings) -> dict[str, np.ndarray]:
+    config = GenerateConfig(**{"per_category": 1, "seeds": 2, "num_inference_steps": 3, "guidance_scale": 3.0, "batch_size": 6} | settings)
+    generated = generate_images(pipe, image_jobs(ROWS, texts, config.seeds), 64, config)
+    return {key: np.asarray(Image.open(BytesIO(data))).astype(float) for key, _, data in generated}
 
 
-def test_every_prompt_has_a_picture_for_each_seed_whatever_the_batch(pipe):
-    together, apart = pictures(pipe), pictures(pipe, batch=1)
-    assert list(together) == list(apart) == ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
-    for key, picture in together.items():
-        assert np.abs(picture - apart[key]).mean() < 0.5
+def test_each_prompt_has_an_image_per_seed_whatever_the_batch_size(pipe):
+    together, alone = images(pipe), images(pipe, batch_size=1)
+    assert list(together) == list(alone) == ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
+    for key, image in together.items():
+        assert np.abs(image - alone[key]).mean() < 0.5
     assert np.abs(together["a-0"] - together["a-1"]).mean() > 5
 
 
-def test_another_sentence_leaves_the_noise_of_the_others_alone(pipe):
-    before, after = pictures(pipe), pictures(pipe, ["four green stars", *TEXTS[1:]])
+def test_another_prompt_leaves_the_noise_of_the_others_unchanged(pipe):
+    before, after = images(pipe), images(pipe, ["four green stars", *TEXTS[1:]])
     assert np.abs(before["a-0"] - after["a-0"]).mean() > 1
     assert np.abs(before["b-0"] - after["b-0"]).mean() < 0.5
 
 
-def test_bf16_draws_the_same_pictures_but_for_rounding(pipe):
-    atomic_write, half = pictures(pipe), pictures(pipe, precision="bf16")
-    apart = [np.abs(atomic_write[key] - half[key]).mean() for key in atomic_write]
-    assert 0 < max(apart) < 3
-    with pytest.raises(ValueError, match="precision is 'fp12': choose fp32 or bf16"):
-        pictures(pipe, precision="fp12")
+def test_bf16_gives_the_same_images_up_to_rounding(pipe):
+    exact, rounded = images(pipe), images(pipe, precision="bf16")
+    differences = [np.abs(exact[key] - rounded[key]).mean() for key in exact]
+    assert 0 < max(differences) < 3
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"precision": "fp12"}, "generate.precision is 'fp12' .*: choose fp32 or bf16 or fp16"),
+        ({"seeds": 0}, "generate.seeds is 0: give a whole number of at least 1"),
+        ({"num_inference_steps": "many"}, "generate.num_inference_steps is 'many': give a whole number"),
+        ({"guidance": 3.0}, r"generate.guidance is unknown \(did you mean 'guidance_scale'\?\)"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(changes, sentence):
+    settings = {"per_category": 1, "seeds": 2, "num_inference_steps": 3, "guidance_scale": 3.0}
+    with pytest.raises(ValueError, match=f"params.yaml: {sentence}"):
+        from_dict(GenerateConfig, settings | changes, "generate")

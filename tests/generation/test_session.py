@@ -1,4 +1,4 @@
-"""One prompt, drawn twice on the same noise: without the adapter it is the pipeline's own picture, with it the guest's."""
+"""A comparison: the image without the adapter is the pipeline's, the one with it that of an attached adapter, of the same seed."""
 
 from pathlib import Path
 from threading import Thread
@@ -6,49 +6,38 @@ from threading import Thread
 import numpy as np
 import pytest
 import torch
-from helpers.repository import ROOT
+from helpers.miniature_adapter import MINIATURE, random_adapter
 
-import sur_adapter.models.stable_diffusion as diffusion
 from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.generation.session import LONGEST, SEEDS, STEPS, ComparisonSession, load
+from sur_adapter.cli.loading import load_session
+from sur_adapter.generation.session import MAX_PROMPT_LENGTH, MAX_SEED, MAX_STEPS, ComparisonSession
+from sur_adapter.models.stable_diffusion import load_pipeline
 
-MODEL = str(ROOT / "models/miniature/stable-diffusion")
 PROMPT = "three red circles"
-FEW = {"steps": 2, "guidance": 3.0}
-
-
-def perturbed(folder: Path) -> Path:
-    """An adapter for the miniature's width, which does something: untrained, it would be nearly nothing."""
-    torch.manual_seed(0)
-    model = SURAdapter(AdapterConfig(128, depth=1, heads=2))
-    with torch.no_grad():
-        for weights in model.parameters():
-            weights.add_(torch.randn_like(weights))
-    model.save_pretrained(folder)
-    return folder
+FEW = {"num_inference_steps": 2, "guidance_scale": 3.0}
 
 
 @pytest.fixture(scope="module")
 def adapter(tmp_path_factory) -> Path:
-    return perturbed(tmp_path_factory.mktemp("adapter"))
+    return random_adapter(tmp_path_factory.mktemp("adapter"))
 
 
 @pytest.fixture(scope="module")
-def studio(adapter) -> ComparisonSession:
-    return load(adapter, MODEL)
+def session(adapter) -> ComparisonSession:
+    return load_session(adapter, MINIATURE)
 
 
 def pixels(*images) -> list[bytes]:
     return [np.asarray(image).tobytes() for image in images]
 
 
-def test_the_plain_picture_is_the_pipelines_and_the_adapted_one_the_guests_of_the_same_seed(studio, adapter):
-    pair = studio.draw(PROMPT, "blue", seed=7, strength=0.5, **FEW)
-    pipe = diffusion.load_pipeline(MODEL)
+def test_both_images_are_those_of_the_pipeline_without_and_with_the_adapter_for_the_same_seed(session, adapter):
+    pair = session.compare(PROMPT, "blue", seed=7, scale=0.5, **FEW)
+    pipe = load_pipeline(MINIATURE)
     handle = attach(pipe, SURAdapter.from_pretrained(adapter))
-    for strength, image in ((0, pair.plain), (0.5, pair.adapted)):
-        handle.strength = strength
+    for scale, image in ((0, pair.plain), (0.5, pair.adapted)):
+        handle.scale = scale
         alone = pipe(
             PROMPT,
             negative_prompt="blue",
@@ -60,34 +49,34 @@ def test_the_plain_picture_is_the_pipelines_and_the_adapted_one_the_guests_of_th
     assert pixels(pair.plain) != pixels(pair.adapted)
 
 
-def test_at_strength_0_both_are_one_picture_and_no_word_gains_or_loses(studio):
-    pair = studio.draw(PROMPT, strength=0, **FEW)
+def test_at_scale_0_both_images_and_their_attention_are_equal(session):
+    pair = session.compare(PROMPT, scale=0, **FEW)
     assert pixels(pair.plain) == pixels(pair.adapted)
-    assert [word for word, *_ in pair.looked] == PROMPT.split()
-    assert all(before == after > 0 for _, before, after in pair.looked)
+    assert [word for word, *_ in pair.attention] == PROMPT.split()
+    assert all(before == after > 0 for _, before, after in pair.attention)
 
 
-def test_the_adapter_moves_the_attention(studio):
-    assert any(abs(before - after) > 1e-4 for _, before, after in studio.draw(PROMPT, **FEW).looked)
+def test_the_adapter_changes_the_attention(session):
+    assert any(abs(before - after) > 1e-4 for _, before, after in session.compare(PROMPT, **FEW).attention)
 
 
-@pytest.mark.parametrize("changes", [{"seed": 1}, {"negative": "red"}, {"steps": 3}, {"guidance": 9.0}])
-def test_every_field_counts(studio, changes):
-    assert pixels(studio.draw(PROMPT, **FEW).plain) != pixels(studio.draw(PROMPT, **FEW | changes).plain)
+@pytest.mark.parametrize("changes", [{"seed": 1}, {"negative_prompt": "red"}, {"num_inference_steps": 3}, {"guidance_scale": 9.0}])
+def test_each_setting_changes_the_image(session, changes):
+    assert pixels(session.compare(PROMPT, **FEW).plain) != pixels(session.compare(PROMPT, **FEW | changes).plain)
 
 
-def test_it_tells_how_far_it_is(studio):
+def test_progress_is_reported(session):
     told = []
-    studio.draw(PROMPT, **FEW, tell=told.append)
+    session.compare(PROMPT, **FEW, on_progress=told.append)
     assert told == [0.25, 0.5, 0.75, 1.0]
 
 
-def test_who_comes_second_waits_and_gets_their_own(studio):
-    alone = {seed: pixels(studio.draw(PROMPT, seed=seed, strength=seed / 4, **FEW).adapted) for seed in (1, 2, 3)}
+def test_calls_from_several_threads_run_one_after_another(session):
+    alone = {seed: pixels(session.compare(PROMPT, seed=seed, scale=seed / 4, **FEW).adapted) for seed in (1, 2, 3)}
     order, found = [], {}
 
     def ask(seed):
-        pair = studio.draw(PROMPT, seed=seed, strength=seed / 4, **FEW, tell=lambda _: order.append(seed))
+        pair = session.compare(PROMPT, seed=seed, scale=seed / 4, **FEW, on_progress=lambda _: order.append(seed))
         found[seed] = pixels(pair.adapted)
 
     threads = [Thread(target=ask, args=(seed,)) for seed in alone]
@@ -98,74 +87,76 @@ def test_who_comes_second_waits_and_gets_their_own(studio):
     assert sorted(turns) == [1, 2, 3], "one is done before the next begins"
 
 
-def test_nobody_asks_the_tokenizer_while_another_draws(studio, monkeypatch):
-    """Counting the tokens turns its cutting and padding off, in the midst of which a prompt would be read whole."""
+def test_tokens_are_not_counted_while_an_image_is_generated(session, monkeypatch):
+    """Counting switches off truncation and padding; an image generated meanwhile would use the whole prompt."""
     free = []
 
     def look():
-        free.append(studio._busy.acquire(blocking=False))
+        free.append(session._lock.acquire(blocking=False))
         if free[-1]:
-            studio._busy.release()
+            session._lock.release()
 
     def counted(*_):
         thread = Thread(target=look)
         thread.start(), thread.join()
         return [0]
 
-    monkeypatch.setattr("sur_adapter.generation.session.too_long", counted)
-    assert studio.unread(PROMPT, "blue") == [] and free == [False, False]
+    monkeypatch.setattr("sur_adapter.generation.session.count_excess_tokens", counted)
+    assert session.truncation_warnings(PROMPT, "blue") == [] and free == [False, False]
 
 
 @pytest.mark.parametrize(
     "changes, said",
     [
-        ({"prompt": " \n"}, "the prompt is empty: write what the picture should show"),
+        ({"prompt": " \n"}, "the prompt is empty: write what the image should show"),
         ({"prompt": None}, "the prompt is empty"),
-        ({"prompt": "a" * (LONGEST + 1)}, "the prompt has 2,001 characters: shorten it to 2,000"),
-        ({"negative": "a" * 12_000}, "the negative prompt has 12,000 characters"),
-        ({"steps": 100_000}, f"the number of steps is 100000: give a whole number from 1 to {STEPS}"),
-        ({"steps": 0}, "the number of steps is 0"),
-        ({"steps": 2.5}, "the number of steps is 2.5: give a whole number"),
-        ({"steps": None}, "the number of steps is missing"),
-        ({"seed": -1}, f"the seed is -1: give a whole number from 0 to {SEEDS}"),
+        ({"prompt": "a" * (MAX_PROMPT_LENGTH + 1)}, "the prompt has 2,001 characters: shorten it to 2,000"),
+        ({"negative_prompt": "a" * 12_000}, "the negative prompt has 12,000 characters"),
+        ({"num_inference_steps": 100_000}, f"the number of steps is 100000: give a whole number from 1 to {MAX_STEPS}"),
+        ({"num_inference_steps": 0}, "the number of steps is 0"),
+        ({"num_inference_steps": 2.5}, "the number of steps is 2.5: give a whole number"),
+        ({"num_inference_steps": None}, "the number of steps is missing"),
+        ({"seed": -1}, f"the seed is -1: give a whole number from 0 to {MAX_SEED}"),
         ({"seed": float("nan")}, "the seed is nan"),
-        ({"strength": 2.1}, "the strength is 2.1: give a number from 0 to 2"),
-        ({"strength": float("inf")}, "the strength is inf"),
-        ({"guidance": 1e9}, "the guidance is 1000000000: give a number from 1 to 30"),
+        ({"scale": 2.1}, "the scale is 2.1: give a number from 0 to 2"),
+        ({"scale": float("inf")}, "the scale is inf"),
+        ({"guidance_scale": 1e9}, "the guidance scale is 1000000000: give a number from 1 to 30"),
     ],
 )
-def test_what_makes_no_sense_gets_a_sentence_and_no_picture(studio, changes, said):
+def test_a_value_out_of_range_is_one_sentence_and_nothing_is_generated(session, changes, said):
     told = []
     with pytest.raises(ValueError, match=said):
-        studio.draw(**{"prompt": PROMPT} | FEW | changes, tell=told.append)
+        session.compare(**{"prompt": PROMPT} | FEW | changes, on_progress=told.append)
     assert told == []
 
 
-def test_a_prompt_that_is_cut_is_drawn_and_said_to_be_cut(studio):
-    length = studio.pipe.tokenizer.model_max_length
-    (note,) = studio.draw("red " * length, **FEW).notes
+def test_a_truncated_prompt_gives_an_image_and_a_warning(session):
+    length = session.pipe.tokenizer.model_max_length
+    (note,) = session.compare("red " * length, **FEW).warnings
     assert note == "The last 2 tokens of the prompt were not read: it is too long for the text encoder."
-    (note,) = studio.draw("red", "red " * length, **FEW).notes
+    (note,) = session.compare("red", "red " * length, **FEW).warnings
     assert "of the negative prompt" in note
-    assert studio.draw("red", **FEW).notes == []
+    assert session.compare("red", **FEW).warnings == []
 
 
-def test_without_a_word_on_guidance_the_pipelines_own_holds(studio):
-    assert studio.guidance == 7.5
-    assert pixels(studio.draw(PROMPT, steps=2).plain) == pixels(studio.draw(PROMPT, steps=2, guidance=7.5).plain)
+def test_the_default_guidance_scale_is_the_pipelines(session):
+    assert session.default_guidance_scale == 7.5
+    assert pixels(session.compare(PROMPT, num_inference_steps=2).plain) == pixels(
+        session.compare(PROMPT, **FEW | {"guidance_scale": 7.5}).plain
+    )
 
 
-def test_a_prompt_that_is_empty_or_too_long_is_refused_for_one_picture_too(studio):
-    for prompt, said in ((" ", "the prompt is empty"), ("a" * (LONGEST + 1), "the prompt has 2,001 characters")):
+def test_an_empty_or_too_long_prompt_is_refused_for_one_image_too(session):
+    for prompt, said in ((" ", "the prompt is empty"), ("a" * (MAX_PROMPT_LENGTH + 1), "the prompt has 2,001 characters")):
         with pytest.raises(ValueError, match=said):
-            studio.picture(prompt, strength=1.0, **FEW)
+            session.generate(prompt, scale=1.0, **FEW)
 
 
-def test_no_model_and_no_adapter_get_a_sentence_each(adapter, tmp_path):
+def test_a_missing_model_and_a_missing_adapter_are_one_sentence_each(adapter, tmp_path):
     with pytest.raises(FileNotFoundError, match="the model is '.*nowhere', where no diffusion model can be loaded: give --model"):
-        load(adapter, tmp_path / "nowhere")
+        load_session(adapter, tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
-        load(tmp_path, MODEL)
+        load_session(tmp_path, MINIATURE)
     SURAdapter(AdapterConfig(64)).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="text features 64 wide"):
-        load(tmp_path, MODEL)
+    with pytest.raises(ValueError, match="text features of width 64"):
+        load_session(tmp_path, MINIATURE)

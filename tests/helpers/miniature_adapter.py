@@ -1,4 +1,4 @@
-"""An adapter for the miniature that changes what is drawn, without a training."""
+"""An untrained adapter for the miniature that changes the images."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ from sur_adapter.adapter.config import AdapterConfig
 MINIATURE = str(ROOT / "models/miniature/stable-diffusion")
 
 
-def adapter(folder: Path, **about) -> Path:
-    """Its weights are random, far from the nothing that it starts as; it says that it was made for the miniature."""
+def random_adapter(folder: Path, **about) -> Path:
+    """Writes an adapter with random weights for the miniature into `folder`. about: more facts of its config."""
     torch.manual_seed(0)
     made = SURAdapter(AdapterConfig(128, depth=1, heads=2, about={"base_model": MINIATURE} | about))
     with torch.no_grad():

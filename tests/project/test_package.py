@@ -14,7 +14,7 @@ from zipfile import ZipFile
 
 import pytest
 from helpers.bare_python import brought, prelude
-from helpers.miniature_adapter import adapter
+from helpers.miniature_adapter import random_adapter
 from helpers.repository import ROOT
 from PIL import Image
 
@@ -70,7 +70,7 @@ def test_what_it_brings_along_has_numpy_and_nothing_of_the_pipeline():
 
 
 def test_installed_alone_it_draws_in_a_pipeline_and_from_the_command_line(wheel, installed, tmp_path):
-    mine = adapter(tmp_path / "adapter")
+    mine = random_adapter(tmp_path / "adapter")
     file = next(name for name in ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
     module, function = re.search(r"^sur-adapter = ([\w.]+):(\w+)$", ZipFile(wheel).read(file).decode(), re.M).groups()
     code = f"""{prelude(WANTED)}

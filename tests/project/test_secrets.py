@@ -55,7 +55,8 @@ def written(params: Path, host: str, models: Path) -> None:
         "filter": {"clip_simple": 0.0, "clip_complex": 0.0, "duplicate_bits": 0, "validation": 0.2},
         "cache": {"queries": {"count": 20}, "llm": {"layers": [3]}},
     }
-    changes |= {"train": {"steps": 2, "batch": 4, "precision": "fp32"}, "generate": {"per_category": 1, "seeds": 1, "steps": 1, "batch": 9}}
+    changes |= {"train": {"steps": 2, "batch_size": 4, "precision": "fp32"}}
+    changes |= {"generate": {"per_category": 1, "seeds": 1, "num_inference_steps": 1, "batch_size": 9}}
     changes |= {"evaluate": {"judge": None, "clip": str(models / "clip"), "resamples": 100, "pairs": 1}}
     values["scores"].pop("too_long")
     YAML().dump(merge(values, changes), params)
@@ -68,10 +69,10 @@ def test_a_token_is_in_nothing_that_the_stages_write_or_say(tmp_path, own_work, 
     monkeypatch.setenv("SUR_PARAMS", str(tmp_path / "params.yaml"))
     monkeypatch.chdir(ROOT)
     data, reports = tmp_path / "data", tmp_path / "reports"
-    with Site(answer) as reject_credentials:
-        written(tmp_path / "params.yaml", reject_credentials.host, models)
-        run("crawl", data / "raw/civitai", tmp_path / "forgotten.txt")
-    asked = dict(reject_credentials.asked)
+    with Site(answer) as site:
+        written(tmp_path / "params.yaml", site.host, models)
+        run("crawl", "--source", "civitai", "--out", data / "raw/civitai", "--forgotten", tmp_path / "forgotten.txt")
+    asked = dict(site.asked)
     assert asked["/0.png?size=8&token=s3cret0"] and asked["/1.png?size=8&token=s3cret1"]["Authorization"].startswith("Basic ")
     run("caption", data / "raw/civitai", data / "captions/civitai")
     for score in ("clip", "phash"):
@@ -138,6 +139,6 @@ def test_an_address_is_written_down_without_what_opens_doors(found, kept):
 @pytest.mark.parametrize("source", [civitai, lexica])
 @pytest.mark.parametrize("url", ["https://bob:pw@host", "https://host/?token=x"])
 def test_a_key_in_the_address_of_a_source_is_refused_and_not_repeated(source, url):
-    with pytest.raises(ValueError, match="url holds a user, a password or a key: leave it out") as said:
-        list(source.rows(url=url, **({"limit": 1} if source is civitai else {"queries": ["a"]})))
+    with pytest.raises(ValueError, match="url contains a user, a password or a key: remove it") as said:
+        list(source.rows(source.Config(url=url, **({"limit": 1} if source is civitai else {"queries": ("a",)}))))
     assert "pw" not in str(said.value) and "=x" not in str(said.value)

@@ -38,17 +38,17 @@ def _listed(file: Path) -> list:
     """All rows of a list of addresses, but for the fetching."""
 
     async def every():
-        return [row async for row in urls._rows(file, {"url": "url", "complex_prompt": "prompt"}, None)]
+        return [row async for row in urls.listing(file, {"url": "url", "complex_prompt": "prompt"}, None)]
 
-    return urls._columns(file) and asyncio.run(every())
+    return urls.column_names(file) and asyncio.run(every())
 
 
 def _folder(file: Path) -> list:
     (file.parent / "a.png").write_bytes(b"x")
-    return list(folder.rows(path=str(file.parent)))
+    return list(folder.rows(folder.Config(str(file.parent))))
 
 
-TABLES = {"any": read_table, "folder": _folder, "urls": _listed, "diffusiondb": lambda file: diffusiondb._chosen(file, 5, None)}
+TABLES = {"any": read_table, "folder": _folder, "urls": _listed, "diffusiondb": lambda file: diffusiondb.select_rows(file, 5, None)}
 
 
 @pytest.mark.parametrize("reader", TABLES)
@@ -90,7 +90,7 @@ LISTS = {
     "PartiPrompts.tsv": read_prompts,
     "votes.csv": read_votes,
     "splits.csv": read_frozen_splits,
-    "metrics.json": figures,
+    "metrics.json": read_metrics,
     "config.json": lambda file: SURAdapter.from_pretrained(file.parent),
     "metadata.jsonl": _folder,
     "metadata.csv": _folder,

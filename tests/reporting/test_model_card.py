@@ -1,4 +1,4 @@
-"""The model card says what config and metrics say, and no more; hostile words stay words."""
+"""The model card states what config and metrics hold, and nothing else; hostile values stay plain text."""
 
 import json
 import re
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers.miniature_adapter import MINIATURE, adapter
+from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 from huggingface_hub import ModelCard
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.model_card import card, facts, plain
+from sur_adapter.model_card import NO_LICENCE, adapter_facts, model_card, one_line
 
 METRICS = json.loads((ROOT / "reports/metrics.json").read_text())
 HOSTILE = [
@@ -26,28 +26,28 @@ HOSTILE = [
 ]
 
 
-def made(about: dict | None = None, metrics: dict | None = None, **options) -> ModelCard:
-    words = card(AdapterConfig(128, about=about or {}), metrics, **{"name": "some/body"} | options)
-    assert words.startswith("---\n") and words.count("\n---\n") == 1
-    return ModelCard(words)
+def card_of(about: dict | None = None, metrics: dict | None = None, **options) -> ModelCard:
+    text = model_card(AdapterConfig(128, about=about or {}), metrics, **{"name": "some/body"} | options)
+    assert text.startswith("---\n") and text.count("\n---\n") == 1
+    return ModelCard(text)
 
 
-def test_its_head_is_what_the_hub_reads():
-    head = made({"base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}, licence="mit", datasets=["owner/pairs"]).data.to_dict()
+def test_the_head_is_what_the_hub_reads():
+    head = card_of({"base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}, licence="mit", datasets=["owner/pairs"]).data.to_dict()
     assert head["base_model"] == "stable-diffusion-v1-5/stable-diffusion-v1-5" and head["base_model_relation"] == "adapter"
     assert head["license"] == "mit" and head["datasets"] == ["owner/pairs"] and "arxiv:2305.05189" in head["tags"]
     assert head["pipeline_tag"] == "text-to-image" and head["library_name"] == "sur-adapter"
 
 
-def test_a_licence_that_nobody_gave_is_not_made_up_and_a_folder_is_no_base_model_of_the_hub():
-    found = made({"base_model": MINIATURE})
-    assert (found.data.license, found.data.license_name) == ("other", "not-stated") and "Nobody has said under which licence" in found.text
+def test_an_unknown_licence_is_not_invented_and_a_folder_is_not_a_base_model_of_the_hub():
+    found = card_of({"base_model": MINIATURE})
+    assert (found.data.license, found.data.license_name) == ("other", "not-stated") and NO_LICENCE in found.text
     assert "base_model" not in found.data.to_dict() and "datasets" not in found.data.to_dict()
-    assert "Nobody has said" not in made(licence="apache-2.0").text
+    assert NO_LICENCE not in card_of(licence="apache-2.0").text
 
 
-def test_every_accuracy_stands_in_it_with_its_interval():
-    text = made(metrics=METRICS).text
+def test_every_accuracy_is_shown_with_its_interval():
+    text = card_of(metrics=METRICS).text
     semantic = METRICS["semantic"]
     for arm, start in (
         ("baseline", "plain prompt, no adapter"),
@@ -61,21 +61,21 @@ def test_every_accuracy_stands_in_it_with_its_interval():
         ]
     for key in ("gap_closed", "difference", "on_complex"):
         assert f"{semantic[key]['value']:.3f} ({semantic[key]['low']:.3f} to {semantic[key]['high']:.3f})" in text
-    assert "180 prompts, 2 seeds each, 1800 pictures" in text and "no measure got worse" in text
+    assert "180 prompts, 2 seeds per prompt, 1800 images" in text and "no metric got worse" in text
 
 
 def test_what_was_not_measured_is_left_out():
-    assert "found to do" not in made().text and "found to do" not in made(metrics={"semantic": {}, "human": 3}).text
+    assert "## Results" not in card_of().text and "## Results" not in card_of(metrics={"semantic": {}, "human": 3}).text
     some = {"semantic": {"overall": {"adapter": {"value": 0.5}}, "gap_closed": {"value": float("nan")}}, "quality": {"regressed": 1}}
-    text = made(metrics=some).text
+    text = card_of(metrics=some).text
     assert "| plain prompt, with the adapter | 0.500 |" in text and "no adapter |" not in text
-    assert "Gap closed" not in text and "CLIP" not in text and "seeds each" not in text and "it got worse" in text
+    assert "Share of the gap" not in text and "CLIP" not in text and "seeds per prompt" not in text and "it got worse" in text
 
 
-def test_its_code_runs_and_draws(tmp_path, monkeypatch):
-    mine = adapter(tmp_path / "adapter")
-    words = card(SURAdapter.from_pretrained(mine).config, METRICS, name=str(mine))
-    code = re.search(r"```python\n(.*?)```", words, re.S).group(1)
+def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
+    mine = random_adapter(tmp_path / "adapter")
+    text = model_card(SURAdapter.from_pretrained(mine).config, METRICS, name=str(mine))
+    code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code.replace('ball of yarn")', 'ball of yarn", num_inference_steps=2)'), names)
@@ -83,12 +83,12 @@ def test_its_code_runs_and_draws(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("hostile", HOSTILE)
-def test_hostile_words_stay_words(hostile):
+def test_hostile_values_stay_plain_text(hostile):
     about = {"base_model": hostile, "llm": hostile, "layers": [hostile], "data": hostile, "loss": {"prompt": hostile, "w_llm": hostile}}
     figures = {"semantic": {hostile: {"adapter": {"value": 0.5}}}, "counts": {"prompts": hostile, "seeds": 1, "pictures": 1}}
     found, harmless = (
-        made(about, figures, name=hostile),
-        made({"base_model": "x"} | dict.fromkeys(("llm", "data"), "x"), figures | {"counts": {}}),
+        card_of(about, figures, name=hostile),
+        card_of({"base_model": "x"} | dict.fromkeys(("llm", "data"), "x"), figures | {"counts": {}}),
     )
     assert yaml.safe_load(found.content.split("\n---\n")[0].removeprefix("---\n")) == harmless.data.to_dict()
     assert re.findall(r"^#.*", found.text, re.M)[1:] == re.findall(r"^#.*", harmless.text, re.M)[1:]  # all headings but the title
@@ -99,24 +99,26 @@ def test_hostile_words_stay_words(hostile):
     compile(re.search(r"^```python\n(.*?)^```$", found.text, re.S | re.M).group(1), "card", "exec")
 
 
-def test_a_licence_or_a_data_set_that_can_be_none_is_refused():
-    with pytest.raises(ValueError, match="the licence 'mit\\\\n---' is no identifier as the hub knows them: give one like mit"):
-        made(licence="mit\n---")
+def test_an_impossible_licence_or_data_set_is_refused():
+    with pytest.raises(ValueError, match="the licence 'mit\\\\n---' is not an identifier of the hub: give one such as mit"):
+        card_of(licence="mit\n---")
     with pytest.raises(ValueError, match="the data set 'a/b/c' cannot be a name on the hub: give owner/name"):
-        made(datasets=["owner/pairs", "a/b/c"])
+        card_of(datasets=["owner/pairs", "a/b/c"])
 
 
-def test_facts_are_those_of_the_config_and_nothing_is_told_that_is_not_known():
+def test_facts_are_those_of_the_config_and_unknown_ones_are_left_out():
     about = {"base_model": "a/b", "llm": "c/d", "layers": ["layer_6", "layer_7"], "data": "e3d4", "loss": {"prompt": "kl", "w_prompt": 1.0}}
-    found = facts(AdapterConfig(64, teacher_width=192, about=about | {"train": {"steps": 10, "lr": 0.1}}))
+    found = adapter_facts(AdapterConfig(64, teacher_width=192, about=about | {"train": {"steps": 10, "batch_size": 8, "lr": 0.1}}))
     expected = {"base model": "a/b", "LLM": "c/d", "LLM layers": "layer_6, layer_7", "LLM width": "192", "data": "e3d4", "width": "64"}
     assert (
-        expected.items() <= found.items() and found["losses"] == "prompt loss kl, prompt × 1.0" and found["training"] == "steps 10, lr 0.1"
+        expected.items() <= found.items()
+        and found["losses"] == "prompt loss kl, prompt × 1.0"
+        and found["training"] == "steps 10, batch size 8, lr 0.1"
     )
-    assert list(facts(AdapterConfig(64))) == ["base model", "variant", "width", "depth, heads", "strength"]
+    assert list(adapter_facts(AdapterConfig(64))) == ["base model", "variant", "width", "depth, heads", "scale"]
     for odd in ({"loss": 3, "train": [1], "layers": "all"}, "words"):
-        assert facts(AdapterConfig(64, about=odd))["base model"] == "not known"
+        assert adapter_facts(AdapterConfig(64, about=odd))["base model"] == "unknown"
 
 
-def test_one_line_is_one_line_and_moves_no_cursor():
-    assert plain("a\n\tb\x1b[2J\u202ec  d") == "a b [2J c d" and plain(0.5) == "0.5" and plain(Path("x")) == "x"
+def test_one_line_has_no_line_break_and_no_control_character():
+    assert one_line("a\n\tb\x1b[2J\u202ec  d") == "a b [2J c d" and one_line(0.5) == "0.5" and one_line(Path("x")) == "x"

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 SMALL = {
     "sources": {"miniature": {"count": 260}},
     "cache": {"queries": {"count": 200}},
-    "train": {"steps": 30, "batch": 16},
-    "generate": {"per_category": 4, "seeds": 2, "steps": 4},
+    "train": {"steps": 30, "batch_size": 16},
+    "generate": {"per_category": 4, "seeds": 2, "num_inference_steps": 4},
     "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
     "evaluate": {"resamples": 200},
 }

@@ -1,4 +1,4 @@
-"""Pictures by strength: 0 is the base model's, 1 the adapter's, on the noise of the arms; and what an arm is given."""
+"""Images by scale: 0 gives those of the base model, 1 those of the adapter, on the noise of the arms; and the text of each arm."""
 
 from pathlib import Path
 
@@ -6,16 +6,15 @@ import pytest
 import torch
 from helpers.repository import ROOT
 from helpers.small_models import digest
+from helpers.stages import generate, sweep
 
-from stages.generate import generate
-from stages.sweep import sweep
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.generation.arms import ARMS, STOCK
+from sur_adapter.generation.arms import ARMS, STOCK_KEYWORDS
 from sur_adapter.io.shards import read_tar
 
 MODELS = {"diffusion": str(ROOT / "models/miniature/stable-diffusion"), "resolution": 64}
-GENERATE = {"prompts": "not read", "per_category": 2, "seeds": 2, "steps": 2, "guidance": 3.0, "batch": 4}
+GENERATE = {"prompts": "not read", "per_category": 2, "seeds": 2, "num_inference_steps": 2, "guidance_scale": 3.0, "batch_size": 4}
 PROMPT = {"prompt": "three red circles", "complex_prompt": "3 circles, red, 8k"}
 
 
@@ -26,7 +25,7 @@ def adapter(tmp_path_factory) -> Path:
     model = SURAdapter(AdapterConfig(128, depth=1, heads=2))
     with torch.no_grad():
         for weights in model.parameters():
-            weights.add_(torch.randn_like(weights))  # what an adapter does before training is nearly nothing
+            weights.add_(torch.randn_like(weights))  # an untrained adapter changes almost nothing
     model.save_pretrained(folder)
     return folder
 
@@ -37,7 +36,7 @@ def swept(out: Path, adapter: Path, **changes) -> dict[str, dict[str, bytes]]:
     return {place.name: {key: data for key, _, data in read_tar(place)} for place in out.iterdir()}
 
 
-def test_at_0_and_1_it_draws_the_pictures_of_two_arms_and_between_them_others(adapter, tmp_path):
+def test_scales_0_and_1_give_the_images_of_two_arms_and_the_scale_between_others(adapter, tmp_path):
     arms = {}
     for name in ("baseline", "adapter"):
         with_it = adapter if name == "adapter" else None
@@ -49,43 +48,43 @@ def test_at_0_and_1_it_draws_the_pictures_of_two_arms_and_between_them_others(ad
     assert all(len({found[eta][key] for eta in found}) == 3 for key in arms["baseline"])
 
 
-def test_it_comes_out_the_same_again(adapter, tmp_path):
+def test_equal_runs_write_equal_bytes(adapter, tmp_path):
     for name in ("one", "two"):
         swept(tmp_path / name, adapter, strengths=[0.5], seeds=2)
     assert digest(tmp_path / "one") == digest(tmp_path / "two")
 
 
-def test_no_strengths_draw_nothing_and_load_nothing(adapter, tmp_path, monkeypatch):
+def test_an_empty_list_of_strengths_generates_and_loads_nothing(adapter, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "diffusion", "a model that is not there")
     assert swept(tmp_path / "drawn", adapter, strengths=[]) == {}
 
 
 @pytest.mark.parametrize(
-    "changes, said",
+    "changes, sentence",
     [
-        ({"strengths": "all"}, "sweep.strengths is 'all': give a list of numbers"),
-        ({"strengths": [0, float("nan")]}, "give a list of numbers"),
+        ({"strengths": "all"}, "sweep.strengths is 'all': give a list, each item a number"),
+        ({"strengths": [0, float("nan")]}, "give a number"),
         ({"strengths": [1, 1.0]}, "name each strength once"),
         ({"seeds": 0}, "sweep.seeds is 0: give a whole number of at least 1"),
         ({"per_categories": 2}, "per_category"),
     ],
 )
-def test_what_makes_no_sense_gets_a_sentence(changes, said, adapter, tmp_path):
-    with pytest.raises(ValueError, match=said):
+def test_a_wrong_setting_is_one_sentence(changes, sentence, adapter, tmp_path):
+    with pytest.raises(ValueError, match=sentence):
         swept(tmp_path / "drawn", adapter, **changes)
 
 
-def test_each_arm_is_given_its_own_words():
+def test_each_arm_has_its_own_text():
     words = {name: arm.text(PROMPT) for name, arm in ARMS.items()}
     plain, keyword = PROMPT["prompt"], PROMPT["complex_prompt"]
     assert words == {
-        "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK}"
+        "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK_KEYWORDS}"
     }  # fmt: skip
     assert ARMS["complex"].text({"prompt": plain}) == plain
-    assert {name for name, arm in ARMS.items() if arm.adapted} == {"adapter", "complex_adapter"}
+    assert {name for name, arm in ARMS.items() if arm.with_adapter} == {"adapter", "complex_adapter"}
 
 
 @pytest.mark.parametrize("name, given", [("baseline", True), ("complex_adapter", False)])
-def test_an_arm_with_the_wrong_guest_is_refused(name, given, adapter, tmp_path):
-    with pytest.raises(ValueError, match=f"the arm {name} is drawn with"):
+def test_an_arm_without_the_adapter_it_needs_or_with_one_too_many_is_refused(name, given, adapter, tmp_path):
+    with pytest.raises(ValueError, match=f"the arm {name} is generated with"):
         generate(ROOT / "prompts/miniature", tmp_path / name, adapter if given else None, models=MODELS, generate=GENERATE)

@@ -1,16 +1,30 @@
-"""Lists of prompts that others publish, one file each: `recognises(name, text)` and `rows(file, text)`, in the form of prompts.py.
+"""Published prompt benchmarks, one file each. A new benchmark is a module here with the two functions of `PromptFormat`.
 
-An id follows from what its prompt says, not from where it stands: a list that is cut or sorted anew keeps its ids, so its noise and
-its pictures. A prompt that a list holds twice counts twice there, and here: the second is called -2.
+Benchmarks without ids get them from `with_ids`: an id is a function of the prompt's text, not of its position. So a list that is cut or
+sorted keeps its ids, and with them the initial noise and the images. A prompt that occurs twice is kept twice; the second id ends in -2.
 """
 
 import json
 from collections import Counter
-from hashlib import sha256
+from pathlib import Path
+from typing import Any, Protocol
+
+from sur_adapter.io.hashing import short_digest
 
 
-def parse(text: str):
-    """JSON of a stranger. Raises json.JSONDecodeError, whatever is wrong with it."""
+class PromptFormat(Protocol):
+    """What a module of this package provides."""
+
+    def matches(self, file_name: str, text: str) -> bool:
+        """Whether a file with this name and content is a list of this benchmark. Never raises."""
+
+    def read_rows(self, file: Path, text: str) -> list[dict]:
+        """The prompts of `text`, the content of `file`, as rows of generation/prompts.py: id, category, prompt and, where the benchmark
+        has them, include, exclude or atoms. Raises ValueError that names the file and the line."""
+
+
+def parse_json(text: str) -> Any:
+    """Parses JSON from an untrusted file. Raises json.JSONDecodeError, whatever is wrong with it."""
     try:
         return json.loads(text)
     except json.JSONDecodeError:
@@ -19,12 +33,12 @@ def parse(text: str):
         raise json.JSONDecodeError("nested too deep, or a number too long", text, 0) from None
 
 
-def named(list_name: str, rows: list[dict]) -> list[dict]:
-    """The rows with their ids: the list's name, ten hex digits of the prompt's SHA-256."""
-    seen: Counter[str] = Counter()
-    out = []
+def with_ids(list_name: str, rows: list[dict]) -> list[dict]:
+    """Adds an id to each row: `list_name` and ten hex digits of the prompt's SHA-256."""
+    counts: Counter[str] = Counter()
+    result = []
     for row in rows:
-        key = f"{list_name}-{sha256(row['prompt'].encode(errors='surrogatepass')).hexdigest()[:10]}"
-        seen[key] += 1
-        out.append({"id": key if seen[key] == 1 else f"{key}-{seen[key]}"} | row)
-    return out
+        key = f"{list_name}-{short_digest(row['prompt'].encode(errors='surrogatepass'))[:10]}"
+        counts[key] += 1
+        result.append({"id": key if counts[key] == 1 else f"{key}-{counts[key]}"} | row)
+    return result

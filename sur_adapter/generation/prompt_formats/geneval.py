@@ -1,14 +1,14 @@
-"""GenEval's evaluation_metadata.jsonl: {"tag", "include", "exclude"?, "prompt"} a line. Ghosh et al., arXiv 2310.11513; MIT.
+"""GenEval's evaluation_metadata.jsonl: {"tag", "include", "exclude"?, "prompt"} per line. Ghosh et al., arXiv 2310.11513; MIT.
 
-`colors` and `color_attr` are our `color`, `counting` is our `counting`; `single_object` and `two_object` keep their names. `position`
-is left out: its `include` says where a thing must lie, which no judge here looks at, and to pass it without looking would flatter.
-What a judge here makes of these prompts is not the published figure, which is of its own detector.
+`colors` and `color_attr` are our `color`, `counting` is our `counting`; `single_object` and `two_object` keep their names. `position` is
+left out: its `include` says where an object must be, which no judge of this project checks, and to accept it unchecked would inflate the
+score. Scores of these prompts are not comparable with published ones, which come from GenEval's own detector.
 """
 
 import json
 from pathlib import Path
 
-from sur_adapter.generation.prompt_formats import named, parse
+from sur_adapter.generation.prompt_formats import parse_json, with_ids
 
 CATEGORIES = {
     "colors": "color",
@@ -20,29 +20,30 @@ CATEGORIES = {
 }
 
 
-def recognises(name: str, text: str) -> bool:
+def matches(file_name: str, text: str) -> bool:
     try:
-        first = parse(text.lstrip().partition("\n")[0])
+        first = parse_json(text.lstrip().partition("\n")[0])
     except json.JSONDecodeError:
         return False
     return isinstance(first, dict) and {"tag", "include", "prompt"} <= first.keys() and "id" not in first
 
 
-def rows(file: Path, text: str) -> list[dict]:
-    """id, category, prompt, include, exclude where there is one. Raises ValueError that names the line."""
-    found = []
+def read_rows(file: Path, text: str) -> list[dict]:
+    """Rows with id, category, prompt, include, and exclude where the list has it."""
+    rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            found += _row(line, f"{file}, line {number}")
-    return named("geneval", found)
+            rows += _parse_line(line, f"{file}, line {number}")
+    return with_ids("geneval", rows)
 
 
-def _row(line: str, where: str) -> list[dict]:
+def _parse_line(line: str, location: str) -> list[dict]:
+    """The row of a line; none for a category that is left out."""
     try:
-        row = parse(line)
-        category = CATEGORIES[row["tag"]]
-        kept = {"category": category, "prompt": row["prompt"].strip(), "include": list(row["include"])}
+        entry = parse_json(line)
+        category = CATEGORIES[entry["tag"]]
+        row = {"category": category, "prompt": entry["prompt"].strip(), "include": list(entry["include"])}
     except (AttributeError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{where}: not a line of GenEval ({error}): take evaluation_metadata.jsonl as published") from error
-    exclude = {"exclude": row["exclude"]} if row.get("exclude") else {}
-    return [kept | exclude] if category else []
+        raise ValueError(f"{location}: not a line of GenEval ({error}): use evaluation_metadata.jsonl as published") from error
+    exclude = {"exclude": entry["exclude"]} if entry.get("exclude") else {}
+    return [row | exclude] if category else []

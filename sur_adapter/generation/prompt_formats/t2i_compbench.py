@@ -1,13 +1,13 @@
-"""T2I-CompBench's lists, one prompt a line: color_val.txt, numeracy_val.txt, non_spatial_val.txt, …. Huang et al., arXiv 2307.06350; MIT.
+"""T2I-CompBench's lists, one prompt per line: color_val.txt, numeracy_val.txt, non_spatial_val.txt, …. Huang et al., arXiv 2307.06350; MIT.
 
-Plain sentences do not say what they test, so the file's name does, by its beginning: `color` is our `color`, `numeracy` our `counting`,
-`non_spatial` our `action` (who does what with what); `shape`, `texture`, `spatial`, `3d_spatial` and `complex` keep their names.
-There are no questions nor answers in these lists: pictures are compared by CLIP score alone.
+The category of all prompts of a file is the beginning of the file's name: `color` is our `color`, `numeracy` our `counting`, `non_spatial`
+our `action`; `shape`, `texture`, `spatial`, `3d_spatial` and `complex` keep their names. The lists have no questions or answers, so images
+are compared by CLIP score only.
 """
 
 from pathlib import Path
 
-from sur_adapter.generation.prompt_formats import named
+from sur_adapter.generation.prompt_formats import with_ids
 
 CATEGORIES = {
     "color": "color",
@@ -21,16 +21,18 @@ CATEGORIES = {
 }
 
 
-def recognises(name: str, text: str) -> bool:
-    return _list(name) is not None and bool(text.strip()) and "\t" not in text and text.lstrip()[0] not in "{["
+def matches(file_name: str, text: str) -> bool:
+    return _list_name(file_name) is not None and bool(text.strip()) and "\t" not in text and text.lstrip()[0] not in "{["
 
 
-def rows(file: Path, text: str) -> list[dict]:
-    """id, category, prompt."""
-    which = _list(file.name)
-    sentences = (line.strip() for line in text.split("\n"))
-    return named(f"t2i-{which.replace('_', '-')}", [{"category": CATEGORIES[which], "prompt": s} for s in sentences if s])
+def read_rows(file: Path, text: str) -> list[dict]:
+    """Rows with id, category and prompt."""
+    name = _list_name(file.name)
+    prompts = (line.strip() for line in text.split("\n"))
+    return with_ids(f"t2i-{name.replace('_', '-')}", [{"category": CATEGORIES[name], "prompt": prompt} for prompt in prompts if prompt])
 
 
-def _list(name: str) -> str | None:
-    return next((which for which in CATEGORIES if name.lower().startswith(f"{which}_") and name.lower().endswith(".txt")), None)
+def _list_name(file_name: str) -> str | None:
+    """The list that a file name such as color_val.txt belongs to."""
+    name = file_name.lower()
+    return next((known for known in CATEGORIES if name.startswith(f"{known}_") and name.endswith(".txt")), None)
