@@ -31,7 +31,7 @@ def pairs(tmp_path):
 def test_an_export_is_read_back_by_the_sources_that_read_surd(pairs, tmp_path):
     assert export(pairs, tmp_path / "raw", tmp_path / "out") == 5
     kept = pairs[pairs.dropped.isna()].set_index("id")
-    found = [row for split in ("train", "test") for row in pictures.rows(path=str(tmp_path / "out" / split))]
+    found = [row for split in ("train", "test") for row in pictures.rows(pictures.Config(str(tmp_path / "out" / split)))]
     assert {record_id(row["data"]): row["complex_prompt"] for row in found} == dict(kept.complex_prompt)
     lines = [json.loads(line) for line in (tmp_path / "out/train/metadata.jsonl").read_text("utf-8").splitlines()]
     assert [set(line) for line in lines] == [{"file_name", "text", "prompt"}] * 3

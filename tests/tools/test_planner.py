@@ -39,9 +39,9 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(ROOT)
 
 
-def settings(preset: str, **changes) -> PlanSettings:
+def settings(preset: str, sources: dict | None = None, **changes) -> PlanSettings:
     params = merge(YAML(typ="safe").load(ROOT / f"presets/{preset}.yaml"), changes)
-    return PlanSettings.read(Params({**params, "sources": changes.get("sources", params["sources"])}))
+    return PlanSettings.read(Params({**params, "sources": sources or params["sources"]}))
 
 
 def categories(plan_settings: PlanSettings) -> Counter:
@@ -60,10 +60,9 @@ def test_the_bytes_of_features_are_those_of_their_folders_within_a_tenth(tmp_pat
     made = models(tmp_path / "models")
     params = YAML(typ="safe").load(home(tmp_path, made, 300) / "params.yaml")
     models_config = from_dict(ModelsConfig, {"resolution": 64} | params.get("models", made), "models")
-    estimates = {"clip": stage_costs.cache_clip, "llm": stage_costs.cache_llm, "vae": stage_costs.cache_vae}
-    for (name, estimate), extractor in zip(
-        {**estimates, "queries": stage_costs.cache_queries}.items(), (clip, llm, vae, queries), strict=True
-    ):
+    estimates = (stage_costs.cache_clip, stage_costs.cache_llm, stage_costs.cache_vae, stage_costs.cache_queries)
+    for estimate, extractor in zip(estimates, (clip, llm, vae, queries), strict=True):
+        name = extractor.__name__.rpartition(".")[2]
         out = tmp_path / "features" / name
         cache(tmp_path / "pairs.parquet", tmp_path / "raw", out, cache=params["cache"], models={"resolution": 64} | made)
         config = from_dict(extractor.Config, params["cache"][name], f"cache.{name}")
@@ -173,7 +172,6 @@ def test_the_command_refuses_what_is_no_positive_number(capsys, monkeypatch, wor
 
 
 def test_a_missing_benchmark_is_named_with_the_command_that_runs_it(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match="caption-cpu.json is missing, and plan needs it: run `python -m experiments.benchmarks.caption`"
-    ):
+    error = "caption-cpu.json is missing, and plan needs it: run `python -m experiments.benchmarks.caption`"
+    with pytest.raises(FileNotFoundError, match=error):
         MeasuredRates.read(tmp_path)

@@ -1,1 +1,1 @@
-"""Estimates rows, disk, time and memory of every stage before a run."""
+"""plan: estimates rows, disk, hours and memory of every stage before a run."""

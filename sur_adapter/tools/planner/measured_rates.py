@@ -1,6 +1,6 @@
-"""What machines were measured to do: the figures of experiments/benchmarks, as rates in operations a second.
+"""Measured speeds of a machine: the figures of experiments/benchmarks, as operations per second.
 
-Each benchmark tells how many of something a second; what one of them takes in operations is counted on the model that it names.
+Each benchmark reports how many items per second; the operations of one item are counted on the model that the benchmark names.
 """
 
 import json
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from sur_adapter.generation.sampling import GenerateConfig
 from sur_adapter.io.shards import read_tar
-from sur_adapter.tools.planner import stage_costs as works
+from sur_adapter.models.config import ModelsConfig
+from sur_adapter.tools.planner.settings import PlanSettings
+from sur_adapter.tools.planner.stage_costs import caption_cost, image_cost
 
 FILES = {
     "caption": "caption-cpu",
@@ -18,102 +21,104 @@ FILES = {
     "generate": "generate-cpu",
     "llm": "llm-small",
     "train": "train-cpu",
+    "large": "attach-cpu",  # one step of a U-Net of Stable Diffusion 1.5's size
 }
-LARGE = "attach-cpu"  # one step of a U-Net of Stable Diffusion 1.5's size
-
-LIKE = {"words": "captions", "pictures": "drawing"}  # of the same make, where nothing of their own was measured
+SAME_RATE = {"encoding": "captions", "images": "generation"}  # similar work, where nothing of its own was measured
 
 
 @dataclass
-class Rates:
-    figures: dict[str, dict]  # benchmark -> what its file says
+class MeasuredRates:
+    figures: dict[str, dict]  # benchmark -> content of its file
 
     @classmethod
-    def read(cls, folder: Path) -> "Rates":
-        """FileNotFoundError for a benchmark that was not run."""
-        found = {}
-        for name, file in (FILES | {"large": LARGE}).items():
+    def read(cls, folder: Path) -> "MeasuredRates":
+        """Raises FileNotFoundError for a benchmark that was not run."""
+        figures = {}
+        for name, file in FILES.items():
             if not (folder / f"{file}.json").exists():
+                module = "attach" if name == "large" else name
                 raise FileNotFoundError(
-                    f"{folder / file}.json is missing: a plan goes by it; run `python -m experiments.benchmarks.{name}`"
+                    f"{folder / file}.json is missing, and plan needs it: run `python -m experiments.benchmarks.{module}`"
                 )
-            found[name] = json.loads((folder / f"{file}.json").read_text())
-        return cls(found)
+            figures[name] = json.loads((folder / f"{file}.json").read_text())
+        return cls(figures)
 
     @property
-    def tokens(self) -> float:
-        """Of a plain sentence, for the LLM."""
+    def tokens_per_prompt(self) -> float:
+        """LLM tokens of a plain sentence."""
         return self.figures["llm"]["tokens_a_prompt"]
 
     @property
-    def picture(self) -> float:
-        """Bytes of the pictures whose crawl was measured."""
+    def image_bytes(self) -> float:
+        """Size of the images whose crawl was measured."""
         return self.figures["crawl"]["bytes_per_picture"]
 
     @property
-    def picture_seconds(self) -> float:
-        """Of a core, to fetch such a picture and decode it; of the longest crawl."""
+    def seconds_per_image(self) -> float:
+        """CPU seconds to fetch and decode such an image, in the longest crawl."""
         return self.figures["crawl"]["runs"][-1]["cpu_ms_per_picture"] / 1000
 
     @property
-    def rows(self) -> int:
-        """That were filtered when it was timed."""
+    def filtered_rows(self) -> int:
         return self.figures["filter"]["rows"]
 
     @property
-    def row_seconds(self) -> float:
-        """To filter a row, near-equal prompts tied."""
-        return self.figures["filter"]["near"]["cpu_seconds"] / self.rows
+    def seconds_per_row(self) -> float:
+        """CPU seconds to filter a row, with near-equal prompts grouped."""
+        return self.figures["filter"]["near"]["cpu_seconds"] / self.filtered_rows
 
     @property
-    def row_bytes(self) -> float:
-        return self.figures["filter"]["near"]["most_memory_GB"] * 1e9 / self.rows
+    def bytes_per_row(self) -> float:
+        """Memory to filter a row."""
+        return self.figures["filter"]["near"]["most_memory_GB"] * 1e9 / self.filtered_rows
 
-    def of(self, kind: str, params: dict) -> tuple[float, str]:
-        """(operations a second, `m` if this very work was measured and `s` if other models or other work were) of a kind of work.
+    def flops_per_second(self, kind: str, settings: PlanSettings) -> tuple[float, str]:
+        """(rate, `m` if this work was measured with these models, `s` if it is scaled from other work or models).
 
-        kind: captions, llm, drawing, training, or one of LIKE.
+        kind: captions, llm, generation, training, or a key of SAME_RATE.
         """
-        rate, same = getattr(self, f"_{LIKE.get(kind, kind)}")(params)
-        return rate, "m" if same and kind not in LIKE else "s"
+        rates = {"captions": self._captions, "llm": self._llm, "generation": self._generation, "training": self._training}
+        rate, same = rates[SAME_RATE.get(kind, kind)](settings)
+        return rate, "m" if same and kind not in SAME_RATE else "s"
 
-    def _captions(self, params: dict) -> tuple[float, bool]:
-        return self._said, params["caption"]["model"] == self.figures["caption"]["model"]
+    def _captions(self, settings: PlanSettings) -> tuple[float, bool]:
+        return self._caption_rate, settings.caption.model == self.figures["caption"]["model"]
 
     @cached_property
-    def _said(self) -> float:
-        found = self.figures["caption"]
-        return found["captions_per_second_batch_100"] * works.sentence(found["model"], 1).operations
+    def _caption_rate(self) -> float:
+        figures = self.figures["caption"]
+        return figures["captions_per_second_batch_100"] * caption_cost(figures["model"], 1).flops
 
-    def _llm(self, params: dict) -> tuple[float, bool]:
-        found = self.figures["llm"]
-        return found["share_of_matmul"] * found["matmul_teraflops"] * 1e12, self._small(params)
+    def _llm(self, settings: PlanSettings) -> tuple[float, bool]:
+        figures = self.figures["llm"]
+        return figures["share_of_matmul"] * figures["matmul_teraflops"] * 1e12, self._is_measured(settings.models)
 
-    def _drawing(self, params: dict) -> tuple[float, bool]:
-        if self._small(params):
-            return self._drawn, True
+    def _generation(self, settings: PlanSettings) -> tuple[float, bool]:
+        if self._is_measured(settings.models):
+            return self._generation_rate, True
         step = self.figures["large"]["step"]
         return 2 * step["gigaflop"] * 1e9 / step["seconds"], False  # of one core, where the others are of two
 
     @cached_property
-    def _drawn(self) -> float:
-        found = self.figures["generate"]
-        how = {name: found[name] for name in ("steps", "guidance", "batch")}
-        each, _ = works.picture({"models": {"diffusion": found["model"], "resolution": found["resolution"]}, "generate": how})
-        return found["many at a time"] * each
+    def _generation_rate(self) -> float:
+        figures = self.figures["generate"]
+        options = {name: figures[name] for name in ("num_inference_steps", "guidance_scale", "batch_size")}
+        config = GenerateConfig(per_category=1, seeds=1, **options)
+        flops, _ = image_cost(ModelsConfig(figures["model"], figures["resolution"]), config)
+        return figures["many at a time"] * flops
 
-    def _training(self, params: dict) -> tuple[float, bool]:
-        form = self.figures["train"]["forms"]["all terms" if params["loss"]["w_diffusion"] else "words alone"]
-        return form["samples_per_second"] * form["teraflop_per_sample"] * 1e12, self._small(params)
+    def _training(self, settings: PlanSettings) -> tuple[float, bool]:
+        form = self.figures["train"]["forms"]["all terms" if settings.loss.w_diffusion else "words alone"]
+        return form["samples_per_second"] * form["teraflop_per_sample"] * 1e12, self._is_measured(settings.models)
 
-    def _small(self, params: dict) -> bool:
-        """Whether the models are those whose folder was measured; its LLM lies beside its diffusion model."""
+    def _is_measured(self, models: ModelsConfig) -> bool:
+        """Whether the benchmarks used these models; the measured LLM is in the same folder as its diffusion model."""
         measured = Path(self.figures["generate"]["model"])
-        return Path(params["models"]["diffusion"]) == measured and Path(params["models"]["llm"]).parent == measured.parent
+        return Path(models.diffusion) == measured and models.llm is not None and Path(models.llm).parent == measured.parent
 
 
-def mean_size(folder: Path) -> float | None:
-    """Bytes of a picture in the first shard that a crawl left in a folder; None where there is none."""
+def mean_image_bytes(folder: Path) -> float | None:
+    """Mean size of the images in the first shard of a crawled source; None if there is no shard."""
     shards = sorted(folder.glob("images-*.tar"))
     sizes = [len(data) for _, _, data in read_tar(shards[0])] if shards else []
     return sum(sizes) / len(sizes) if sizes else None

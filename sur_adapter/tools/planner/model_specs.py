@@ -1,9 +1,10 @@
-"""Models without a weight, on the meta device, from their configs: those of a folder, of the hub's cache, or known here by name.
+"""Builds models without weights, on the meta device, from their configs: of a folder, of the hub's cache, or known here by name.
 
-What cannot be known is not made up: Unknown says of which model.
+Sizes of other models are not guessed: UnknownModelError names the model.
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, BlipConfig, CLIPConfig, CLIPTextConfig, LlamaConfig
 from transformers.initialization import no_init_weights
 
-from sur_adapter.models.llm import chosen, cut, depth
+from sur_adapter.models.llm import num_layers, select_layers, truncate_layers
 from sur_adapter.models.loading import NO_REMOTE_CODE
 
 CLIP_L = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12}
@@ -61,7 +62,7 @@ DIFFUSION = {
 VIT_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16, "patch_size": 14}
 VIT_H = {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "num_attention_heads": 16, "patch_size": 14}
 WIDE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-OTHERS: dict[str, Callable] = {  # the class's own sizes are LLaMA-7B's, and those of BLIP's base
+OTHERS: dict[str, Callable] = {  # defaults of the config classes: LLaMA-7B, and the base size of BLIP
     "huggyllama/llama-7b": LlamaConfig,
     "huggyllama/llama-13b": lambda: LlamaConfig(
         hidden_size=5120, intermediate_size=13824, num_hidden_layers=40, num_attention_heads=40, num_key_value_heads=40
@@ -72,64 +73,68 @@ OTHERS: dict[str, Callable] = {  # the class's own sizes are LLaMA-7B's, and tho
 }
 
 
-class Unknown(Exception):
-    """Its text says what is not known."""
+class UnknownModelError(Exception):
+    """The size of a model is not known; the text says of which and why."""
 
 
-def diffusion(model: str) -> dict[str, nn.Module]:
-    """unet, vae, text_encoder, and of SDXL text_encoder_2."""
-    made = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
-    parts = {name: _built(lambda cls=cls, name=name: cls.from_config(_part(cls, model, name))) for name, cls in made.items()}
-    for name, kind in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
-        if name in _index(model):
-            parts[name] = _built(lambda kind=kind, name=name: getattr(transformers, kind)(_text(model, name)))
-    return parts
+@cache
+def diffusion_model(model: str) -> dict[str, nn.Module]:
+    """Returns unet, vae, text_encoder, and for SDXL text_encoder_2."""
+    classes = {"unet": UNet2DConditionModel, "vae": AutoencoderKL}
+    modules = {name: _build(lambda cls=cls, name=name: cls.from_config(_component(cls, model, name))) for name, cls in classes.items()}
+    for name, cls in (("text_encoder", "CLIPTextModel"), ("text_encoder_2", "CLIPTextModelWithProjection")):
+        if name in _model_index(model):
+            modules[name] = _build(lambda cls=cls, name=name: getattr(transformers, cls)(_text_config(model, name)))
+    return modules
 
 
-def llm(model: str, layers: list[int] | str) -> nn.Module:
-    """Cut off above the highest layer asked for, as the teacher is."""
+@cache
+def language_model(model: str, layers: tuple[int, ...] | str) -> nn.Module:
+    """Returns an LLM truncated above the highest of `layers`, as the `cache` stage loads it."""
     config = _config(model)
-    cut(config, max(chosen(layers, depth(config), model)))
-    return _built(lambda: AutoModel.from_config(config))
+    truncate_layers(config, max(select_layers(layers, num_layers(config), model)))
+    return _build(lambda: AutoModel.from_config(config))
 
 
-def clip(model: str) -> nn.Module:
-    return _built(lambda: AutoModel.from_config(_config(model)))
+@cache
+def clip_model(model: str) -> nn.Module:
+    return _build(lambda: AutoModel.from_config(_config(model)))
 
 
+@cache
 def captioner(model: str) -> nn.Module:
-    """Unknown for what is no BLIP: others think in other ways."""
-    made = _built(lambda: AutoModelForImageTextToText.from_config(_config(model)))
-    if not hasattr(made, "text_decoder"):
-        raise Unknown(f"how many operations a {type(made).__name__} takes for a sentence is not known here")
-    return made
+    """Returns a BLIP. Raises UnknownModelError for other architectures, whose calls are not modelled here."""
+    module = _build(lambda: AutoModelForImageTextToText.from_config(_config(model)))
+    if not hasattr(module, "text_decoder"):
+        raise UnknownModelError(f"the operations of a {type(module).__name__} per caption are not known here")
+    return module
 
 
-def _built(make: Callable[[], nn.Module]) -> nn.Module:
+def _build(make: Callable[[], nn.Module]) -> nn.Module:
     with torch.device("meta"), no_init_weights():
         return make().eval().requires_grad_(False)
 
 
-def _index(model: str) -> dict:
-    """The names of its parts."""
+def _model_index(model: str) -> dict:
+    """model_index.json of a pipeline; its keys are the components."""
     try:
         return DiffusionPipeline.load_config(model, local_files_only=True, **NO_REMOTE_CODE)
     except (OSError, ValueError) as error:
         if model in DIFFUSION:
             return DIFFUSION[model]
-        raise Unknown(_unknown(model)) from error
+        raise UnknownModelError(_unknown(model)) from error
 
 
-def _part(cls, model: str, name: str) -> dict:
+def _component(cls, model: str, name: str) -> dict:
     try:
         return cls.load_config(model, subfolder=name, local_files_only=True, **NO_REMOTE_CODE)
     except (OSError, ValueError) as error:
         if name in DIFFUSION.get(model, {}):
             return DIFFUSION[model][name]
-        raise Unknown(_unknown(model)) from error
+        raise UnknownModelError(_unknown(model)) from error
 
 
-def _text(model: str, name: str) -> CLIPTextConfig:
+def _text_config(model: str, name: str) -> CLIPTextConfig:
     if model in DIFFUSION and not Path(model).is_dir():
         return CLIPTextConfig(**DIFFUSION[model][name])
     return CLIPTextConfig.from_pretrained(model, subfolder=name, local_files_only=True, **NO_REMOTE_CODE)
@@ -141,8 +146,10 @@ def _config(model: str):
     except (OSError, ValueError) as error:
         if model in OTHERS:
             return OTHERS[model]()
-        raise Unknown(_unknown(model)) from error
+        raise UnknownModelError(_unknown(model)) from error
 
 
 def _unknown(model: str) -> str:
-    return f"the sizes of {model} are not known: it is no folder here, not in the hub's cache, and none of {', '.join(DIFFUSION | OTHERS)}"
+    return (
+        f"the size of {model} is unknown: it is neither a folder here, nor in the hub's cache, nor one of {', '.join(DIFFUSION | OTHERS)}"
+    )

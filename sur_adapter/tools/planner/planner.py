@@ -1,184 +1,112 @@
-"""What a run will take before it is begun: rows, disk, hours and memory of every stage, and which of them weighs most.
+"""plan: prints an estimate of rows, disk, hours and memory of every stage before a run, and which stage dominates."""
 
-Hours on a CPU go by measured rates (plan_rates.py): `m` where this very work was measured, `s` where it is scaled.
-Hours on a GPU are `r`, reckoned: operations over a stated share, mfu, of what the GPU could do. Bytes of features follow from the data
-contract (plan_work.py), those of pictures from a mean, which is told.
-"""
+import json
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections import Counter
+from pathlib import Path
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from inspect import signature
+from sur_adapter.config import Params
+from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.tools.planner.estimate import Assumptions, Plan, StageEstimate, make_plan
+from sur_adapter.tools.planner.measured_rates import MeasuredRates, mean_image_bytes
+from sur_adapter.tools.planner.settings import PlanSettings
 
-from sur_adapter.registry import load
-from sur_adapter.tools.planner import stage_costs as works
-from sur_adapter.tools.planner.measured_rates import Rates
-from sur_adapter.tools.planner.model_specs import Unknown
-from sur_adapter.tools.planner.stage_costs import Task
-
-BASE = 0.61 * 2**30  # bytes: a stage's libraries, before it has done anything (crawl.json)
-FILTER = {
-    "no_prompt",
-    "nsfw",
-    "too_small",
-    "no_caption",
-    "near_duplicate",
-    "other_split",
-    "made_up_prompt",
-}  # its reasons; scores are others
-PICTURE = {  # mean bytes of a picture: measured on 5,642 of the miniature's; published by DiffusionDB (2 million PNG, 14 million WebP)
-    "miniature": 1039,
-    "diffusiondb": 1.6e12 / 2e6,
-    "diffusiondb, large": 6.5e12 / 14e6,
-}
+COLUMNS = {"disk_bytes": 1e9, "cpu_seconds": 3600, "gpu_seconds": 3600, "memory_bytes": 2**30}  # field -> size of the printed unit
+HEADER = ("stage", "rows", "disk GB", "CPU hours", "GPU hours", "memory GiB")
+LEGEND = (
+    "m: measured, this work with these models. s: scaled by operations or bytes from measurements of others. e: estimated, not measured: "
+    "operations over the stated speed of the GPU.\nCPU hours are of two cores. Disk and memory are estimates: weights (the LLM's in 16 "
+    "bits), activations of a batch, and buffered shards."
+)
+DVC_CACHE = (
+    "DVC's cache holds a second copy of every output where the file system has no reflinks; `dvc config cache.type hardlink,symlink` "
+    "avoids that."
+)
 
 
-@dataclass
-class Line:
-    """A stage's figures. None: not known, and `why` says so; marks: m, s or r of each."""
-
-    stage: str
-    rows: int | None = None
-    disk: float | None = None  # bytes
-    cpu: float | None = None  # seconds of the machine that was measured
-    gpu: float | None = None  # seconds
-    held: float | None = None  # bytes
-    mark: str = ""  # of cpu
-    decoding: float = 0.0  # seconds of cpu that go into pictures' bytes, which a GPU does not spare
-    why: str = ""
+def add_arguments(parser: ArgumentParser) -> None:
+    default = Assumptions()
+    parser.add_argument("--rows", type=_positive, help="candidates to crawl, instead of those of params.yaml")
+    parser.add_argument("--image-bytes", type=_positive, help="mean size of an image")
+    parser.add_argument("--mfu", type=_positive, default=default.mfu, help="share of the GPU's peak that is reached (%(default)s)")
+    parser.add_argument("--teraflops", type=_positive, default=default.teraflops, help="peak of the GPU in bf16 (%(default)s)")
+    parser.add_argument("--teraflops-fp32", type=_positive, default=default.teraflops_fp32, help="peak of the GPU in fp32 (%(default)s)")
+    parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="crawled shards, for the mean size of images (%(default)s)")
+    parser.add_argument("--funnel", type=Path, default=Path("reports/funnel.json"), help="what an earlier run kept (%(default)s)")
+    parser.add_argument("--benchmarks", type=Path, default=Path("experiments/benchmarks"), help="measured rates (%(default)s)")
 
 
-@dataclass
-class Plan:
-    lines: list[Line]
-    notes: list[str] = field(default_factory=list)
-
-
-def plan(
-    params: dict,
-    rates: Rates,
-    funnel: dict | None = None,
-    categories: dict[str, int] | None = None,
-    means: dict[str, float] | None = None,
-    *,
-    rows: int | None = None,
-    picture: float | None = None,
-    mfu: float = 0.3,
-    teraflops: float = 312.0,
-    teraflops_fp32: float = 19.5,
-) -> Plan:
-    """funnel: of an earlier run. categories: name -> prompts there are to draw. means: source -> bytes of a picture as they lie here.
-
-    rows: candidates, instead of those of params.yaml. picture: mean bytes of one. teraflops: what the GPU can do in bf16, and
-    teraflops_fp32 in fp32 (those of an A100); mfu: the share of them that is reached.
-    """
-    notes: list[str] = []
-    each = candidates(params["sources"], rows)
-    total = None if None in each.values() else sum(each.values())
-    if total is None:
-        notes.append("how many pictures the sources hold is not known: give rows=…")
-    crawled, kept, said = survivors(total, params, funnel)
-    mean, by = bytes_of_a_picture(params["sources"], each, picture, means or {}, rates)
-    notes += [said, by]
-    prompts = _chosen(categories, params["generate"]["per_category"])
-    swept = _chosen(categories, params["sweep"].get("per_category", 20))
-    drawn = prompts and len(works.ARMS) * prompts * params["generate"]["seeds"]
-    tasks: list[tuple[str, Callable[[], Task], object]] = [
-        ("crawl", lambda: works.crawl(total, crawled, mean), total),
-        ("caption", lambda: works.caption(crawled, params), total),
-        *(
-            (f"score@{lane}", lambda lane=lane, r=rules: works.score(crawled, lane, r or {}), total)
-            for lane, rules in params["scores"].items()
-        ),
-        ("filter", lambda: works.filter(total), total),
-        ("cache@clip", lambda: works.cache_clip(kept, params), total),
-        ("cache@llm", lambda: works.cache_llm(kept, params, rates.tokens), total),
-        ("cache@vae", lambda: works.cache_vae(kept, params), total),
-        ("cache@queries", lambda: works.cache_queries(kept, params), total),
-        ("train", lambda: works.train(kept, params), True),
-        ("generate", lambda: works.generate(params, prompts), prompts),
-        ("sweep", lambda: works.sweep(params, swept), prompts),
-        ("evaluate", lambda: works.evaluate(params, drawn), prompts),
-    ]
-    peaks = {"fp32": teraflops_fp32 * 1e12 * mfu, "bf16": teraflops * 1e12 * mfu, "fp16": teraflops * 1e12 * mfu}
-    lines = [_line(stage, make if known else None, rates, peaks, params, mean) for stage, make, known in tasks]
-    if not categories:
-        notes.append(f"{params['generate']['prompts']} holds no prompts that can be counted: drawing is left out")
-    notes += _hosts(params["sources"], each)
-    if decoding := sum(line.decoding for line in lines):
-        notes.append(f"of the CPU hours {decoding / 3600:,.3g} are of one core that decodes pictures: they stay where a GPU does the rest")
-    return Plan(lines, notes)
-
-
-def candidates(sources: dict, rows: int | None) -> dict[str, int | None]:
-    """source -> how many; `rows` are spread over several as params.yaml has them, or evenly where it does not say."""
-    told = {name: (how or {}).get("limit", (how or {}).get("count")) for name, how in sources.items()}
-    if rows is None:
-        return told
-    parts = told if all(told.values()) else dict.fromkeys(told, 1)
-    return {name: round(rows * part / sum(parts.values())) for name, part in parts.items()}
-
-
-def survivors(total: int | None, params: dict, funnel: dict | None) -> tuple[int, int, str]:
-    """(rows that the crawl keeps, rows that the filter keeps, what this goes by)."""
-    if total is None:
-        return 0, 0, ""
-    if not funnel or set(funnel["by_source"]) != set(params["sources"]):
-        why = "is of other sources" if funnel else "is not there"
-        return total, total, f"every row is taken to be kept: an earlier run's funnel {why}"
-    reasons = FILTER | set(params["filter"])
-    crawled = funnel["kept"] + sum(n for reason, n in funnel["dropped"].items() if reason in reasons)
-    share, left = crawled / funnel["in"], funnel["kept"] / funnel["in"]
-    return round(total * share), round(total * left), f"{share:.1%} are kept by the crawl and {left:.1%} by the filter, as in the last run"
-
-
-def bytes_of_a_picture(sources: dict, each: dict, given: float | None, means: dict, rates: Rates) -> tuple[float, str]:
-    """(the mean, where it is from)."""
-    if given:
-        return given, f"a picture has {given:,.0f} bytes: given"
-    known = {}
-    for name, how in sources.items():
-        published = f"{name}, large" if (how or {}).get("large") else name
-        known[name] = (means[name], "as they lie here") if name in means else (PICTURE.get(published, rates.picture), "stated")
-        if name not in means and published not in PICTURE:
-            known[name] = (rates.picture, "as in the benchmark of the crawl, since nothing is known of this source: give picture=…")
-    parts = {name: each[name] or 1 for name in sources}
-    mean = sum(known[name][0] * part for name, part in parts.items()) / sum(parts.values())
-    return mean, "a picture has " + "; ".join(f"{size:,.0f} bytes in {name}, {by}" for name, (size, by) in known.items())
-
-
-def _chosen(categories: dict[str, int] | None, per_category: int) -> int:
-    return sum(min(count, per_category) for count in (categories or {}).values())
-
-
-def _line(stage: str, make: Callable[[], Task] | None, rates: Rates, peaks: dict[str, float], params: dict, mean: float) -> Line:
-    if make is None:
-        return Line(stage, why="how many rows it has is not known")
+def _positive(text: str) -> float:
     try:
-        task = make()
-    except Unknown as error:
-        return Line(stage, why=str(error.args[0]))
-    larger = (
-        mean / rates.picture
-    )  # than the pictures that were measured; decoding goes by bytes, fetching takes its time for small ones, too
-    cpu = rates.picture_seconds * task.crawled * max(1, larger) + task.filtered * rates.row_seconds
-    mark, gpu = "m" if 0 < task.filtered <= rates.rows else "s", 0.0
-    for kind, (operations, precision) in task.work.items():
-        rate, mark = rates.of(kind, params)
-        cpu += operations / rate
-        gpu += operations / peaks[precision]
-    held = BASE + task.held + task.filtered * rates.row_bytes
-    decoding = rates.picture_seconds * larger * task.decoded
-    return Line(stage, task.rows, task.disk, cpu + decoding, gpu if task.work else None, held, mark, decoding, task.why)
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not number > 0:
+        raise ArgumentTypeError(f"{text} is not a number above 0")
+    return number
 
 
-def _hosts(sources: dict, each: dict) -> list[str]:
-    """How long a polite crawl takes, whatever the machine: sources that ask hosts keep to a rate."""
-    said = []
-    for name, how in sources.items():
-        takes = signature(load("sur_adapter.data.sources", name).rows).parameters
-        rate = (how or {}).get("rate", takes["rate"].default) if "rate" in takes else None
-        if rate and each[name]:
-            said.append(
-                f"sources.{name}.rate lets {rate:g} pictures a second come from a host: {each[name] / rate / 3600:,.1f} hours from one host"
-            )
-    return said
+def run(args: Namespace, params: Params) -> None:
+    settings, prompts = PlanSettings.read(params), Path(params.raw("generate")["prompts"])
+    categories = Counter(row["category"] for row in read_prompts(prompts)) if prompts.exists() else None
+    funnel = json.loads(args.funnel.read_text()) if args.funnel.exists() else None
+    sizes = {name: mean for name in settings.sources if (mean := mean_image_bytes(args.raw / name))}
+    rows = round(args.rows) if args.rows else None
+    assumptions = Assumptions(rows, args.image_bytes, args.mfu, args.teraflops, args.teraflops_fp32)
+    print(format_plan(make_plan(settings, MeasuredRates.read(args.benchmarks), funnel, categories, sizes, assumptions)))
+
+
+def format_plan(plan: Plan) -> str:
+    """The plan as text: a table of the stages, what dominates each column, and where the figures come from."""
+    rows = [HEADER, *map(_cells, plan.stages), _total_cells(plan.stages)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join((cell.ljust if i == 0 else cell.rjust)(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in rows
+    ]
+    notes = [f"{estimate.stage}: {estimate.note}" for estimate in plan.stages if estimate.note]
+    a = plan.assumptions
+    gpu = f"GPU: {a.teraflops:g} teraflops in bf16, {a.teraflops_fp32:g} in fp32, of which {a.mfu:.0%} are reached (mfu): assumed"
+    return "\n".join([*(line.rstrip() for line in lines), "", *_largest(plan.stages), *notes, *plan.notes, gpu, DVC_CACHE, LEGEND])
+
+
+def _cells(estimate: StageEstimate) -> tuple[str, ...]:
+    rows = "?" if estimate.rows is None else f"{estimate.rows:,}"
+    marks = {"disk_bytes": "", "cpu_seconds": f" {estimate.source}", "gpu_seconds": " e", "memory_bytes": ""}
+    texts = {name: _number(getattr(estimate, name), unit) for name, unit in COLUMNS.items()}
+    missing = "?" if estimate.rows is None else "-"
+    return estimate.stage, rows, *(missing if text is None else text + marks[name] for name, text in texts.items())
+
+
+def _total_cells(estimates: list[StageEstimate]) -> tuple[str, ...]:
+    """Sums of what is known; for memory, which is not used all at once, the maximum."""
+    prefix = "at least " if any(estimate.rows is None for estimate in estimates) else ""
+    totals = {}
+    for name, unit in COLUMNS.items():
+        known = [value for estimate in estimates if (value := getattr(estimate, name)) is not None] or [0]
+        totals[name] = prefix + (_number((max if name == "memory_bytes" else sum)(known), unit) or "0")
+    return "total", "", totals["disk_bytes"], totals["cpu_seconds"], totals["gpu_seconds"] + " e", totals["memory_bytes"]
+
+
+def _number(value: float | None, unit: float) -> str | None:
+    """Three significant digits, more for large values; None for none or zero."""
+    if not value:
+        return None
+    value /= unit
+    if value < 0.001:
+        return "<0.001"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def _largest(estimates: list[StageEstimate]) -> list[str]:
+    """Which stage dominates each column, and by what share."""
+    lines = []
+    titles = {"disk_bytes": "disk", "cpu_seconds": "CPU hours", "gpu_seconds": "GPU hours", "memory_bytes": "memory"}
+    for name, title in titles.items():
+        known = [estimate for estimate in estimates if getattr(estimate, name)]
+        if known:
+            first = max(known, key=lambda estimate: getattr(estimate, name))
+            share = getattr(first, name) / sum(getattr(estimate, name) for estimate in known)
+            amount = f"{_number(first.memory_bytes, 2**30)} GiB" if name == "memory_bytes" else f"{share:.0%} of the total"
+            lines.append(f"most {title}: {first.stage}, {amount}")
+    return lines
