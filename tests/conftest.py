@@ -48,7 +48,8 @@ def home(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def apart(home) -> dict:
+def no_shared_fs(home) -> dict:
+    """Executor settings for one worker process that cannot see `home`: files travel through a store."""
     return {"kind": "processes", "workers": 1, "store": f"file://{home.parent}/store"}
 
 
@@ -64,8 +65,7 @@ def models(tmp_path_factory) -> Path:
 def raw(tmp_path_factory) -> Path:
     """The crawl of 150 pictures, in raw/miniature: to be read, never written into."""
     from helpers.small_models import SOURCES
-
-    from stages.crawl import crawl
+    from helpers.stages import crawl
 
     folder = tmp_path_factory.mktemp("raw")
     crawl(folder / "miniature", sources=SOURCES)
@@ -77,13 +77,10 @@ def shards(tmp_path_factory) -> Path:
     """Thirty pictures in ten shards, in shards/s, one of them with a sentence of its own: to be read, never written into."""
     from helpers.small_models import encode, write_shards
 
-    import stages.crawl
     from miniature.scenes import make
 
     rows = [{"source": "s", "url": f"u{k}", "data": encode(make(k).draw()), "dropped": None, "complex_prompt": "a, 8k"} for k in range(30)]
     rows[5]["simple_prompt"] = "a red circle"
     folder = tmp_path_factory.mktemp("shards")
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(stages.crawl, "SHARD", 3)
-        write_shards(folder / "s", rows)
+    write_shards(folder / "s", rows, rows_per_shard=3)
     return folder

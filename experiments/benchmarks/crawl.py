@@ -70,12 +70,15 @@ def measure(port: int, count: int) -> None:
     import webdataset  # noqa: F401  seconds that are spent but once, whatever is crawled
 
     from stages.crawl import crawl
+    from sur_adapter.data.sources import civitai
+    from sur_adapter.executors.base import ExecutorConfig
+    from sur_adapter.io.schema import ROWS_PER_SHARD
     from sur_adapter.io.shards import read_table
 
-    rules = {"url": f"http://127.0.0.1:{port}", "limit": count, "rate": None, "private": [f"127.0.0.1:{port}"]}
+    config = civitai.Config(url=f"http://127.0.0.1:{port}", limit=count, rate=None, private=(f"127.0.0.1:{port}",))
     before, started, used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(dir=os.environ["SUR_WORK"]) as folder:
-        crawl(Path(folder) / "civitai", sources={"civitai": rules})
+        crawl("civitai", civitai, config, Path(folder) / "civitai", None, ExecutorConfig(), ROWS_PER_SHARD)
         wall, cpu = time.perf_counter() - started, time.process_time() - used
         assert read_table(Path(folder) / "civitai").dropped.isna().sum() == count
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,4 +1,4 @@
-"""A crawl that is killed goes on where it was, and what a hostile site serves ends in reasons."""
+"""A killed crawl resumes where it was, and everything that a hostile site serves ends in reasons."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ from helpers.hostile_server import Site, claimed, item, page
 from helpers.made_images import png
 from helpers.repository import ROOT
 from helpers.small_models import encode
+from helpers.stages import crawl
 from PIL import Image
 from ruamel.yaml import YAML
 
-from stages.crawl import crawl
-from sur_adapter.data.crawl.removal import mark
+from sur_adapter.data.crawl.removal import hash_value
 from sur_adapter.data.sources import civitai, miniature
 from sur_adapter.io.shards import read_table, read_tar
 from sur_adapter.io.work_cache import work_dir
@@ -27,10 +27,6 @@ from sur_adapter.io.work_cache import work_dir
 pytestmark = pytest.mark.usefixtures("own_work")
 
 COUNT, WORKERS, SHARD = 300, 4, 64
-CODE = f"""import sys, stages.crawl
-stages.crawl.SHARD = {SHARD}
-from stages.__main__ import main
-main(["crawl", sys.argv[1]])"""
 
 
 class Pictures(Site):
@@ -57,9 +53,8 @@ def start(site: Site, out: Path) -> subprocess.Popen:
     file.parent.mkdir(parents=True, exist_ok=True)
     rules = {"url": site.url, "limit": COUNT, "rate": None, "workers": WORKERS, "private": [site.host]}
     YAML().dump({"sources": {"civitai": rules}}, file)
-    return subprocess.Popen(
-        [sys.executable, "-c", CODE, str(out)], cwd=ROOT, env=os.environ | {"SUR_PARAMS": str(file), "TQDM_DISABLE": "1"}
-    )
+    command = [sys.executable, "-m", "stages", "crawl", "--source", out.name, "--out", str(out), "--rows-per-shard", str(SHARD)]
+    return subprocess.Popen(command, cwd=ROOT, env=os.environ | {"SUR_PARAMS": str(file), "TQDM_DISABLE": "1"})
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -67,7 +62,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
-def test_a_crawl_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace_and_asks_for_nothing_twice(tmp_path, seed):
+def test_a_crawl_killed_at_any_moment_ends_with_the_same_bytes_and_requests_nothing_twice(tmp_path, seed):
     with Pictures() as site:
         assert start(site, tmp_path / "peace" / "civitai").wait() == 0
         peace = len(site.asked)
@@ -90,7 +85,7 @@ def test_a_crawl_killed_at_any_moment_ends_in_the_bytes_of_one_left_in_peace_and
     assert not [f for f in work_dir().iterdir() if f.is_dir()]
 
 
-def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_are_known(tmp_path):
+def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_are_found(tmp_path):
     with Pictures() as site:
         process = start(site, tmp_path / "a" / "civitai")
 
@@ -121,15 +116,15 @@ def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_ar
     assert [key for key, _, _ in read_tar(tmp_path / "a" / "civitai")] == list(table.id[table.dropped.isna()])
 
 
-def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path, monkeypatch):
+def test_the_miniature_resumes_after_a_kill_on_another_port(tmp_path, monkeypatch):
     def digest(sources, name):
         crawl(tmp_path / name / "miniature", sources=sources)
         return contents(tmp_path / name / "miniature")
 
     sources, rows = {"miniature": {"count": 120, "seed": 2}}, miniature.rows
 
-    def broken(work=None, after=0, unless=None, *, count, seed=0):
-        for number, row in enumerate(rows(work, after, unless, count=count, seed=seed)):
+    def broken(config, state):
+        for number, row in enumerate(rows(config, state)):
             if number == 70:
                 raise KeyboardInterrupt
             yield row
@@ -143,24 +138,24 @@ def test_the_miniature_goes_on_after_a_kill_though_its_port_is_another(tmp_path,
     assert digest(sources, "again") == peace
 
 
-def test_a_page_that_came_spoilt_is_asked_for_again_at_the_next_start(tmp_path):
+def test_an_invalid_page_is_fetched_again_at_the_next_start(tmp_path):
     answers = iter([(200, {}, b'{"error": "busy"}'), page([])])
     with Site(lambda *_: next(answers)) as site:
         rules = {"civitai": {"url": site.url, "limit": 5, "private": [site.host]}}
-        for reason in ("no list of items", "gave no row at all"):
+        for reason in ("no list of items", "gave no row"):
             with pytest.raises(ValueError, match=reason):
                 crawl(tmp_path / "civitai", sources=rules)
 
 
 def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
     with Site(lambda path, _: page([item(f"{site.url}/{i}") for i in range(200)]) if "/api" in path else (200, {}, [b"x"] * 2)) as site:
-        rows = civitai.rows(url=site.url, limit=200, rate=None, private=[site.host])
+        rows = civitai.rows(civitai.Config(url=site.url, limit=200, rate=None, private=(site.host,)))
         next(rows)
-        assert "gather" in {thread.name for thread in threading.enumerate()}
+        assert "fetcher" in {thread.name for thread in threading.enumerate()}
         rows.close()
         asked = len(site.asked)
         time.sleep(0.3)
-        assert "gather" not in {thread.name for thread in threading.enumerate()} and len(site.asked) <= asked + 8 < 60
+        assert "fetcher" not in {thread.name for thread in threading.enumerate()} and len(site.asked) <= asked + 8 < 60
 
 
 def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):
@@ -179,7 +174,7 @@ def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path
     assert list(table.url.str[-1]) == ["3", "2"] and list(table.complex_prompt) == ["c", "b"]
 
 
-def test_what_was_asked_to_be_forgotten_after_a_kill_does_not_come_with_the_shards_that_were_finished(tmp_path):
+def test_a_sample_removed_after_a_kill_is_not_in_the_shards_that_were_finished(tmp_path):
     with Site(lambda path, _: (200, {}, png(text={"path": path}))) as site:
         (tmp_path / "list.csv").write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
         rules = {"urls": {"path": str(tmp_path / "list.csv"), "rate": None, "private": [site.host]}}
@@ -187,14 +182,14 @@ def test_what_was_asked_to_be_forgotten_after_a_kill_does_not_come_with_the_shar
         with pytest.raises(OSError):
             crawl(tmp_path / "no-folder" / "urls", sources=rules)
         assert list(work_dir().glob("*/prompts-000000.parquet")), "both rows lie in a finished shard"
-        (memory := tmp_path / "forgotten.txt").write_text(mark(f"{site.url}/1") + "\n")
+        (memory := tmp_path / "forgotten.txt").write_text(hash_value(f"{site.url}/1") + "\n")
         crawl(tmp_path / "raw" / "urls", memory, sources=rules)
     table = read_table(tmp_path / "raw" / "urls")
     assert list(table.dropped.fillna("kept")) == ["forgotten", "kept"] and list(table.complex_prompt.fillna("none")) == ["none", "b"]
     assert len(list(read_tar(tmp_path / "raw" / "urls"))) == 1
 
 
-def test_every_row_of_a_hostile_site_ends_in_a_picture_or_a_reason(tmp_path):
+def test_every_row_of_a_hostile_site_ends_with_an_image_or_a_reason(tmp_path):
     served = {
         "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
         "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),

@@ -1,4 +1,4 @@
-"""DiffusionDB, laid out as it is: only what is asked for is read, and each row asked for comes, with its picture or a reason."""
+"""DiffusionDB in its real layout: only selected parts are read, and each selected row has its image or a reason."""
 
 import zipfile
 from pathlib import Path
@@ -11,8 +11,7 @@ from helpers.made_images import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sur_adapter.data.sources import diffusiondb
-from sur_adapter.data.sources.diffusiondb import hub, level, read, rows
+from sur_adapter.data.sources.diffusiondb import Config, hub, level, read, rows
 
 
 def table(count: int = 12) -> pd.DataFrame:
@@ -61,23 +60,23 @@ def names(some) -> list[int]:
 
 
 def test_rows_come_part_by_part_with_their_pictures_up_to_the_limit(home):
-    got = list(rows(path=str(home), limit=100))
+    got = list(rows(Config(path=str(home), limit=100)))
     assert names(got) == [2, 5, 8, 11, 1, 4, 7, 10, 0, 3, 6, 9]
     assert [row["data"] for row in got[4:6]] == [png((0, 2, 0)), png((1, 2, 0))] and not any(row["dropped"] for row in got)
     assert got[0]["url"] == "hf://datasets/poloclub/diffusiondb/images/part-000001.zip/00000002.png"
     assert got[0]["complex_prompt"] == "a (cat:1.2) no 2" and got[0]["licence"] == "CC0-1.0" and got[0]["width"] == 768
-    assert names(rows(path=str(home), limit=5)) == names(got)[:5]
+    assert names(rows(Config(path=str(home), limit=5))) == names(got)[:5]
 
 
-def test_parts_beyond_the_limit_are_not_asked_for(home):
-    asked = []
+def test_parts_beyond_the_limit_are_not_fetched(home):
+    requested = []
 
     def locate(name):
-        asked.append(name)
+        requested.append(name)
         return home / name
 
-    assert len(list(read(locate, 4, None, large=False, max_bytes=2**20))) == 4
-    assert asked == ["metadata.parquet", "images/part-000001.zip"]
+    assert len(list(read(locate, Config(limit=4, image_nsfw=None, prompt_nsfw=None)))) == 4
+    assert requested == ["metadata.parquet", "images/part-000001.zip"]
 
 
 @pytest.mark.parametrize(
@@ -92,35 +91,35 @@ def test_parts_beyond_the_limit_are_not_asked_for(home):
         ({"parts": [7]}, None),
     ],
 )
-def test_only_what_meets_the_conditions_is_a_row(home, conditions, expected):
+def test_only_images_that_meet_the_conditions_are_rows(home, conditions, expected):
     if expected is None:
-        with pytest.raises(ValueError, match="no picture meets the conditions: loosen them"):
-            list(rows(path=str(home), limit=100, **conditions))
+        with pytest.raises(ValueError, match="no image meets the conditions: loosen them"):
+            list(rows(Config(path=str(home), limit=100, **conditions)))
     else:
-        assert names(rows(path=str(home), limit=100, **conditions)) == expected
+        assert names(rows(Config(path=str(home), limit=100, **conditions))) == expected
 
 
-def test_likely_nsfw_rows_stay_out_unless_asked_for_and_blurred_ones_say_so(tmp_path):
+def test_likely_nsfw_rows_are_excluded_by_default_and_blurred_ones_have_their_own_level(tmp_path):
     told = table(6).assign(part_id=1, image_nsfw=[0.1, 0.3, 0.6, 0.99, 2.0, float("nan")], prompt_nsfw=[0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
     home = write(tmp_path / "db", told)
-    assert names(rows(path=str(home), limit=9)) == [0]
-    assert names(rows(path=str(home), limit=9, image_nsfw=0.5)) == [0, 1]
-    got = rows(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=None)
+    assert names(rows(Config(path=str(home), limit=9))) == [0]
+    assert names(rows(Config(path=str(home), limit=9, image_nsfw=0.5))) == [0, 1]
+    got = rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=None))
     assert [row["nsfw"] for row in got] == ["None", "Soft", "Mature", "X", "Blurred", "Unknown"]
-    with pytest.raises(ValueError, match="no picture meets"):
-        list(rows(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=0.1))
+    with pytest.raises(ValueError, match="no image meets"):
+        list(rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=0.1)))
     assert level(0.1, 0.9) == "X" and level(None, 0.1) == level(0.1, None) == "Unknown"
 
 
-def test_a_part_that_is_missing_or_broken_costs_its_own_rows_a_reason(home):
+def test_a_missing_or_corrupt_part_gives_its_own_rows_a_reason(home):
     (home / "images/part-000001.zip").unlink()
     (home / "images/part-000002.zip").write_bytes(b"PK\3\4 no zip at all")
-    got = list(rows(path=str(home), limit=100))
+    got = list(rows(Config(path=str(home), limit=100)))
     assert [row["dropped"] for row in got] == ["part missing"] * 4 + ["part broken"] * 4 + [None] * 4
     assert [row["data"] is None for row in got] == [True] * 8 + [False] * 4
 
 
-def test_a_member_that_is_missing_spoilt_or_too_large_costs_one_row_a_reason(home):
+def test_a_missing_corrupt_or_too_large_member_gives_one_row_a_reason(home):
     part = home / "images/part-000001.zip"
     with zipfile.ZipFile(part) as archive:
         pictures = {name: archive.read(name) for name in archive.namelist()}
@@ -128,22 +127,22 @@ def test_a_member_that_is_missing_spoilt_or_too_large_costs_one_row_a_reason(hom
         archive.writestr("00000002.png", bytes(10**7))
         archive.writestr("00000005.png", pictures["00000005.png"], compress_type=zipfile.ZIP_STORED)
         archive.writestr("0000000b.png", pictures["0000000b.png"])
-    atomic_write = part.read_bytes()
-    part.write_bytes(atomic_write.replace(pictures["00000005.png"], pictures["00000005.png"][::-1]))
-    got = list(rows(path=str(home), limit=4, max_bytes=10**6))
+    intact = part.read_bytes()
+    part.write_bytes(intact.replace(pictures["00000005.png"], pictures["00000005.png"][::-1]))
+    got = list(rows(Config(path=str(home), limit=4, max_bytes=10**6)))
     assert [row["dropped"] for row in got] == ["too many bytes", "file broken", "file missing", None]
 
 
 @settings(derandomize=True, deadline=None, max_examples=25, database=None)
 @given(st.integers(0, 3000), st.binary(min_size=1, max_size=12), st.booleans())
-def test_a_zip_spoilt_anywhere_loses_no_row(where, junk, cut):
+def test_a_zip_corrupt_at_any_byte_loses_no_row(where, junk, cut):
     with TemporaryDirectory() as folder:
         home = write(Path(folder) / "db", table(9))
         part = home / "images/part-000001.zip"
-        atomic_write = part.read_bytes()
-        where %= len(atomic_write)
-        part.write_bytes(atomic_write[:where] if cut else atomic_write[:where] + junk + atomic_write[where + len(junk) :])
-        got = list(rows(path=str(home), limit=9))
+        intact = part.read_bytes()
+        where %= len(intact)
+        part.write_bytes(intact[:where] if cut else intact[:where] + junk + intact[where + len(junk) :])
+        got = list(rows(Config(path=str(home), limit=9)))
     assert len(got) == 9 and all((row["data"] is None) == (row["dropped"] is not None) for row in got)
     assert not any(row["dropped"] for row in got[3:])
 
@@ -153,7 +152,7 @@ def test_a_member_with_a_path_out_of_its_folder_is_read_and_nothing_is_written(h
     with zipfile.ZipFile(part, "w") as archive:
         archive.writestr("../../00000002.png", png("blue"))
     before = sorted(tmp_path.rglob("*"))
-    got = list(rows(path=str(home), limit=1))
+    got = list(rows(Config(path=str(home), limit=1)))
     assert got[0]["data"] == png("blue") and sorted(tmp_path.rglob("*")) == before
 
 
@@ -162,23 +161,23 @@ def test_the_table_may_name_no_file_outside_the_zips(tmp_path):
     home = write(tmp_path / "db", table(3).assign(part_id=1))
     told = table(3).assign(part_id=1, image_name=["../secret.png", str(tmp_path / "secret.png"), "00000002.png"])
     told.to_parquet(home / "metadata.parquet")
-    assert [row["dropped"] for row in rows(path=str(home), limit=3)] == ["file missing", "file missing", None]
+    assert [row["dropped"] for row in rows(Config(path=str(home), limit=3))] == ["file missing", "file missing", None]
 
 
-def test_the_large_set_lies_in_two_folders_and_has_a_table_of_its_own(tmp_path):
+def test_the_large_set_has_two_folders_and_its_own_table(tmp_path):
     told = table(4).assign(part_id=[10_001, 10_000, 1, 14_000])
-    asked = []
+    requested = []
     told.to_parquet(tmp_path / "metadata-large.parquet")
 
     def download(repository, name, repo_type, revision):
-        asked.append(name)
+        requested.append(name)
         assert (repository, repo_type, revision) == ("poloclub/diffusiondb", "dataset", "abc")
         if name.endswith(".zip"):
             raise OSError("no such entry")
         return str(tmp_path / name)
 
-    got = list(read(hub("abc", download), 9, None, large=True, max_bytes=1))
-    assert asked == [
+    got = list(read(hub("abc", download), Config(limit=9, large=True, max_bytes=1, image_nsfw=None, prompt_nsfw=None)))
+    assert requested == [
         "metadata-large.parquet",
         *("diffusiondb-large-part-1/part-000001.zip", "diffusiondb-large-part-1/part-010000.zip"),
         *("diffusiondb-large-part-2/part-010001.zip", "diffusiondb-large-part-2/part-014000.zip"),
@@ -186,23 +185,23 @@ def test_the_large_set_lies_in_two_folders_and_has_a_table_of_its_own(tmp_path):
     assert {row["dropped"] for row in got} == {"part missing"} and len(got) == 4
 
 
-def test_what_is_no_copy_of_diffusiondb_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="sources.diffusiondb.path: .* is no folder: name a copy"):
-        list(rows(path=str(tmp_path / "nope"), limit=1))
+def test_a_folder_that_is_no_copy_of_diffusiondb_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="sources.diffusiondb.path: .* is not a folder: name a copy"):
+        list(rows(Config(path=str(tmp_path / "nope"), limit=1)))
     with pytest.raises(FileNotFoundError, match="metadata.parquet is missing: name a copy"):
-        list(rows(path=str(tmp_path), limit=1))
+        list(rows(Config(path=str(tmp_path), limit=1)))
     table().drop(columns="width").to_parquet(tmp_path / "metadata.parquet")
-    with pytest.raises(ValueError, match="has no column width: take the table"):
-        list(rows(path=str(tmp_path), limit=1))
+    with pytest.raises(ValueError, match="has no column width: use the current table"):
+        list(rows(Config(path=str(tmp_path), limit=1)))
     (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
     with pytest.raises(ValueError, match="metadata.parquet cannot be read .*: fetch it again"):
-        list(rows(path=str(tmp_path), limit=1))
+        list(rows(Config(path=str(tmp_path), limit=1)))
     with pytest.raises(FileNotFoundError, match="metadata.parquet of poloclub/diffusiondb cannot be fetched"):
-        list(rows(limit=1))  # the tests ask no hub
+        list(rows(Config(limit=1)))  # the tests ask no hub
 
 
-def test_the_predicate_is_pushed_down_to_the_groups_of_rows(home):
-    parts = diffusiondb._condition({}, {}, [9])
+def test_the_filter_is_pushed_down_to_the_row_groups(home):
+    parts = Config(limit=1, parts=(9,), image_nsfw=None, prompt_nsfw=None).condition()
     (fragment,) = ds.dataset(home / "metadata.parquet").get_fragments(filter=parts)
     assert fragment.split_by_row_group(parts) == []
-    assert len(fragment.split_by_row_group(diffusiondb._condition({"cfg": (17.5, None)}, {}, None))) == 1
+    assert len(fragment.split_by_row_group(Config(limit=1, min_cfg=17.5, image_nsfw=None, prompt_nsfw=None).condition())) == 1

@@ -1,4 +1,4 @@
-"""The prompts that generators leave inside pictures are read as written, and junk is never an exception."""
+"""Embedded prompts are read as the generator wrote them, and malformed data never raises."""
 
 import json
 import string
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from sur_adapter.data.prompts import comfyui, embedded
-from sur_adapter.data.prompts.embedded import prompts
+from sur_adapter.data.prompts.embedded import embedded_prompts
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
@@ -66,77 +66,77 @@ GRAPH = {
         ("workflow", '{"nodes": 3, "links": null}', (None, None)),
     ],
 )
-def test_a_prompt_inside_a_picture_is_read_and_nonsense_is_not_a_prompt(chunk, text, found):
-    assert prompts(png(text={chunk: text})) == found
+def test_a_prompt_in_a_text_chunk_is_read_and_malformed_text_is_not_a_prompt(chunk, text, found):
+    assert embedded_prompts(png(text={chunk: text})) == found
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_user_comment_is_read_in_either_byte_order(kind, order):
-    assert prompts(commented("eine Möwe\nNegative prompt: grau\nSteps: 3", kind, order)) == ("eine Möwe", "grau")
+    assert embedded_prompts(commented("eine Möwe\nNegative prompt: grau\nSteps: 3", kind, order)) == ("eine Möwe", "grau")
 
 
 @pytest.mark.parametrize("tag", [0x010F, 0x0110])
-def test_a_graph_in_the_maker_or_the_model_of_a_webp_is_read(tag):
+def test_a_graph_in_the_exif_make_or_model_of_a_webp_is_read(tag):
     exif, buffer = Image.Exif(), BytesIO()
     exif[tag] = "Prompt:" + json.dumps(GRAPH)
     Image.new("RGB", (8, 8)).save(buffer, "webp", exif=exif)
-    assert prompts(buffer.getvalue()) == ("a cat, a dog", "bad")
+    assert embedded_prompts(buffer.getvalue()) == ("a cat, a dog", "bad")
 
 
-def test_a_prompt_before_pixels_that_are_cut_short_is_read_and_costs_no_decoding(monkeypatch):
+def test_a_prompt_before_truncated_pixels_is_read_without_decoding(monkeypatch):
     told, decoded = png(text={"parameters": "a cat"}, size=(64, 64)), []
     load = PngImagePlugin.PngImageFile.load
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(image) or load(image))
-    assert prompts(told[: told.index(b"IDAT") + 8]) == prompts(told) == ("a cat", None) and decoded == []
-    assert prompts(png()) == (None, None) and decoded
+    assert embedded_prompts(told[: told.index(b"IDAT") + 8]) == embedded_prompts(told) == ("a cat", None) and decoded == []
+    assert embedded_prompts(png()) == (None, None) and decoded
 
 
-def test_bytes_that_are_no_picture_hold_no_prompt():
+def test_bytes_that_are_no_image_have_no_prompt():
     for data in (b"", b"<html>", png()[:40], png(text={"parameters": "x"})[:-30]):
-        assert prompts(data)[1] is None
+        assert embedded_prompts(data)[1] is None
 
 
-def test_values_of_the_last_line_may_be_quoted_and_hold_what_else_would_end_them():
+def test_values_of_the_settings_line_may_be_quoted_and_hold_commas():
     line = 'Steps: 20, Hires prompt: "a \\"cat\\", a: dog\\nand a line", CFG scale: 7, Lora hashes: "x: 1a, y: 2b", Version: v1.9'
-    assert embedded.settings(line) == {
+    assert embedded.parse_settings(line) == {
         "Steps": "20",
         "Hires prompt": 'a "cat", a: dog\nand a line',
         "CFG scale": "7",
         "Lora hashes": "x: 1a, y: 2b",
         "Version": "v1.9",
     }
-    assert embedded.settings("a plain sentence, with commas") == {}
-    assert embedded.settings(r'Steps: 1, Script: "C:\dogs"')["Script"] == r'"C:\dogs"'
+    assert embedded.parse_settings("a plain sentence, with commas") == {}
+    assert embedded.parse_settings(r'Steps: 1, Script: "C:\dogs"')["Script"] == r'"C:\dogs"'
 
 
-def test_what_novelai_once_kept_apart_is_put_together_and_a_description_alone_is_no_prompt():
-    assert prompts(png(text={"Description": "1girl", "Comment": '{"steps": 28, "uc": "lowres"}'})) == ("1girl", "lowres")
-    assert prompts(png(text={"Description": "my holiday", "Comment": '{"taken": "in May"}'})) == (None, None)
-    assert prompts(png(text={"Description": "my holiday"})) == (None, None)
+def test_two_chunks_of_older_novelai_are_combined_and_a_description_alone_is_no_prompt():
+    assert embedded_prompts(png(text={"Description": "1girl", "Comment": '{"steps": 28, "uc": "lowres"}'})) == ("1girl", "lowres")
+    assert embedded_prompts(png(text={"Description": "my holiday", "Comment": '{"taken": "in May"}'})) == (None, None)
+    assert embedded_prompts(png(text={"Description": "my holiday"})) == (None, None)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "RGB"])
 @pytest.mark.parametrize("gzipped", [True, False])
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_a_prompt_in_the_lowest_bits_of_the_pixels_is_read(mode, gzipped, kind):
-    assert prompts(stealthy("a café\nNegative prompt: n\nSteps: 1", mode, gzipped, kind=kind)) == ("a café", "n")
+    assert embedded_prompts(stealthy("a café\nNegative prompt: n\nSteps: 1", mode, gzipped, kind=kind)) == ("a café", "n")
     inside = {"Description": "1girl", "Comment": json.dumps({"uc": "bad"})}
-    assert prompts(stealthy(json.dumps(inside), mode, gzipped, kind=kind)) == ("1girl", "bad")
+    assert embedded_prompts(stealthy(json.dumps(inside), mode, gzipped, kind=kind)) == ("1girl", "bad")
     graph = {"prompt": {"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0]}}, "2": {"inputs": {"text": "hi"}}}}
-    assert prompts(stealthy(json.dumps(graph), mode, gzipped, kind=kind)) == ("hi", None)
+    assert embedded_prompts(stealthy(json.dumps(graph), mode, gzipped, kind=kind)) == ("hi", None)
 
 
 @pytest.mark.parametrize("bits", [0, 7, 10**5, 2**32 - 1])
-def test_a_length_that_the_pixels_do_not_hold_is_no_prompt(bits):
+def test_a_hidden_length_beyond_the_pixels_is_no_prompt(bits):
     for gzipped in (True, False):
-        assert prompts(stealthy("a cat", gzipped=gzipped, bits=bits)) == (None, None)
-    assert prompts(stealthy(b"no gzip at all")) == (None, None)
+        assert embedded_prompts(stealthy("a cat", gzipped=gzipped, bits=bits)) == (None, None)
+    assert embedded_prompts(stealthy(b"no gzip at all")) == (None, None)
 
 
-def test_a_small_file_that_unpacks_to_gigabytes_is_cut(monkeypatch):
+def test_hidden_gzip_is_decompressed_up_to_a_limit(monkeypatch):
     monkeypatch.setattr("sur_adapter.data.prompts.stealth_png.MAX_TEXT", 1000)
-    assert prompts(stealthy("a" * 100_000)) == ("a" * 1000, None)
+    assert embedded_prompts(stealthy("a" * 100_000)) == ("a" * 1000, None)
 
 
 @pytest.mark.parametrize(
@@ -153,11 +153,11 @@ def test_a_small_file_that_unpacks_to_gigabytes_is_cut(monkeypatch):
         ({"1": {"class_type": "SamplerCustomAdvanced", "inputs": {"guider": ["8", 0]}}}, ("a cat, a dog", "bad")),
     ],
 )
-def test_the_positive_branch_is_found_whatever_nodes_lie_between(changes, found):
-    assert prompts(png(text={"prompt": json.dumps(GRAPH | changes)})) == found
+def test_the_positive_branch_is_found_through_any_nodes(changes, found):
+    assert embedded_prompts(png(text={"prompt": json.dumps(GRAPH | changes)})) == found
 
 
-def test_a_saved_graph_may_have_reroutes_and_links_of_either_kind():
+def test_a_saved_workflow_may_have_reroutes_and_links_of_either_form():
     nodes = [
         {"id": 1, "type": "KSampler", "inputs": [{"name": "positive", "link": 10}, {"name": "negative", "link": 11}]},
         {"id": 2, "type": "Reroute", "inputs": [{"name": "", "link": 12}]},
@@ -167,7 +167,7 @@ def test_a_saved_graph_may_have_reroutes_and_links_of_either_kind():
     links = [[10, 2, 0, 1, 0, "CONDITIONING"], [11, 4, 0, 1, 1, "CONDITIONING"], [12, 3, 0, 2, 0, "*"]]
     objects = [{"id": i, "origin_id": a, "origin_slot": slot} for i, a, slot, *_ in links]
     for some in (links, objects):
-        assert prompts(png(text={"workflow": json.dumps({"nodes": nodes, "links": some})})) == ("a cat", "bad")
+        assert embedded_prompts(png(text={"workflow": json.dumps({"nodes": nodes, "links": some})})) == ("a cat", "bad")
 
 
 # junk, and round trips
@@ -195,34 +195,34 @@ CHUNKS = [keys[0] for _, *keys in embedded.READERS]
 
 @few
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_junk_and_pictures_with_junk_in_them_are_read_without_an_exception(junk, where):
-    atomic_write = stealthy("a cat\nSteps: 1", size=(16, 16))
+def test_junk_and_images_with_junk_in_them_raise_nothing(junk, where):
+    intact = stealthy("a cat\nSteps: 1", size=(16, 16))
     for data in (
         junk,
         png()[:40] + junk,
-        atomic_write[:where] + junk + atomic_write[where:],
+        intact[:where] + junk + intact[where:],
         png(text={"parameters": junk.decode("latin-1")}),
     ):
-        assert len(prompts(data)) == 2
+        assert len(embedded_prompts(data)) == 2
 
 
 @few
 @given(JSON | st.text(), st.sampled_from(CHUNKS))
-def test_json_of_any_shape_in_any_chunk_is_read_without_an_exception(value, chunk):
+def test_json_of_any_shape_in_any_chunk_raises_nothing(value, chunk):
     for text in (value if isinstance(value, str) else json.dumps(value), json.dumps({"sui_image_params": value, "image": value})):
-        assert len(prompts(png(text={chunk: text}))) == 2
+        assert len(embedded_prompts(png(text={chunk: text}))) == 2
 
 
 @few
 @given(st.dictionaries(IDS, NODE | JSON, max_size=4))
-def test_graphs_with_links_to_anywhere_end(graph):
-    positive, negative = prompts(png(text={"prompt": json.dumps(graph)}))
+def test_graphs_with_arbitrary_links_terminate(graph):
+    positive, negative = embedded_prompts(png(text={"prompt": json.dumps(graph)}))
     assert all(words is None or words.strip() for words in (positive, negative))
 
 
 @few
 @given(WORDS, WORDS | st.none())
-def test_what_a_generator_writes_is_what_is_read(positive, negative):
+def test_every_format_is_read_as_it_was_written(positive, negative):
     lines = f"{positive}\n" + (f"Negative prompt: {negative}\n" if negative else "") + "Steps: 20, Sampler: Euler a, Size: 8x8"
     nodes = {"2": {"class_type": "CLIPTextEncode", "inputs": {"text": positive}}}
     nodes |= {"3": {"class_type": "CLIPTextEncode", "inputs": {"text": negative}}} if negative else {}
@@ -235,7 +235,7 @@ def test_what_a_generator_writes_is_what_is_read(positive, negative):
         png(text={"Description": positive, "Comment": json.dumps({"uc": negative or "", "prompt": positive})}),
         png(text={"prompt": json.dumps(graph)}),
     ]
-    assert {prompts(data) for data in written} == {(positive, negative)}
+    assert {embedded_prompts(data) for data in written} == {(positive, negative)}
 
 
 # real pictures
@@ -266,13 +266,13 @@ READ = {  # how the prompts begin, None where there is none; as SOURCE.txt besid
 
 
 @real
-def test_every_real_picture_says_what_its_source_says_and_no_other_says_anything():
+def test_real_images_have_the_documented_prompts_and_others_have_none():
     for file in (f for f in REAL.rglob("*") if f.suffix in (".png", ".jpg")):
-        for words, start in zip(prompts(file.read_bytes()), READ.get(file.name, (None, None)), strict=True):
+        for words, start in zip(embedded_prompts(file.read_bytes()), READ.get(file.name, (None, None)), strict=True):
             assert (words is None) == (start is None) and (words or "").startswith(start or ""), file.name
 
 
 @real
-def test_the_graph_an_editor_saves_tells_the_same_as_the_graph_that_ran():
+def test_a_saved_workflow_has_the_same_prompts_as_the_executed_graph():
     for file in (REAL / "comfyui-examples").glob("*.png"):
-        assert comfyui.workflow(Image.open(file).info["workflow"]) == prompts(file.read_bytes()), file.name
+        assert comfyui.workflow_prompts(Image.open(file).info["workflow"]) == embedded_prompts(file.read_bytes()), file.name

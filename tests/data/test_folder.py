@@ -29,7 +29,7 @@ def test_metadata_tells_the_prompt_whatever_its_format_and_a_missing_picture_sta
         table.to_json(tmp_path / "metadata.jsonl", orient="records", lines=True)
     else:
         getattr(table, f"to_{kind}")(tmp_path / f"metadata.{kind}", index=False)
-    rows = [(r["url"], r["complex_prompt"], r["dropped"]) for r in folder.rows(path=str(tmp_path))]
+    rows = [(r["url"], r["complex_prompt"], r["dropped"]) for r in folder.rows(folder.Config(str(tmp_path)))]
     assert rows == [("image/0.png", "p0", None), ("image/1.png", "p1", None), ("image/2.png", None, None), ("gone", "p2", "file missing")]
 
 
@@ -37,28 +37,28 @@ def test_a_text_file_beside_a_picture_tells_more_than_the_picture(tmp_path):
     (tmp_path / "a.png").write_bytes(png(text={"parameters": "inside"}))
     (tmp_path / "b.png").write_bytes(png(text={"parameters": "inside"}))
     (tmp_path / "a.txt").write_text("beside\nNegative prompt: ugly\nSteps: 20, Size: 8x8")
-    rows = list(folder.rows(path=str(tmp_path)))
+    rows = list(folder.rows(folder.Config(str(tmp_path))))
     assert [(r["complex_prompt"], r["negative_prompt"]) for r in rows] == [("beside", "ugly"), ("inside", None)]
 
 
 def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no folder: name one that holds pictures"):
-        list(folder.rows(path=str(tmp_path / "nope")))
-    with pytest.raises(ValueError, match="holds no picture: put files ending in .png"):
-        list(folder.rows(path=str(tmp_path)))
+    with pytest.raises(FileNotFoundError, match="is not a folder: name one that holds images"):
+        list(folder.rows(folder.Config(str(tmp_path / "nope"))))
+    with pytest.raises(ValueError, match="holds no image: put files ending in .png"):
+        list(folder.rows(folder.Config(str(tmp_path))))
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "metadata.csv").write_text("name,prompt\na.png,x\n")
     with pytest.raises(ValueError, match="has no column file_name, but name, prompt"):
-        list(folder.rows(path=str(tmp_path)))
+        list(folder.rows(folder.Config(str(tmp_path))))
     (tmp_path / "metadata.csv").unlink()
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"')
-    with pytest.raises(ValueError, match="metadata.jsonl cannot be read .* mend or remove it"):
-        list(folder.rows(path=str(tmp_path)))
+    with pytest.raises(ValueError, match="metadata.jsonl cannot be read .* repair or remove it"):
+        list(folder.rows(folder.Config(str(tmp_path))))
 
 
 @real
 def test_the_published_sample_of_surd_is_found_though_it_names_neither_folder_nor_extension():
-    rows = list(folder.rows(path=str(REAL / "sur-adapter-samples")))
+    rows = list(folder.rows(folder.Config(str(REAL / "sur-adapter-samples"))))
     told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
     assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in told}
     assert not any(r["dropped"] for r in rows)
@@ -78,12 +78,12 @@ def test_the_published_set_gives_both_prompts_whether_its_names_have_extensions_
     for name in "abc":
         (tmp_path / "image" / f"{name}.png").write_bytes(png(text={"parameters": "inside"}))
     told = surd_like(tmp_path, "a", "b.png", "image/c.png", "gone")
-    rows = list(surd.rows(path=str(tmp_path)))
+    rows = list(surd.rows(surd.Config(str(tmp_path))))
     assert [(r["complex_prompt"], r["simple_prompt"], r["dropped"]) for r in rows] == [
         (t["prompt"], t["text"], why) for t, why in zip(told, (None, None, None, "file missing"), strict=True)
     ]
     assert {r["source"] for r in rows} == {"surd"} and all(r["licence"] for r in rows)
-    assert len(list(surd.rows(path=str(tmp_path), limit=2))) == 2
+    assert len(list(surd.rows(surd.Config(str(tmp_path), limit=2)))) == 2
 
 
 def test_a_name_that_two_pictures_bear_is_no_guess(tmp_path):
@@ -91,30 +91,30 @@ def test_a_name_that_two_pictures_bear_is_no_guess(tmp_path):
         (tmp_path / side).mkdir()
         (tmp_path / side / "a.png").write_bytes(png())
     surd_like(tmp_path, "a")
-    assert [(r["url"], r["dropped"]) for r in surd.rows(path=str(tmp_path))][2:] == [("a", "more than one file")]
+    assert [(r["url"], r["dropped"]) for r in surd.rows(surd.Config(str(tmp_path)))][2:] == [("a", "more than one file")]
 
 
 def test_a_copy_of_surd_without_metadata_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="sources.surd.path: .* is no folder"):
-        list(surd.rows(path=str(tmp_path / "nope")))
+    with pytest.raises(FileNotFoundError, match="sources.surd.path: .* is not a folder"):
+        list(surd.rows(surd.Config(str(tmp_path / "nope"))))
     with pytest.raises(FileNotFoundError, match="sources.surd.path: .* holds no metadata.jsonl: name the folder"):
-        list(surd.rows(path=str(tmp_path)))
+        list(surd.rows(surd.Config(str(tmp_path))))
     surd_like(tmp_path, "a")
-    with pytest.raises(ValueError, match="sources.surd.path: .* holds no picture"):
-        list(surd.rows(path=str(tmp_path)))
+    with pytest.raises(ValueError, match="sources.surd.path: .* holds no image"):
+        list(surd.rows(surd.Config(str(tmp_path))))
 
 
 def test_the_published_simple_prompt_reaches_the_crawled_table(tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     surd_like(tmp_path, "a")
-    write_shards(tmp_path / "raw", surd.rows(path=str(tmp_path)))
+    write_shards(tmp_path / "raw", surd.rows(surd.Config(str(tmp_path))))
     assert list(read_table(tmp_path / "raw").simple_prompt) == ["a simple 0"]
 
 
 @real
 def test_the_published_sample_is_read_with_both_prompts():
     told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
-    rows = {Path(r["url"]).stem: r for r in surd.rows(path=str(REAL / "sur-adapter-samples"))}
+    rows = {Path(r["url"]).stem: r for r in surd.rows(surd.Config(str(REAL / "sur-adapter-samples")))}
     assert {t["file_name"]: (t["prompt"], t["text"]) for t in told} == {
         k: (r["complex_prompt"], r["simple_prompt"]) for k, r in rows.items()
     }

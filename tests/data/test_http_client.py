@@ -1,35 +1,37 @@
-"""The client has manners, and nothing a host does ends in a crash, a hang or a lost answer."""
+"""The HTTP client is polite, and nothing that a host does ends in a crash, a hang or a lost response."""
 
 import asyncio
 import gzip
 import time
 from email.utils import formatdate
+from urllib.robotparser import RobotFileParser
 
 import pytest
-from helpers.hostile_server import Mute, Site, bomb, endless, trickle
+from helpers.hostile_server import Mute, Site, bomb, bounded, endless, trickle
 
-from sur_adapter.data.crawl import politeness as manners
-from sur_adapter.data.crawl.address_guard import public
-from sur_adapter.data.crawl.http_client import Web
+from sur_adapter.data.crawl import politeness
+from sur_adapter.data.crawl.address_guard import is_public
+from sur_adapter.data.crawl.http_client import HttpClient, HttpConfig
 
 
 def get(*urls: str, **settings) -> list:
-    """What becomes of each address, all of them asked for at once."""
+    """The result of each URL; all are requested at once."""
 
-    async def all_of_them():
-        async with Web(**{"timeout": 0.5, "tries": 2, "max_bytes": 100_000} | settings) as web:
-            return await asyncio.gather(*map(web.get, urls))
+    async def get_all():
+        config = HttpConfig(**{"timeout": 0.5, "tries": 2, "max_bytes": 100_000} | settings)
+        async with HttpClient(config) as client:
+            return await asyncio.gather(*map(client.get, urls))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(get_all())
 
 
 def one(answer, robots=None, path="/a.png", **settings) -> tuple:
-    """What becomes of one address of a site that answers so."""
+    """The result of one URL of a site that answers so."""
     with Site(answer, robots) as site:
         return get(site.url + path, **{"private": [site.host]} | settings)[0]
 
 
-# what hosts do
+# responses
 
 
 @pytest.mark.parametrize(
@@ -58,32 +60,32 @@ def one(answer, robots=None, path="/a.png", **settings) -> tuple:
         ((404, {}, endless), "http 404"),
     ],
 )
-def test_whatever_a_host_does_ends_soon_and_in_a_reason(answer, reason):
+def test_every_response_ends_soon_with_a_reason(answer, reason):
     started = time.monotonic()
     assert one(lambda *_: answer) == (None, reason)
     assert time.monotonic() - started < 3
 
 
-def test_an_answer_that_is_longer_than_it_said_spoils_no_other():
+def test_a_response_longer_than_its_content_length_corrupts_no_other():
     with Site(lambda path, _: (200, {"Content-Length": "3"} if path == "/long" else {}, b"abcdef")) as site:
-        found = get(site.url + "/long", *[f"{site.url}/{i}" for i in range(9)], private=[site.host], per_host=1)
+        found = get(site.url + "/long", *[f"{site.url}/{i}" for i in range(9)], private=[site.host], workers=1)
     assert found[0] in ((b"abc", None), (None, "connection failed")) and found[1:] == [(b"abcdef", None)] * 9
 
 
-def test_a_host_that_never_speaks_is_given_up_in_time():
+def test_a_host_that_never_responds_times_out():
     with Mute() as mute:
         started = time.monotonic()
         assert get(f"http://{mute.host}/a", private=[mute.host]) == [(None, "timeout")]
         assert time.monotonic() - started < 3
 
 
-def test_bytes_come_as_they_are_and_packed_ones_unpacked():
+def test_bytes_are_returned_as_received_and_gzip_is_decompressed():
     assert one(lambda *_: (200, {"X-Robots-Tag": "noindex", "tdm-reservation": "0"}, b"as it is")) == (b"as it is", None)
     assert one(lambda *_: (200, {"Content-Encoding": "gzip"}, gzip.compress(b"words"))) == (b"words", None)
     assert one(lambda path, _: (200, {}, b"there") if path == "/b" else (302, {"Location": "/b"}, b"")) == (b"there", None)
 
 
-def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
+def test_a_self_signed_certificate_is_refused(tmp_path):
     x509 = pytest.importorskip("cryptography.x509")
     import ssl
     from datetime import UTC, datetime, timedelta
@@ -105,7 +107,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
         assert site.asked == []
 
 
-# where strangers may send us
+# private addresses
 
 
 @pytest.mark.parametrize(
@@ -117,14 +119,14 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path):
     ],
 )
 def test_addresses_of_this_machine_its_network_and_its_cloud_are_not_public(address):
-    assert not public(address)
+    assert not is_public(address)
 
 
 def test_addresses_of_the_open_network_are_public():
-    assert all(map(public, ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::"]))
+    assert all(map(is_public, ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::"]))
 
 
-def test_this_machine_is_asked_under_no_name_and_number_unless_it_is_named():
+def test_this_machine_is_requested_under_no_name_or_number_unless_it_is_private():
     with Site(lambda *_: (200, {}, b"secret")) as site:
         port = site.host.rpartition(":")[2]
         names = (
@@ -153,14 +155,14 @@ def test_a_redirect_to_this_machine_is_not_followed():
 
 
 @pytest.mark.parametrize("url", ["", "x", "ftp://1.1.1.1/a", "javascript:1", "http://", "http://[", "http:///a", "http://x\ud800/", None])
-def test_what_is_no_address_is_not_asked_for(url):
+def test_an_invalid_url_is_not_requested(url):
     assert get(url) == [(None, "no address")]
 
 
-# manners
+# politeness
 
 
-def test_robots_txt_is_asked_for_once_and_obeyed():
+def test_robots_txt_is_fetched_once_and_obeyed():
     robots = "User-agent: *\nDisallow: /no\n\nUser-agent: sur-adapter\nDisallow: /never\n"
     with Site(lambda *_: (200, {}, b"ok"), robots) as site:
         found = get(*[site.url + path for path in ("/never/a", "/no", "/yes")], private=[site.host])
@@ -183,10 +185,59 @@ def test_robots_txt_is_asked_for_once_and_obeyed():
         ("Disallow: " + "/*a" * 500 + "$", "/" + "a" * 1000, ""),
     ],
 )
-def test_robots_txt_is_read_as_its_standard_says(rules, allowed, forbidden):
-    robots = manners.Robots(f"User-agent: *\n{rules}\n".encode())
-    assert [p for p in allowed.split() if not robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
-    assert [p for p in forbidden.split() if robots.can_fetch("sur-adapter", f"http://x.org{p}")] == []
+def test_robots_txt_is_read_as_rfc_9309_says(rules, allowed, forbidden):
+    robots = politeness.RobotsTxt(f"User-agent: *\n{rules}\n".encode())
+    assert [p for p in allowed.split() if not robots.allows(f"http://x.org{p}")] == []
+    assert [p for p in forbidden.split() if robots.allows(f"http://x.org{p}")] == []
+
+
+PLAIN_FILES = [
+    "User-agent: *\nDisallow: /private\nDisallow: /tmp/\n",
+    "# comment\nUser-agent: *\nDisallow: /  # all of it\n",
+    "User-agent: other-bot\nDisallow: /\n\nUser-agent: *\nDisallow: /private\n",
+    "User-agent: *\nDisallow: /\n\nUser-agent: SUR-Adapter\nDisallow: /tmp/\nCrawl-delay: 3\n",
+    "User-agent: one\nUser-agent: sur-adapter\nUser-agent: two\nDisallow: /private\nCrawl-delay: 2\n",
+    "User-agent: *\nDisallow:\n",
+    "User-agent: other-bot\nDisallow: /\n",
+    "User-agent: *\r\nDisallow: /caf%C3%A9\r\nDisallow: /a?b=c\r\n",
+    "Sitemap: http://x.org/map.xml\nUser-agent: *\nCrawl-delay: 5\n",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", PLAIN_FILES)
+def test_the_standard_library_reads_plain_robots_txt_the_same_way(text):
+    parser, robots = RobotFileParser(), politeness.RobotsTxt(text.encode())
+    parser.parse(text.splitlines())
+    for path in ("/", "/private", "/private/a.png", "/tmp", "/tmp/x", "/a", "/a?b=c", "/caf%C3%A9", "/café/x", "/public/a.png?private"):
+        assert robots.allows(f"http://x.org{path}") == parser.can_fetch("sur-adapter", f"http://x.org{path}"), path
+    assert robots.crawl_delay == float(parser.crawl_delay("sur-adapter") or 0)
+
+
+@pytest.mark.parametrize(
+    ("lines", "allowed"),
+    [
+        ("User-agent: sur", False),  # a name that begins ours
+        ("User-agent: SUR-ADAPTER/0.1", True),  # with a version it is another name
+        ("User-agent: sur-adapter # us", False),
+        ("user agent:sur*", False),
+        ("User-agent:\nUser-agent: other", True),
+        ("User-agent: surfer", True),
+        ("User-agent: adapter", True),
+        ("Useragent **", False),
+    ],
+)
+def test_robots_txt_names_this_crawler_by_its_product_token_or_a_prefix(lines, allowed):
+    assert politeness.RobotsTxt(f"{lines}\nDisallow: /a\n".encode()).allows("http://x.org/a") == allowed
+
+
+def test_a_robots_txt_of_many_agents_and_rules_takes_little_memory_and_time():
+    agents = "".join(f"User-agent: b{i}\n" for i in range(15_000)) + "".join(f"User-agent: {'sur-adapter'[:n]}\n" for n in range(1, 12))
+    text = f"{agents}User-agent: *\n" + "".join(f"Disallow: /{i}\n" for i in range(14_000))
+    assert 400_000 < len(text) < 512 * 1024
+    with bounded(megabytes=100, seconds=10):
+        robots = politeness.RobotsTxt(text.encode())
+        assert not robots.allows("http://x.org/13999") and robots.allows("http://x.org/a")
 
 
 @pytest.mark.parametrize(
@@ -204,11 +255,11 @@ def test_robots_txt_is_read_as_its_standard_says(rules, allowed, forbidden):
         ((302, {"Location": "http://10.0.0.1/robots.txt"}, b""), (None, "private address")),
     ],
 )
-def test_without_robots_txt_all_is_allowed_and_where_it_cannot_be_had_nothing(robots, found):
+def test_without_robots_txt_all_is_allowed_and_if_it_cannot_be_fetched_nothing(robots, found):
     assert one(lambda *_: (200, {}, b"ok"), robots) == found
 
 
-def test_a_redirect_does_not_lead_round_robots_txt():
+def test_a_redirect_does_not_bypass_robots_txt():
     with (
         Site(lambda *_: (200, {}, b"x"), "User-agent: *\nDisallow: /") as other,
         Site(lambda *_: (302, {"Location": other.url}, b"")) as site,
@@ -217,7 +268,7 @@ def test_a_redirect_does_not_lead_round_robots_txt():
         assert other.asked == []
 
 
-def test_a_host_is_asked_no_faster_and_by_no_more_at_a_time_than_agreed():
+def test_a_host_gets_no_more_requests_per_second_or_at_a_time_than_configured():
     times, busy, most = [], [], []
 
     def answer(path, _):
@@ -229,12 +280,12 @@ def test_a_host_is_asked_no_faster_and_by_no_more_at_a_time_than_agreed():
         return 200, {}, b"ok"
 
     with Site(answer) as site:
-        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=20, per_host=2)
+        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=20, workers=2)
     assert len(times) == 8 and max(most) == 2
     assert min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.03
 
 
-def test_a_crawl_delay_is_kept():
+def test_a_crawl_delay_is_obeyed():
     times = []
     with Site(lambda *_: times.append(time.monotonic()) or (200, {}, b"ok"), "User-agent: *\nCrawl-delay: 1") as site:
         get(site.url + "/a", site.url + "/b", private=[site.host])
@@ -243,7 +294,7 @@ def test_a_crawl_delay_is_kept():
 
 @pytest.mark.parametrize("how", ["1", "date"])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_host_is_left_alone_by_all_for_as_long_as_it_asks(status, how):
+def test_a_busy_host_gets_no_request_for_as_long_as_it_asks(status, how):
     times = []
 
     def answer(path, _):
@@ -252,50 +303,50 @@ def test_a_busy_host_is_left_alone_by_all_for_as_long_as_it_asks(status, how):
         return (status, {"Retry-After": wait}, b"") if len(times) == 1 else (200, {}, b"ok")
 
     with Site(answer) as site:
-        found = get(*[f"{site.url}/{i}" for i in range(4)], private=[site.host], per_host=1)
+        found = get(*[f"{site.url}/{i}" for i in range(4)], private=[site.host], workers=1)
     assert found == [(b"ok", None)] * 4 and len(times) == 5
     assert times[1] - times[0] > 0.9
 
 
-def test_a_host_that_says_429_and_no_time_is_left_alone_too():
+def test_a_host_that_answers_429_without_a_time_gets_a_pause_too():
     times = []
     with Site(lambda *_: times.append(time.monotonic()) or ((429, {}, b"") if len(times) == 1 else (200, {}, b"ok"))) as site:
-        assert get(site.url + "/a", site.url + "/b", private=[site.host], per_host=1) == [(b"ok", None)] * 2
+        assert get(site.url + "/a", site.url + "/b", private=[site.host], workers=1) == [(b"ok", None)] * 2
     assert times[1] - times[0] > 0.9
 
 
-def test_a_host_that_asks_for_an_hour_is_not_asked_again():
+def test_a_host_that_asks_for_an_hour_is_not_requested_again():
     with Site(lambda *_: (429, {"Retry-After": "3600"}, b"")) as site:
         started = time.monotonic()
-        found = get(*[f"{site.url}/{i}" for i in range(9)], private=[site.host], per_host=1)
+        found = get(*[f"{site.url}/{i}" for i in range(9)], private=[site.host], workers=1)
         assert found == [(None, "http 429")] * 9 and len(site.asked) == 1
         assert time.monotonic() - started < 2
 
 
-def test_tries_have_an_end_and_a_host_that_is_down_is_given_up(monkeypatch):
-    monkeypatch.setattr(manners, "GIVEN_UP", 3)
+def test_attempts_are_limited_and_a_host_that_is_down_is_given_up(monkeypatch):
+    monkeypatch.setattr(politeness, "MAX_FAILURES", 3)
     with Site(lambda *_: (503, {"Retry-After": "0"}, b"")) as site:
-        found = get(*[f"{site.url}/{i}" for i in range(6)], private=[site.host], per_host=1, tries=2)
+        found = get(*[f"{site.url}/{i}" for i in range(6)], private=[site.host], workers=1, tries=2)
         assert [why for _, why in found].count("http 503") >= 3
         assert set(found) == {(None, "http 503"), (None, "host given up: http 503")} and len(site.asked) < 12
 
 
 def test_a_host_that_recovers_is_not_given_up(monkeypatch):
-    monkeypatch.setattr(manners, "GIVEN_UP", 3)
+    monkeypatch.setattr(politeness, "MAX_FAILURES", 3)
     with Site(lambda path, _: (200, {}, b"ok") if int(path[1:]) % 3 == 0 else (503, {"Retry-After": "0"}, b"")) as site:
-        found = get(*[f"{site.url}/{i}" for i in range(12)], private=[site.host], per_host=1, tries=1)
+        found = get(*[f"{site.url}/{i}" for i in range(12)], private=[site.host], workers=1, tries=1)
     assert [why for _, why in found] == [None if i % 3 == 0 else "http 503" for i in range(12)]
 
 
-def test_hosts_are_forgotten_when_there_are_too_many(monkeypatch):
-    monkeypatch.setattr("sur_adapter.data.crawl.http_client.MOST_HOSTS", 2)
+def test_idle_hosts_are_dropped_when_there_are_too_many(monkeypatch):
+    monkeypatch.setattr("sur_adapter.data.crawl.http_client.MAX_HOSTS", 2)
 
-    async def some(*sites):
-        async with Web(private=[s.host for s in sites]) as web:
-            assert [await web.get(s.url) for s in sites for _ in range(2)] == [(b"ok", None)] * 8
-            return len(web.hosts)
+    async def num_hosts(*sites):
+        async with HttpClient(HttpConfig(private=tuple(s.host for s in sites))) as client:
+            assert [await client.get(s.url) for s in sites for _ in range(2)] == [(b"ok", None)] * 8
+            return len(client.hosts)
 
     sites = [Site(lambda *_: (200, {}, b"ok")) for _ in range(4)]
     with sites[0], sites[1], sites[2], sites[3]:
-        assert asyncio.run(some(*sites)) <= 2
+        assert asyncio.run(num_hosts(*sites)) <= 2
         assert [len(s.asked) for s in sites] == [2] * 4

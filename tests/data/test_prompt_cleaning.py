@@ -1,4 +1,4 @@
-"""The clean form of a prompt keeps the words, loses the grammar, and leaves plain language as it is."""
+"""Cleaning a prompt keeps the words, removes the weight syntax, and leaves plain language unchanged."""
 
 import json
 import re
@@ -16,8 +16,8 @@ from transformers import CLIPTokenizer
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
 from sur_adapter.data.prompts.cleaning import clean, count_excess_tokens, effective_prompt
-from sur_adapter.data.scores import clip as looks
-from sur_adapter.data.scores import too_long as scored
+from sur_adapter.data.scores import clip as clip_score
+from sur_adapter.data.scores import too_long
 from sur_adapter.io.shards import read_table
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ few = settings(derandomize=True, deadline=None, max_examples=300, database=None)
 
 
 @pytest.mark.parametrize(
-    ("found", "cleaned"),
+    ("prompt", "cleaned"),
     [
         ("(masterpiece:1.2), best quality", "masterpiece, best quality"),
         ("((word)), [dull], {{bright}}", "word, dull, bright"),
@@ -44,8 +44,8 @@ few = settings(derandomize=True, deadline=None, max_examples=300, database=None)
         ("(x), (y),\n(z)", "x, y,\nz"),
     ],
 )
-def test_the_words_stay_and_the_grammar_goes(found, cleaned):
-    assert clean(found) == cleaned
+def test_words_stay_and_weight_syntax_is_removed(prompt, cleaned):
+    assert clean(prompt) == cleaned
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_the_words_stay_and_the_grammar_goes(found, cleaned):
         "",
     ],
 )
-def test_plain_language_is_left_as_it_is(prose):
+def test_plain_language_is_unchanged(prose):
     assert clean(prose) == prose
 
 
-def test_no_prompt_has_no_clean_form():
+def test_a_missing_prompt_stays_missing():
     assert clean(None) is None
 
 
-def test_prompts_of_the_miniature_have_nothing_to_clean():
+def test_prompts_of_the_miniature_are_unchanged():
     for seed in range(300):
         for prompt in (complex_prompt(make(seed), seed), simple_prompt(make(seed), seed)):
             assert clean(prompt) == prompt
@@ -80,7 +80,7 @@ GRAMMAR = st.sampled_from(list("()[]{}<>|:\\,. \n") + ["BREAK", " AND ", ":1.2",
 
 @few
 @given(st.lists(GRAMMAR | st.text(max_size=3), max_size=25).map("".join))
-def test_cleaning_twice_is_cleaning_once_whatever_is_written(text):
+def test_cleaning_is_idempotent(text):
     once = clean(text)
     assert clean(once) == once and len(once) <= len(text)
 
@@ -90,7 +90,7 @@ COMMON = ["a", "cat,", "its", "paws;", "won't", "sit.", "Ãœber-old", "10:30", "ç
 
 @few
 @given(st.lists(st.sampled_from(COMMON), max_size=12))
-def test_sentences_of_common_marks_are_left_alone(some):
+def test_sentences_with_common_punctuation_are_unchanged(some):
     sentence = " ".join(["so", *some])
     assert re.findall(r"[^\s(),]+", clean(sentence)) == re.findall(r"[^\s(),]+", sentence)
     if "," not in sentence and ";" not in sentence:
@@ -99,26 +99,26 @@ def test_sentences_of_common_marks_are_left_alone(some):
 
 @few
 @given(st.lists(st.sampled_from(["red", "a cat", "tall", "sky"]), min_size=1, max_size=6), st.data())
-def test_no_word_is_lost_under_any_weights(some, data):
+def test_no_word_is_lost_under_any_weight_syntax(some, data):
     weigh = st.sampled_from(["{}", "({})", "(({}))", "[{}]", "({}:1.3)", "({}: 0.7)", "{{{}}}", "<lora:x:1> {}", "[{}:0.5]"])
     weighed = [data.draw(weigh).format(one) for one in some]
     assert [part.strip() for part in clean(", ".join(weighed)).split(",")] == some
 
 
 @pytest.mark.parametrize("piece", ["(", "[a:", "(a, ", "a AND ", " ", "\\", "(:1", "1", "\n,", "<a", "(a) b "])
-def test_a_prompt_of_a_hundred_thousand_characters_takes_no_longer_than_its_length(piece):
+def test_cleaning_time_is_linear_in_the_length_of_the_prompt(piece):
     start = time.process_time()
     clean("(x:" + piece * (100_000 // len(piece)) + "y), (z)")
     assert time.process_time() - start < 3  # 0.6 at most where measured; a quadratic form took 20 to 60
 
 
-def test_models_read_the_clean_form_where_there_is_one():
+def test_models_read_the_clean_prompt_if_there_is_one():
     rows = pd.DataFrame({"complex_prompt": ["(a:1.2)", "<lora:x:1>", "(c)"], "clean_prompt": ["a", "", None]}).to_dict("records")
     assert [effective_prompt(row) for row in rows] == ["a", "", "(c)"]
     assert effective_prompt({"complex_prompt": "(d)"}) == "(d)"
 
 
-def test_tokens_beyond_the_length_of_a_model_are_counted_and_those_within_are_not():
+def test_tokens_beyond_the_length_of_a_model_are_counted():
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/miniature/stable-diffusion", subfolder="tokenizer")
     room = tokenizer.model_max_length - 2  # both ends take one
     assert len(tokenizer("red").input_ids) == 3
@@ -127,7 +127,7 @@ def test_tokens_beyond_the_length_of_a_model_are_counted_and_those_within_are_no
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real prompts is not beside this checkout")
-def test_real_keyword_prompts_lose_their_grammar_and_real_sentences_lose_nothing():
+def test_real_keyword_prompts_lose_their_weights_and_real_sentences_are_unchanged():
     pages = [json.loads(page.read_text())["items"] for page in (REAL / "civitai-api-pages").glob("*.json")]
     metas = [i["meta"] for page in pages for m in page for v in m["modelVersions"] for i in v["images"]]
     found = {m["prompt"] for m in metas if m and m.get("prompt")}
@@ -139,7 +139,7 @@ def test_real_keyword_prompts_lose_their_grammar_and_real_sentences_lose_nothing
             assert clean(sentence) == sentence
 
 
-def test_a_crawl_keeps_the_prompt_as_found_and_its_clean_form_beside_it(tmp_path):
+def test_a_crawl_stores_the_original_prompt_and_the_clean_one(tmp_path):
     found = ["(a cat:1.2) <lora:x:1>", "a cat", None]
     assert write_shards(
         tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in found]
@@ -148,13 +148,12 @@ def test_a_crawl_keeps_the_prompt_as_found_and_its_clean_form_beside_it(tmp_path
     assert list(table.complex_prompt.dropna()) == found[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
 
 
-def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where_there_is_nothing_to_clean(tmp_path):
+def test_clip_and_the_text_encoder_read_the_clean_prompt(tmp_path):
     images = [make(i).draw() for i in range(3)]
     plain = [{"complex_prompt": complex_prompt(make(i), i)} for i in range(3)]
     weighed = [{"complex_prompt": f"<lora:x:1>({t['complex_prompt']}:1.2)", "clean_prompt": t["complex_prompt"]} for t in plain]
-    model = str(ROOT / "models/miniature/clip")
-    how = {"model": model, "measures": ["complex"]}
-    assert looks.score(images, weighed, **how) == looks.score(images, plain, **how)
+    config = clip_score.Config(model=str(ROOT / "models/miniature/clip"), measures=("complex",))
+    assert clip_score.score(images, weighed, config) == clip_score.score(images, plain, config)
     models, written = {"diffusion": str(ROOT / "models/miniature/stable-diffusion")}, []
     for i, rows in enumerate((plain, weighed)):
         pairs = pd.DataFrame(rows).assign(id=["a", "b", "c"], split="train", simple_prompt="a cat")
@@ -163,12 +162,12 @@ def test_clip_and_the_text_encoder_see_the_clean_form_and_the_same_as_ever_where
     assert written[0] == written[1]
 
 
-def test_a_score_marks_the_prompts_that_are_too_long_and_by_how_much():
+def test_the_score_too_long_counts_excess_tokens():
     room = 38  # the miniature's CLIP reads 40 tokens, both ends counted
     texts = [
         {"complex_prompt": p, "clean_prompt": c}
         for p, c in (("red", "red"), ("red " * (room + 5), None), ("red " * 99, "red"), (None, None))
     ]
-    assert scored.score([], texts, model=str(ROOT / "models/miniature/clip")) == [0.0, 5.0, 0.0, None]
+    assert too_long.score([], texts, too_long.Config(str(ROOT / "models/miniature/clip"))) == [0.0, 5.0, 0.0, None]
     with pytest.raises(FileNotFoundError, match="scores.too_long.model is 'nowhere', where no tokenizer can be loaded"):
-        scored.score([], texts, model="nowhere")
+        too_long.score([], texts, too_long.Config("nowhere"))

@@ -1,4 +1,4 @@
-"""What was asked to be forgotten is gone from the raw shards, and no crawl brings it back."""
+"""A removed sample is gone from the raw shards, and no later crawl brings it back."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from helpers.hostile_server import Site, item, page
 from helpers.made_images import png
 from helpers.repository import copy, ran, run
 from helpers.small_models import write_shards
+from helpers.stages import crawl
 
-from stages.crawl import _unless, crawl
-from sur_adapter.data.crawl.removal import forget, remembered
+from sur_adapter.data.crawl.removal import apply_removals, forget, read_forgotten
 from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar
@@ -28,7 +28,7 @@ def copied(table):
     return table[(table.id == table.id[table.dropped == "duplicate"].iloc[0])]
 
 
-def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_bring_it_back(tmp_path):
+def test_a_removed_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_bring_it_back(tmp_path):
     crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
     before, memory = read_table(raw), tmp_path / "forgotten.txt"
     twice, bytes_before = copied(before), {key: data for key, _, data in read_tar(raw)}
@@ -46,21 +46,21 @@ def test_a_forgotten_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_b
     assert files(tmp_path / "again" / "miniature") == files(raw)
 
 
-def test_a_forgotten_row_holds_its_id_its_source_and_the_reason_and_nothing_else(tmp_path):
+def test_a_removed_row_has_its_id_its_source_and_the_reason_only(tmp_path):
     told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW_SCHEMA if f.name != "id"} | {"source": "s", "dropped": None}
     others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
-    write_shards(raw := tmp_path / "raw" / "s", _unless([dict(row) for row in others], set()))
+    write_shards(raw := tmp_path / "raw" / "s", apply_removals([dict(row) for row in others], set()))
     assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
     assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
     rows = read_table(raw)
     assert list(rows) == RAW_SCHEMA.names and rows.iloc[1].drop("dropped").notna().all()
     assert set(rows.columns[rows.iloc[0].notna()]) == {"id", "source", "dropped"}
     assert list(read_tar(raw)) == [(record_id(others[1]["data"]), "png", others[1]["data"])]
-    write_shards(tmp_path / "again", _unless([dict(row) for row in others], remembered(memory)))
+    write_shards(tmp_path / "again", apply_removals([dict(row) for row in others], read_forgotten(memory)))
     assert files(tmp_path / "again") == files(raw), "a crawl empties it just so"
 
 
-def test_all_of_a_user_is_forgotten_is_never_asked_for_again_and_no_name_is_kept(tmp_path):
+def test_all_images_of_a_user_are_removed_and_not_requested_again_and_no_name_is_stored(tmp_path):
     names = ["alice", "bob", "alice", None]
 
     def answer(path, _):
@@ -82,20 +82,20 @@ def test_all_of_a_user_is_forgotten_is_never_asked_for_again_and_no_name_is_kept
     assert not any(b"alice" in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
 
 
-def test_what_is_not_there_is_said_and_a_second_call_changes_nothing_else(tmp_path):
+def test_an_unknown_sample_is_an_error_and_a_second_call_changes_nothing(tmp_path):
     crawl(raw := tmp_path / "raw" / "miniature", sources=SOURCES)
     memory, key = tmp_path / "forgotten.txt", read_table(raw).query("dropped.isna()").id.iloc[0]
     before = files(raw)
     with pytest.raises(ValueError, match="no row under .* has the id, url or user 'nobody': look it up"):
         forget("nobody", raw.parent, memory)
-    assert files(raw) == before and remembered(memory) == set()
+    assert files(raw) == before and read_forgotten(memory) == set()
     assert forget(key, raw.parent, memory) == 1
     with pytest.raises(ValueError, match="no row under"):
         forget(key, raw.parent, memory)
-    assert len(remembered(memory)) == 2 and list(read_table(raw).dropped).count("forgotten") == 1
+    assert len(read_forgotten(memory)) == 2 and list(read_table(raw).dropped).count("forgotten") == 1
 
 
-def test_dvc_takes_the_shards_as_they_are_and_makes_all_that_follows_anew(tmp_path):
+def test_dvc_commits_the_rewritten_shards_and_reruns_all_later_stages(tmp_path):
     home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}})
     run(home, "dvc", "init", "-q", "-f")
     run(home, "dvc", "repro", "score@phash")

@@ -1,4 +1,4 @@
-"""Every source gives a row for each candidate, kept or not, and says why."""
+"""Every web source yields a row for each candidate, with its image or a reason."""
 
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from helpers.hostile_server import Site, item, page
 
 from miniature.gallery import Gallery
+from sur_adapter.config import from_dict
 from sur_adapter.data.sources import civitai, lexica, miniature, urls
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
@@ -15,9 +16,9 @@ real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures
 
 
 def rows(site, **settings) -> list[dict]:
-    """What civitai gives for a site or a gallery on loopback, asked as fast as it answers."""
+    """The rows of civitai for a site or a gallery on loopback, without a rate limit."""
     private = [urlsplit(site.url).netloc, *settings.pop("private", [])]
-    return list(civitai.rows(**{"url": site.url, "rate": None, "workers": 32, "private": private} | settings))
+    return list(civitai.rows(civitai.Config(**{"url": site.url, "rate": None, "workers": 32, "private": private} | settings)))
 
 
 # civitai
@@ -34,7 +35,7 @@ def test_rows_come_in_the_order_of_the_gallery_and_cursors_are_followed_up_to_th
         assert len(rows(gallery, limit=1000, nsfw="X")) == 450
 
 
-def test_only_what_was_asked_for_is_shown_of_flagged_pictures_and_what_is_shown_all_the_same_is_not_fetched():
+def test_flagged_images_above_the_configured_level_are_not_requested_and_not_fetched():
     with Gallery(100, seed=1, rates={"nsfw": 0.3}) as gallery:
         assert {r["nsfw"] for r in rows(gallery, limit=100)} == {"None"}
 
@@ -46,7 +47,7 @@ def test_only_what_was_asked_for_is_shown_of_flagged_pictures_and_what_is_shown_
         assert sorted(p for p, _ in site.asked if "/api" not in p) == ["/None", "/Soft"], "at once, so in either order"
 
 
-def test_whatever_goes_wrong_with_a_picture_ends_in_a_reason_in_its_place():
+def test_each_failure_of_an_image_is_a_row_with_a_reason_in_its_place():
     def answer(path, headers):
         if path.startswith("/api"):
             paths = ("good", "missing", "huge", "slow", "busy")
@@ -66,7 +67,7 @@ def test_whatever_goes_wrong_with_a_picture_ends_in_a_reason_in_its_place():
         assert [p for p, _ in site.asked].count("/busy") == 2
 
 
-def test_the_token_goes_to_the_api_and_to_nobody_else(monkeypatch):
+def test_the_token_is_sent_to_the_api_host_only(monkeypatch):
     monkeypatch.setenv("CIVITAI_TOKEN", "secret")
 
     def moved(path, headers):
@@ -85,7 +86,7 @@ def test_the_token_goes_to_the_api_and_to_nobody_else(monkeypatch):
         assert all("sur-adapter" in h["User-Agent"] for _, h in api.asked + other.asked)
 
 
-def test_a_later_page_that_fails_is_a_row_with_a_reason_and_the_first_a_sentence():
+def test_a_later_page_that_fails_is_a_row_and_a_failed_first_page_is_an_error():
     later = {}
 
     def answer(path, headers):
@@ -108,12 +109,29 @@ def test_a_later_page_that_fails_is_a_row_with_a_reason_and_the_first_a_sentence
     with Site(lambda *_: (200, {}, b"<html>")) as site, pytest.raises(ValueError, match="not JSON"):
         rows(site, limit=5)
     with Site(lambda *_: page([])) as site, pytest.raises(ValueError, match=r"\(private address\): name its host:port"):
-        list(civitai.rows(url=site.url, limit=5))
-    with pytest.raises(ValueError, match="sources.civitai.nsfw is 'Mild': name one of None, Soft, Mature, X"):
-        civitai.rows(limit=5, nsfw="Mild")
+        list(civitai.rows(civitai.Config(url=site.url, limit=5)))
 
 
-def test_a_cursor_that_leads_nowhere_is_left_with_a_reason():
+@pytest.mark.parametrize(
+    ("source", "values", "sentence"),
+    [
+        (civitai, {}, "civitai.limit is missing"),
+        (civitai, {"limit": 5, "nsfw": "Mild"}, "civitai.nsfw is 'Mild': choose None or Soft or Mature or X"),
+        (civitai, {"limit": 5, "listing": "image"}, r"civitai.listing is 'image' .did you mean 'images'.*: choose images or models"),
+        (civitai, {"limit": "all"}, "civitai.limit is 'all': give a whole number"),
+        (civitai, {"limit": 5, "rate": 0}, "civitai.rate is 0: give requests per second above 0, or null"),
+        (civitai, {"limit": 5, "timeout": -1}, "civitai.timeout is -1: give seconds above 0"),
+        (civitai, {"limit": 5, "tries": 0}, "civitai.tries is 0: give at least 1"),
+        (lexica, {"queries": []}, "lexica.queries is empty: name what to search for"),
+        (urls, {"path": "a.csv", "private": "127.0.0.1:80"}, "urls.private is '127.0.0.1:80': give a list"),
+    ],
+)
+def test_settings_out_of_range_are_refused_in_one_sentence(source, values, sentence):
+    with pytest.raises(ValueError, match=f"params.yaml: sources.{sentence}"):
+        from_dict(source.Config, values, f"sources.{source.__name__.rpartition('.')[2]}")
+
+
+def test_a_cursor_that_leads_nowhere_ends_the_listing_with_a_reason():
     count = iter(range(1000))
     for leads, reason in (
         (lambda: {"nextCursor": "same"}, "the cursor repeats"),
@@ -124,7 +142,7 @@ def test_a_cursor_that_leads_nowhere_is_left_with_a_reason():
             assert rows(site, limit=50)[-1]["dropped"] == f"page: {reason}"
             assert len(site.asked) <= 2
     with Site(lambda path, _: page([], nextCursor=next(count))) as site:
-        assert [r["dropped"] for r in rows(site, limit=50)] == [f"page: no picture on {civitai.EMPTY_PAGES} pages"]
+        assert [r["dropped"] for r in rows(site, limit=50)] == [f"page: no picture on {civitai.MAX_EMPTY_PAGES} pages"]
 
 
 MODELS = [
@@ -134,7 +152,7 @@ MODELS = [
 ]
 
 
-def test_the_older_shape_is_read_model_by_model_and_its_numbered_pages_are_followed():
+def test_the_older_api_is_read_model_by_model_and_its_numbered_pages_are_followed():
     def answer(path, headers):
         if not path.startswith("/api"):
             return 200, {}, path.encode()
@@ -154,7 +172,7 @@ def test_the_older_shape_is_read_model_by_model_and_its_numbered_pages_are_follo
 
 @real
 @pytest.mark.parametrize("name", ["meta-1.sfw.json", "meta-2.sfw.json"])
-def test_recorded_pages_of_the_real_site_are_read_whatever_their_meta_holds(name):
+def test_recorded_pages_of_the_real_site_are_read(name):
     recorded = json.loads((REAL / "civitai-api-pages" / name).read_text())
     told = [i for m in recorded["items"] for v in m["modelVersions"] for i in v["images"]]
     pictures = {i["url"]: str(n) for n, i in enumerate(told)}
@@ -178,7 +196,7 @@ def test_recorded_pages_of_the_real_site_are_read_whatever_their_meta_holds(name
 # lexica
 
 
-def test_lexica_is_asked_query_by_query_and_a_picture_found_twice_is_fetched_once():
+def test_lexica_is_read_query_by_query_and_an_image_found_twice_is_fetched_once():
     def answer(path, headers):
         if not path.startswith("/api"):
             return 200, {}, path.encode()
@@ -189,7 +207,7 @@ def test_lexica_is_asked_query_by_query_and_a_picture_found_twice_is_fetched_onc
 
     with Site(answer) as site:
         settings = {"url": site.url, "rate": None, "private": [site.host]}
-        found = list(lexica.rows(queries=["a", "broken", "b & c"], **settings))
+        found = list(lexica.rows(lexica.Config(queries=("a", "broken", "b & c"), **settings)))
         assert [r["dropped"] for r in found] == [
             *(None, None, "a grid of pictures", "no address", "page: not JSON"),
             *(None, "duplicate", "a grid of pictures", "no address"),
@@ -200,50 +218,48 @@ def test_lexica_is_asked_query_by_query_and_a_picture_found_twice_is_fetched_onc
             "X",
         ]
         assert [p for p, _ in site.asked].count("/same") == 1 and found[0]["data"] == b"/a"
-        assert len(list(lexica.rows(queries=["a"], limit=2, **settings))) == 2
+        assert len(list(lexica.rows(lexica.Config(queries=("a",), limit=2, **settings)))) == 2
         with pytest.raises(ValueError, match=r"no answer to the first query \(not JSON\): try later"):
-            list(lexica.rows(queries=["broken"], **settings))
-    with pytest.raises(ValueError, match="sources.lexica.queries is empty"):
-        lexica.rows(queries=[])
+            list(lexica.rows(lexica.Config(queries=("broken",), **settings)))
 
 
-# a list of addresses
+# a list of URLs
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_list_of_addresses_is_fetched_in_its_order_and_a_line_without_one_stays_a_row(tmp_path, kind, monkeypatch):
+def test_a_list_of_urls_is_fetched_in_order_and_a_line_without_a_url_stays_a_row(tmp_path, kind, monkeypatch):
     import pandas as pd
 
-    monkeypatch.setattr(urls, "BATCH", 3)
+    monkeypatch.setattr(urls, "BATCH_SIZE", 3)
     with Site(lambda path, _: (200, {}, path.encode())) as site:
         table = pd.DataFrame({"link": [f"{site.url}/{i}" for i in range(7)] + ["", "ftp://x/y"], "words": [" p "] * 8 + [""], "other": 1})
         getattr(table, f"to_{kind}")(file := tmp_path / f"list.{kind}", index=False)
         settings = {"path": str(file), "url": "link", "prompt": "words", "licence": "CC0", "rate": None, "private": [site.host]}
-        found = list(urls.rows(**settings))
+        found = list(urls.rows(urls.Config(**settings)))
         assert [r["data"] for r in found] == [f"/{i}".encode() for i in range(7)] + [None, None]
         assert [r["dropped"] for r in found] == [None] * 7 + ["no address"] * 2
         assert [r["complex_prompt"] for r in found] == ["p"] * 8 + [None] and found[0]["licence"] == "CC0"
-        assert len(list(urls.rows(**settings, limit=4))) == 4
-        before = urls.inputs(path=str(file))
+        assert len(list(urls.rows(urls.Config(**settings, limit=4)))) == 4
+        before = urls.Config(path=str(file)).inputs()
         getattr(table[1:], f"to_{kind}")(file, index=False)
-        assert urls.inputs(path=str(file)) != before
+        assert urls.Config(path=str(file)).inputs() != before
 
 
-def test_a_list_that_is_missing_or_lacks_a_column_is_refused_in_a_sentence(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is no file: name a list of addresses"):
-        urls.rows(path=str(tmp_path / "none.csv"))
+def test_a_list_that_is_missing_or_lacks_a_column_is_refused_in_one_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a file: name a list of URLs"):
+        urls.rows(urls.Config(path=str(tmp_path / "none.csv")))
     (tmp_path / "a.csv").write_text("link,prompt\nx,y\n")
     with pytest.raises(ValueError, match="has no column 'url', but link, prompt: name the right one"):
-        urls.rows(path=str(tmp_path / "a.csv"))
+        urls.rows(urls.Config(path=str(tmp_path / "a.csv")))
     (tmp_path / "a.parquet").write_bytes(b"PAR1 and no more")
-    with pytest.raises(ValueError, match="a.parquet cannot be read .*: mend or replace it"):
-        urls.rows(path=str(tmp_path / "a.parquet"))
+    with pytest.raises(ValueError, match="a.parquet cannot be read .*: repair or replace it"):
+        urls.rows(urls.Config(path=str(tmp_path / "a.parquet")))
     (tmp_path / "a.txt").write_text("x")
     with pytest.raises(ValueError, match="neither .parquet nor .csv"):
-        urls.rows(path=str(tmp_path / "a.txt"))
+        urls.rows(urls.Config(path=str(tmp_path / "a.txt")))
 
 
-def test_the_miniature_gives_the_same_rows_each_time_whatever_its_port():
-    a, b = list(miniature.rows(count=40, seed=4)), list(miniature.rows(count=40, seed=4))
-    assert a == b != list(miniature.rows(count=40, seed=5))
+def test_the_miniature_yields_the_same_rows_each_time_whatever_its_port():
+    a, b, c = (list(miniature.rows(miniature.Config(count=40, seed=seed))) for seed in (4, 4, 5))
+    assert a == b != c
     assert a[3]["url"].startswith("gallery://miniature/images/1000003.") and a[3]["source"] == "miniature"

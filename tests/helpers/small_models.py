@@ -12,7 +12,8 @@ from transformers import BlipProcessor, CLIPProcessor
 from miniature.pretrain import blip, clip
 from miniature.pretrain.world import texts
 from miniature.scenes import make
-from stages.crawl import _shards
+from sur_adapter.data.crawl import shard_writer
+from sur_adapter.io.schema import ROWS_PER_SHARD
 
 SOURCES = {"miniature": {"count": 150, "seed": 3}}  # of the fixture `raw`
 
@@ -27,9 +28,9 @@ def encode(image: Image.Image, kind="png", **options) -> bytes:
     return buffer.getvalue()
 
 
-def write_shards(out: Path, rows: Iterable[dict]) -> int:
-    """The shards that a crawl of these rows would leave; how many rows there were."""
-    return max((end for _, end in _shards(out, rows, [])), default=0)
+def write_shards(out: Path, rows: Iterable[dict], rows_per_shard: int = ROWS_PER_SHARD) -> int:
+    """Writes the shards that a crawl of these rows would write; returns the number of rows."""
+    return max((end for _, end in shard_writer.write_shards(out, rows, rows_per_shard=rows_per_shard)), default=0)
 
 
 def models(folder: Path) -> Path:

@@ -261,8 +261,8 @@ def test_objects_in_a_table_stay_bytes_whoever_reads_it(tmp_path, mark):
     file = planted_parquet(tmp_path / "pictures/metadata.parquet", mark, **words)
     read_table(file)
     (file.parent / "a.png").write_bytes(b"no picture")
-    assert [row["complex_prompt"] for row in folders.rows(path=str(file.parent))] == ["a", "b"]
-    assert urls._columns(file) and [len(batch) for batch in urls._batches(file, ["url", "object", "extension"])] == [2]
+    assert [row["complex_prompt"] for row in folders.rows(folders.Config(str(file.parent)))] == ["a", "b"]
+    assert urls.column_names(file) and [len(batch) for batch in urls.batches(file, ["url", "object", "extension"])] == [2]
     with pytest.raises(ValueError, match="cut short or broken"):
         FeatureStore(file.parent)
 

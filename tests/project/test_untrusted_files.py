@@ -78,7 +78,7 @@ def test_a_zip_unpacks_no_more_than_may_be_kept_however_it_is_packed(tmp_path, k
     with zipfile.ZipFile(home / "images/part-000001.zip", "w", kind) as archive:
         archive.writestr("00000002.png", bytes(2**25))
     with bounded(8, 5):
-        (row,) = diffusiondb.rows(path=str(home), limit=1, max_bytes=10**6)
+        (row,) = diffusiondb.rows(diffusiondb.Config(path=str(home), limit=1, max_bytes=10**6))
     assert row["data"] is None and row["dropped"] in ("too many bytes", "file broken")
 
 
@@ -96,21 +96,21 @@ def texted(count: int, size: int) -> bytes:
 @pytest.mark.parametrize(("count", "size"), [(1, 2**26), (300, 2**20 - 1)])
 def test_text_that_unpacks_to_more_than_a_picture_may_say_is_not_unpacked(count, size):
     with bounded(160, 5):
-        assert embedded.prompts(texted(count, size)) == (None, None) or count > 1
+        assert embedded.embedded_prompts(texted(count, size)) == (None, None) or count > 1
         with pytest.raises(InvalidImageError):
             decode(texted(count, size))
 
 
 def sampled(samplers: int, inputs: int) -> str:
     """A graph whose every sampler leads through all its inputs, and to no word."""
-    nodes = {str(i): {"class_type": "KSampler", "inputs": {side: ["x", 0] for side in comfyui.SIDES}} for i in range(samplers)}
+    nodes = {str(i): {"class_type": "KSampler", "inputs": {side: ["x", 0] for side in comfyui.OTHER_SIDE}} for i in range(samplers)}
     links = {f"text{i}": [f"y{i}", 0] for i in range(inputs)}
     return json.dumps(nodes | {"x": {"class_type": "Concat", "inputs": links}})
 
 
 def test_what_is_read_costs_in_proportion_to_its_length():
     with bounded(400, 3):
-        comfyui.graph(sampled(1500, 1500))
+        comfyui.graph_prompts(sampled(1500, 1500))
         deep = "(a" * 100_000 + ")" * 100_000
         assert clean(deep) == deep
 
@@ -127,12 +127,12 @@ def test_a_link_that_leads_out_of_a_folder_publishes_nothing(tmp_path):
     (home / "b.png").symlink_to(secret / "mine.png")
     (home / "a.txt").symlink_to(secret / "key.txt")
     (home / "c.png").symlink_to(home / "a.png")
-    found = {row["url"]: (row["data"] is None, row["dropped"], row["complex_prompt"]) for row in folder.rows(path=str(home))}
+    found = {row["url"]: (row["data"] is None, row["dropped"], row["complex_prompt"]) for row in folder.rows(folder.Config(str(home)))}
     assert found == {"a.png": (False, None, None), "b.png": (True, "outside the folder", None), "c.png": (False, None, None)}
     (secret / "metadata.csv").write_text("file_name,prompt\na.png,BEGIN PRIVATE KEY\n")
     (home / "metadata.csv").symlink_to(secret / "metadata.csv")
-    with pytest.raises(ValueError, match="metadata.csv cannot be read .outside the folder.: mend or remove it"):
-        list(folder.rows(path=str(home)))
+    with pytest.raises(ValueError, match="metadata.csv cannot be read .outside the folder.: repair or remove it"):
+        list(folder.rows(folder.Config(str(home))))
 
 
 def test_a_snapshot_of_the_hub_is_links_to_its_blobs_and_is_read(tmp_path):
@@ -141,7 +141,7 @@ def test_a_snapshot_of_the_hub_is_links_to_its_blobs_and_is_read(tmp_path):
     for name, data in (("a.png", png()), ("metadata.csv", b"file_name,prompt\na.png,a cat\n")):
         (blobs / name[0]).write_bytes(data)
         (snapshot / name).symlink_to(f"../../blobs/{name[0]}")
-    assert [(row["complex_prompt"], row["dropped"]) for row in folder.rows(path=str(snapshot))] == [("a cat", None)]
+    assert [(row["complex_prompt"], row["dropped"]) for row in folder.rows(folder.Config(str(snapshot)))] == [("a cat", None)]
 
 
 def test_a_picture_larger_than_memory_likes_and_a_pipe_are_not_opened(tmp_path):
@@ -151,12 +151,12 @@ def test_a_picture_larger_than_memory_likes_and_a_pipe_are_not_opened(tmp_path):
     os.mkfifo(tmp_path / "metadata.csv")
     os.mkfifo(tmp_path / "a.txt")
     with bounded(8, 2):
-        assert [(row["url"], row["dropped"]) for row in folder.rows(path=str(tmp_path))] == [("a.png", None), ("b.png", "too many bytes")]
+        assert [(row["url"], row["dropped"]) for row in folder.rows(folder.Config(str(tmp_path)))] == [("a.png", None), ("b.png", "too many bytes")]
 
 
 @pytest.mark.parametrize("text", ["{red|blue} cat", '{"prompt": 3', '{"a":' * 200_000, '{"1": {"class_type": "KSampler"}}', "{}"])
 def test_a_text_beside_a_picture_that_only_looks_like_json_is_no_end_of_the_crawl(tmp_path, text):
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "a.txt").write_text(text)
-    (row,) = folder.rows(path=str(tmp_path))
+    (row,) = folder.rows(folder.Config(str(tmp_path)))
     assert row["dropped"] is None and row["complex_prompt"] in (text, None)

@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 from helpers.small_models import SOURCES, digest, encode, write_shards
+from helpers.stages import crawl
 from PIL import Image
 
 from miniature.gallery import Gallery
 from miniature.scenes import make
 from miniature.words import read
-from stages.crawl import crawl
 from sur_adapter.io.images import InvalidImageError, decode
-from sur_adapter.io.raw_shards import kept
+from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, read_tar
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
 
 
-def test_rows_in_are_rows_kept_and_dropped_and_each_planted_fault_has_its_reason(raw):
+def test_every_candidate_is_a_row_and_each_planted_fault_has_its_reason(raw):
     table, gallery = read_table(raw / "miniature"), Gallery(150, 3)
     assert len(table) == 150
     fault = [gallery.faults.get(gallery.id(i)) for i in range(150)]
@@ -30,7 +30,7 @@ def test_rows_in_are_rows_kept_and_dropped_and_each_planted_fault_has_its_reason
     assert list(table.url.str.extract(r"/(\d+)\.")[0].astype(int)) == [gallery.id(i) for i in range(150)]
 
 
-def test_each_picture_brings_a_true_sentence_of_its_own_where_they_are_asked_for(tmp_path):
+def test_each_image_has_a_true_sentence_if_sentences_is_set(tmp_path):
     crawl(tmp_path / "miniature", sources={"miniature": {"count": 60, "seed": 3, "sentences": True}})
     table, gallery = read_table(tmp_path / "miniature"), Gallery(60, 3)
     told = table[table.simple_prompt.notna()]
@@ -41,18 +41,17 @@ def test_each_picture_brings_a_true_sentence_of_its_own_where_they_are_asked_for
     assert read_table(tmp_path / "none" / "miniature").simple_prompt.isna().all()
 
 
-def test_pictures_are_stored_as_received_and_named_by_their_bytes(raw):
+def test_images_are_stored_as_received_and_named_by_their_bytes(raw):
     table, members = read_table(raw / "miniature"), list(read_tar(raw / "miniature"))
     assert [key for key, _, _ in members] == list(table.id[table.dropped.isna()])
     assert all(key == record_id(data) and ext in ("png", "jpg", "webp") for key, ext, data in members)
     assert {ext for _, ext, _ in members} == {"png", "jpg", "webp"}
 
 
-def test_a_second_crawl_writes_the_same_bytes_and_a_shorter_one_leaves_no_shard_behind(raw, tmp_path, monkeypatch):
+def test_a_second_crawl_writes_the_same_bytes_and_a_shorter_one_leaves_no_old_shard(raw, tmp_path):
     crawl(tmp_path / "miniature", sources=SOURCES)
     assert digest(tmp_path / "miniature") == digest(raw / "miniature")
-    monkeypatch.setattr(sys.modules["stages.crawl"], "SHARD", 50)
-    crawl(tmp_path / "miniature", sources=SOURCES)
+    crawl(tmp_path / "miniature", sources=SOURCES, rows_per_shard=50)
     assert len(digest(tmp_path / "miniature")) == 6
     assert list(read_tar(tmp_path / "miniature")) == list(read_tar(raw / "miniature"))
     assert read_table(tmp_path / "miniature").equals(read_table(raw / "miniature"))
@@ -60,20 +59,20 @@ def test_a_second_crawl_writes_the_same_bytes_and_a_shorter_one_leaves_no_shard_
     assert sorted(digest(tmp_path / "miniature")) == ["images-000000.tar", "prompts-000000.parquet"]
 
 
-def test_a_shard_of_nothing_but_refusals_is_still_a_shard(tmp_path):
+def test_a_shard_of_dropped_rows_only_is_written(tmp_path):
     row = {"source": "x", "url": "http://x/1", "data": None, "dropped": "http 404", "width": 3}
     assert write_shards(tmp_path, [dict(row), dict(row) | {"data": b"<html>", "dropped": None}]) == 2
     assert list(read_table(tmp_path).dropped) == ["http 404", "not an image"] and list(read_tar(tmp_path)) == []
     assert read_table(tmp_path).id[0] == record_id(b"http://x/1")
 
 
-def test_half_a_character_in_a_prompt_is_no_end_of_the_crawl(tmp_path):
+def test_a_lone_surrogate_in_a_prompt_is_replaced(tmp_path):
     row = {"source": "x", "url": "http://x/\ud800", "complex_prompt": "a \ud83d cat 😀", "data": None, "dropped": "timeout"}
     assert write_shards(tmp_path, [row]) == 1
     assert list(read_table(tmp_path).complex_prompt) == ["a ? cat 😀"]
 
 
-def test_what_decodes_decides_what_is_a_picture(monkeypatch):
+def test_decoding_decides_what_is_an_image(monkeypatch):
     red = Image.new("RGB", (40, 30), "red")
     assert [decode(encode(red, kind)).format for kind in ("png", "jpeg", "webp")] == ["PNG", "JPEG", "WEBP"]
     frames = {"save_all": True, "append_images": [Image.new("RGB", (40, 30), "blue")]}
@@ -91,8 +90,8 @@ def test_what_decodes_decides_what_is_a_picture(monkeypatch):
         decode(encode(red))
 
 
-def test_an_empty_source_a_misspelt_one_and_a_misspelt_setting_are_refused_in_a_sentence(tmp_path):
-    with pytest.raises(ValueError, match="source miniature gave no row at all: check sources.miniature"):
+def test_an_empty_source_a_misspelt_one_and_a_misspelt_setting_are_refused_in_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="source miniature gave no row: check sources.miniature"):
         crawl(tmp_path / "miniature", sources={"miniature": {"count": 0}})
     with pytest.raises(ValueError, match=r"sources has no 'minature' \(did you mean 'miniature'\?\)"):
         crawl(tmp_path / "minature", sources={})
@@ -101,18 +100,18 @@ def test_an_empty_source_a_misspelt_one_and_a_misspelt_setting_are_refused_in_a_
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
-def test_real_pictures_are_crawled_and_broken_ones_have_their_reason(tmp_path):
+def test_real_images_are_crawled_and_corrupt_ones_have_their_reason(tmp_path):
     crawl(tmp_path / "folder", sources={"folder": {"path": str(REAL / "sd-parsers-fixtures")}})
     table = read_table(tmp_path / "folder").set_index("url")
     assert table.dropped["bad_empty_file.png"] == "not an image" and len(table) == 9
     assert Counter(table.dropped.fillna("kept")) == {"kept": 8, "not an image": 1}
 
 
-def test_a_tar_that_was_cut_short_is_refused_in_a_sentence(raw, tmp_path):
+def test_a_truncated_tar_is_refused_in_one_sentence(raw, tmp_path):
     (folder := tmp_path / "x").mkdir()
     for file in (raw / "miniature").iterdir():
         (folder / file.name).write_bytes(file.read_bytes()[: 30_000 if file.suffix == ".tar" else None])
     with pytest.raises(ValueError, match="remove .* and run `dvc repro` again"):
-        [list(look()) for _, _, look in kept(folder)]
+        [list(images()) for _, _, images in iter_shards(folder)]
     with pytest.raises(FileNotFoundError, match="run the stage that writes it"):
-        list(kept(tmp_path / "nothing"))
+        list(iter_shards(tmp_path / "nothing"))

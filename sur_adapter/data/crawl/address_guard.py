@@ -1,9 +1,7 @@
-"""Where strangers may send us: to public addresses, over http and https.
+"""Limits the crawler to public addresses over http and https.
 
-The address of a picture comes from a stranger, and so does a redirect. A name is resolved once, what it stands for is checked, and the
-connection goes to the very address that was checked. What may be private, a source on this machine, is named: "127.0.0.1:8000".
-
-Addresses may carry secrets, too: what is asked for is not what is written down (`bare`).
+The URL of an image comes from a stranger, and so does a redirect. A name is resolved once, its addresses are checked, and the connection
+goes to the very address that was checked. A source on this machine must be named in `private`, as "127.0.0.1:8000".
 """
 
 from collections.abc import Collection
@@ -16,19 +14,19 @@ from yarl import URL
 NAT64 = int(IPv6Address("64:ff9b::")) >> 32  # RFC 6052: the last 32 bits are an IPv4 address
 
 
-class PrivateAddress(OSError):
-    """A name that stands for an address no stranger should send us to."""
+class PrivateAddressError(OSError):
+    """Raised for a host name that resolves to an address which is not public."""
 
 
-def public(address: str) -> bool:
-    """Whether an address belongs to the open network, and every IPv4 address inside it too. Raises ValueError if it is none."""
+def is_public(address: str) -> bool:
+    """Whether an IP address, and every IPv4 address embedded in it, is public. Raises ValueError if it is no IP address."""
     ip = ip_address(address.partition("%")[0])
-    inner = _inner(ip) if isinstance(ip, IPv6Address) else []
-    return all(x.is_global and not x.is_multicast and not x.is_reserved for x in inner or [ip])
+    embedded = _embedded_ipv4(ip) if isinstance(ip, IPv6Address) else []
+    return all(x.is_global and not x.is_multicast and not x.is_reserved for x in embedded or [ip])
 
 
-def _inner(ip: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses an IPv6 one is a door to: mapped, 6to4, Teredo, NAT64."""
+def _embedded_ipv4(ip: IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo, NAT64."""
     if ip.ipv4_mapped:
         return [ip.ipv4_mapped]
     if int(ip) >> 32 == NAT64:
@@ -36,34 +34,29 @@ def _inner(ip: IPv6Address) -> list[IPv4Address]:
     return [x for x in (ip.sixtofour, *(ip.teredo or ())) if x]
 
 
-def named(url: URL) -> str:
-    """host:port, as a private source is named."""
-    return f"{url.host}:{url.port}"
-
-
-def problem(url: URL, private: Collection[str]) -> str | None:
-    """ "no address" | "private address" | None, as far as the address itself tells; a name is the resolver's to check."""
+def check_url(url: URL, private: Collection[str]) -> str | None:
+    """Returns "no address" or "private address" if the URL itself shows it, else None; names are checked by PublicResolver."""
     if url.scheme not in ("http", "https") or not url.host:
         return "no address"
-    if named(url) in private or not (":" in url.host or url.host.replace(".", "").isdigit()):  # aiohttp resolves no such name
+    if f"{url.host}:{url.port}" in private or not (":" in url.host or url.host.replace(".", "").isdigit()):
         return None
     try:
-        return None if public(url.host) else "private address"
-    except ValueError:  # 2130706433 and 127.1 mean this machine to some, and are no address to us
+        return None if is_public(url.host) else "private address"
+    except ValueError:  # some clients read 2130706433 and 127.1 as this machine; here they are no addresses
         return "no address"
 
 
 class PublicResolver(AbstractResolver):
-    """Names to addresses, each of them public unless the name is among `private`. Raises PrivateAddress."""
+    """Resolves host names to public addresses; only "host:port" in `private` may have others. Raises PrivateAddressError."""
 
     def __init__(self, private: Collection[str]):
-        self.private, self.inner = private, ThreadedResolver()
+        self.private, self.resolver = private, ThreadedResolver()
 
     async def resolve(self, host: str, port: int = 0, family: int = 0) -> list:
-        found = await self.inner.resolve(host, port, family)
-        if f"{host}:{port}" not in self.private and not all(public(f["host"]) for f in found):
-            raise PrivateAddress(f"{host} is a private address")
-        return found
+        results = await self.resolver.resolve(host, port, family)
+        if f"{host}:{port}" not in self.private and not all(is_public(result["host"]) for result in results):
+            raise PrivateAddressError(f"{host} is a private address")
+        return results
 
     async def close(self) -> None:
-        await self.inner.close()
+        await self.resolver.close()

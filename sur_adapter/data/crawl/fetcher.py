@@ -1,10 +1,10 @@
-"""Candidates of a web source to rows with their bytes: many fetched at a time, handed on in the order of the source.
+"""Fetches the images of a web source: many at a time, returned in the order of the source.
 
-    def rows(work=None, after=0, *, limit):
-        return gather(listing, work, after, limit, rate=10)
+    def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+        return fetch_rows(lambda fetcher: listing(fetcher, config), config, config.limit, state)
 
-`listing(desk)` yields a row for each candidate: records.RAW without id, `dropped` set where there is no use in fetching. The fetching runs
-in a thread of its own, so that a picture that takes long to write holds up no answer.
+`listing(fetcher)` yields a row for each candidate image, as in data/sources/base.py but without data; `dropped` is set where it need not be
+fetched. Fetching runs in its own thread, so that writing a large image delays no response.
 """
 
 import asyncio
@@ -14,153 +14,184 @@ from contextlib import aclosing, suppress
 from queue import SimpleQueue
 from threading import Event, Thread
 
-from sur_adapter.data.crawl.http_client import Web
+from sur_adapter.data.crawl.crawl_state import CrawlState
+from sur_adapter.data.crawl.http_client import HttpClient, HttpConfig
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.urls import strip_credentials
 from sur_adapter.io.work_cache import WorkCache
 
-Unless = Callable[[dict], bool] | None  # which rows are never fetched, as `forgotten`
-AHEAD = 400  # rows under way: a busy one holds up no other
-AHEAD_BYTES = 256 * 2**20  # waiting to be taken, beside those that are under way
+MAX_IN_FLIGHT = 400  # rows that are fetched or wait to be taken: a busy host blocks no other
+MAX_WAITING_BYTES = 256 * 2**20  # of fetched images that wait to be taken
+
+
+Listing = Callable[["Fetcher"], AsyncIterator[dict]]
 
 
 def row_key(number: int) -> str:
-    """What the work cache calls the answer for a row of a source, so that a stage may drop those it has put elsewhere."""
+    """The key of a fetched row in the work cache."""
     return f"row-{number:09d}"
 
 
-class Desk:
-    """Fetches pages and pictures, none that the work cache has already."""
+class Fetcher:
+    """Fetches pages and images, except those that the work cache already has."""
 
-    def __init__(self, web: Web, work: WorkCache | None):
-        self.web, self.work = web, work
+    def __init__(self, client: HttpClient, work: WorkCache | None):
+        self.client, self.work = client, work
 
-    async def page(self, url: str, holds: str, headers: dict[str, str] | None = None) -> tuple[dict | None, str | None]:
-        """(the JSON object, None) if it has a list called `holds`, else (None, reason).
+    async def fetch_page(self, url: str, list_key: str, headers: dict[str, str] | None = None) -> tuple[dict | None, str | None]:
+        """Returns (JSON object, None) if it has a list under `list_key`, else (None, reason).
 
-        A page that came whole is kept: after a kill the source is as it was. A spoilt one is asked for again.
+        A valid page is cached, so that a resumed crawl sees the same listing; an invalid one is fetched again.
         """
         key = f"page-{record_id(url.encode())}"
-        data, why = self.work.get(key) if self.work else None, None
-        kept = data is not None
-        if not kept:
-            data, why = await self.web.get(url, {"Accept-Encoding": "gzip"} | (headers or {}))
-        if why:
-            return None, why
+        data, reason = self.work.get(key) if self.work else None, None
+        cached = data is not None
+        if not cached:
+            data, reason = await self.client.get(url, {"Accept-Encoding": "gzip"} | (headers or {}))
+        if reason:
+            return None, reason
         try:
             page = json.loads(data)
-        except (ValueError, RecursionError):  # a stranger's JSON may be a million brackets deep
+        except (ValueError, RecursionError):  # hostile JSON may nest a million brackets
             return None, "not JSON"
-        if not isinstance(page, dict) or not isinstance(page.get(holds), list):
-            return None, f"no list of {holds}"
-        if self.work and not kept:
+        if not isinstance(page, dict) or not isinstance(page.get(list_key), list):
+            return None, f"no list of {list_key}"
+        if self.work and not cached:
             self.work.set(key, data)
         return page, None
 
-    async def picture(self, number: int, row: dict) -> dict:
-        """The row with `data`, the bytes as received, or with the reason why there are none."""
+    async def fetch_image(self, number: int, row: dict) -> dict:
+        """The row with `data`, the bytes as received, or with the reason in `dropped`. The cache holds "1" + bytes or "0" + reason."""
         if row["dropped"]:
             return row | {"data": None}
-        kept = self.work.get(row_key(number)) if self.work else None
-        if kept is None:
-            data, why = await self.web.get(row["url"])
-            if self.work:
-                self.work.set(row_key(number), b"1" + data if why is None else b"0" + why.encode())
+        cached = self.work.get(row_key(number)) if self.work else None
+        if cached is not None:
+            data, reason = (cached[1:], None) if cached[:1] == b"1" else (None, cached[1:].decode())
         else:
-            data, why = (kept[1:], None) if kept[:1] == b"1" else (None, kept[1:].decode())
-        return row | {"data": data, "dropped": why}
+            data, reason = await self.client.get(row["url"])
+            if self.work:
+                self.work.set(row_key(number), b"1" + data if reason is None else b"0" + reason.encode())
+        return row | {"data": data, "dropped": reason}
 
 
-class _Line:
-    """Rows in order from the fetching thread to whoever takes them, no more of them at a time than memory bears."""
+class BoundedQueue:
+    """Passes rows in order from the event loop's thread to the consumer's, limited by MAX_IN_FLIGHT and MAX_WAITING_BYTES."""
 
     def __init__(self):
-        self.ready, self.started = SimpleQueue(), Event()
-        self.loop = self.task = None
-        self.rows = self.bytes = 0
-        self.room = asyncio.Event()
+        self._items, self._started = SimpleQueue(), Event()
+        self._loop = self._task = None
+        self._rows = self._bytes = 0
+        self._has_room = asyncio.Event()
 
-    async def enter(self) -> None:
-        while self.rows >= AHEAD or self.bytes >= AHEAD_BYTES:
-            self.room.clear()
-            await self.room.wait()
-        self.rows += 1
+    # on the event loop
 
-    def leave(self, size: int) -> None:
-        self.rows, self.bytes = self.rows - 1, self.bytes - size
-        self.room.set()
+    def open(self) -> None:
+        """Binds the queue to the running task, which `cancel` stops."""
+        self._loop, self._task = asyncio.get_running_loop(), asyncio.current_task()
+        self._started.set()
 
-    async def fetch(self, desk: Desk, number: int, row: dict) -> dict:
-        row = await desk.picture(number, row) | {"url": strip_credentials(row["url"])}
-        self.bytes += len(row["data"] or b"")
-        return row
+    async def reserve(self) -> None:
+        """Waits until another row may be fetched."""
+        while self._rows >= MAX_IN_FLIGHT or self._bytes >= MAX_WAITING_BYTES:
+            self._has_room.clear()
+            await self._has_room.wait()
+        self._rows += 1
+
+    def add_bytes(self, size: int) -> None:
+        self._bytes += size
+
+    def put(self, item: dict | BaseException | None) -> None:
+        """A row, an exception for the consumer to raise, or None at the end."""
+        self._items.put(item)
+
+    def _release(self, size: int) -> None:
+        self._rows, self._bytes = self._rows - 1, self._bytes - size
+        self._has_room.set()
+
+    # in the consumer's thread
+
+    def wait_until_open(self) -> None:
+        self._started.wait()
+
+    def take(self) -> Iterator[dict]:
+        while (item := self._items.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            self._call_on_loop(self._release, len(item["data"] or b""))
+            yield item
+
+    def cancel(self) -> None:
+        self._call_on_loop(self._task.cancel)
+
+    def _call_on_loop(self, function: Callable, *args) -> None:
+        with suppress(RuntimeError):  # the loop has already ended
+            self._loop.call_soon_threadsafe(function, *args)
 
 
-def gather(
-    listing: Callable[[Desk], AsyncIterator[dict]], work: WorkCache | None, after: int, limit: int | None, unless: Unless = None, **manners
-) -> Iterator[dict]:
-    """Rows `after` to `limit` of a listing; those that `unless` says yes to are not fetched.
+def fetch_rows(listing: Listing, config: HttpConfig, limit: int | None, state: CrawlState) -> Iterator[dict]:
+    """Yields rows `state.start` to `limit` of a listing with their bytes or reasons.
 
-    manners: as of web.Web. Raises what the listing raises, after the rows before it.
+    Raises what the listing raises, after the rows before it.
     """
-    line = _Line()
-    thread = Thread(target=asyncio.run, args=(_run(line, listing, work, after, limit, unless, manners),), name="gather", daemon=True)
+    queue = BoundedQueue()
+    thread = Thread(target=asyncio.run, args=(_run(queue, listing, config, limit, state),), name="fetcher", daemon=True)
     thread.start()
-    line.started.wait()
+    queue.wait_until_open()
     try:
-        while (row := line.ready.get()) is not None:
-            if isinstance(row, BaseException):
-                raise row
-            _tell(line, line.leave, len(row["data"] or b""))
-            yield row
+        yield from queue.take()
     finally:
-        _tell(line, line.task.cancel)
+        queue.cancel()
         thread.join()
 
 
-def _tell(line: _Line, what: Callable, *words) -> None:
-    with suppress(RuntimeError):  # its loop has ended by itself
-        line.loop.call_soon_threadsafe(what, *words)
-
-
-async def _run(
-    line: _Line, listing: Callable, work: WorkCache | None, after: int, limit: int | None, unless: Unless, manners: dict
-) -> None:
-    line.loop, line.task = asyncio.get_running_loop(), asyncio.current_task()
-    line.started.set()
-    waiting: asyncio.Queue = asyncio.Queue()
+async def _run(queue: BoundedQueue, listing: Listing, config: HttpConfig, limit: int | None, state: CrawlState) -> None:
+    queue.open()
+    in_order: asyncio.Queue = asyncio.Queue()  # tasks, then None
     try:
-        async with Web(**manners) as web:
-            feeder = asyncio.create_task(_feed(line, waiting, listing, Desk(web, work), after, limit, unless))
-            while (task := await waiting.get()) is not None:
-                line.ready.put(await task)
+        async with HttpClient(config) as client:
+            feeder = asyncio.create_task(_feed(queue, in_order, listing, Fetcher(client, state.work), limit, state))
+            while (task := await in_order.get()) is not None:
+                queue.put(await task)
             await feeder
-        line.ready.put(None)
-    except BaseException as error:  # whoever takes the rows must hear of it
-        line.ready.put(error)
+        queue.put(None)
+    except BaseException as error:  # the consumer raises it
+        queue.put(error)
 
 
-def _heard(task: asyncio.Task) -> None:
-    """What goes wrong is told once, of the first row in order; of the rows under way beside it nobody need hear."""
-    task.cancelled() or task.exception()
-
-
-async def _feed(line: _Line, waiting: asyncio.Queue, listing: Callable, desk: Desk, after: int, limit: int | None, unless: Unless) -> None:
-    """A task for each row, in order; None at the end, however it comes."""
+async def _feed(
+    queue: BoundedQueue, in_order: asyncio.Queue, listing: Listing, fetcher: Fetcher, limit: int | None, state: CrawlState
+) -> None:
+    """Starts a task for each row, in order; puts None at the end, also after an error."""
     try:
         number = 0
         if limit == 0:
             return
-        async with aclosing(listing(desk)) as rows:
+        async with aclosing(listing(fetcher)) as rows:
             async for row in rows:
-                if number >= after:
-                    if unless and not row["dropped"] and (unless(row) or unless(row | {"url": strip_credentials(row["url"])})):
+                if number >= state.start:
+                    if state.skip and not row["dropped"] and (state.skip(row) or state.skip(_without_credentials(row))):
                         row = row | {"dropped": "forgotten"}
-                    await line.enter()
-                    waiting.put_nowait(task := asyncio.create_task(line.fetch(desk, number, row)))
-                    task.add_done_callback(_heard)
+                    await queue.reserve()
+                    in_order.put_nowait(task := asyncio.create_task(_fetch(queue, fetcher, number, row)))
+                    task.add_done_callback(_mark_exception_retrieved)
                 number += 1
                 if number == limit:
                     return
     finally:
-        waiting.put_nowait(None)
+        in_order.put_nowait(None)
+
+
+async def _fetch(queue: BoundedQueue, fetcher: Fetcher, number: int, row: dict) -> dict:
+    row = _without_credentials(await fetcher.fetch_image(number, row))
+    queue.add_bytes(len(row["data"] or b""))
+    return row
+
+
+def _without_credentials(row: dict) -> dict:
+    return row | {"url": strip_credentials(row["url"])}
+
+
+def _mark_exception_retrieved(task: asyncio.Task) -> None:
+    """Keeps asyncio from logging errors of rows in flight: only the first error in order is raised."""
+    if not task.cancelled():
+        task.exception()

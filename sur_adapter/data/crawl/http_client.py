@@ -1,195 +1,217 @@
-"""A polite and careful HTTP client: every address ends in bytes or in a reason, never in an exception, never without end.
+"""HTTP client of the crawler: `get()` returns (bytes, None) or (None, reason); it never raises and always times out.
 
-    async with Web(rate=10) as web:
-        data, why = await web.get("https://example.org/a.png")
+    async with HttpClient(HttpConfig(rate=10)) as client:
+        data, reason = await client.get("https://example.org/a.png")
 
-TLS is verified, no proxy is used (it would resolve names past our check), no cookie is kept, bytes are handed on as received.
+TLS is verified. No proxy is used, since it would resolve names past the address guard. No cookie is kept. Bytes are returned as received.
 """
 
 import asyncio
 import ssl
 import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import aiohttp
 from yarl import URL
 
-from sur_adapter.data.crawl.address_guard import PrivateAddress, PublicResolver, problem
-from sur_adapter.data.crawl.politeness import AGENT, BUSY, LONGEST_WAIT, NAME, Host, Robots, opted_out, retry_after
+from sur_adapter.data.crawl.address_guard import PrivateAddressError, PublicResolver, check_url
+from sur_adapter.data.crawl.politeness import AGENT, BUSY, LONGEST_WAIT, Host, RobotsTxt, opted_out, retry_after
 
-HOPS = 5  # redirects followed
-ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for 500 KiB at least
-SHORT = 4096  # bytes: a refusal's words are read to their end
-MOST_HOSTS = 5000  # known at a time; those that nobody waits for are forgotten first
+MAX_CONNECTIONS = 64  # over all hosts
+MAX_REDIRECTS = 5
+MAX_ROBOTS_BYTES = 512 * 1024  # RFC 9309 asks for at least 500 KiB
+MAX_ERROR_BYTES = 4096  # a short error page is read to its end, so that the connection can be used again
+MAX_HOSTS = 5000  # remembered at a time; idle ones are dropped first
 REDIRECTS = (301, 302, 303, 307, 308)
 HEADERS = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
 
-Answer = tuple[bytes | None, str | None]  # (bytes, None) or (None, reason)
+Response = tuple[bytes | None, str | None]  # (bytes, None) or (None, reason)
 
 
-class Try(NamedTuple):
-    """What one try came to: bytes, or a reason, or the address to go on with."""
+@dataclass(frozen=True, kw_only=True)
+class HttpConfig:
+    """How hosts are requested; a web source inherits these keys and may set other defaults.
+
+    rate: requests per second to one host; null: no limit. workers: concurrent requests to one host. tries: attempts per URL. timeout:
+    seconds of one attempt, body included. max_bytes: of one file. private: hosts on this machine or its network that may be requested, as
+    host:port.
+    """
+
+    rate: float | None = None
+    workers: int = 8
+    tries: int = 5
+    timeout: float = 30.0
+    max_bytes: int = 32 * 2**20
+    private: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.rate is not None and self.rate <= 0:
+            raise ValueError(f"rate is {self.rate:g}: give requests per second above 0, or null for no limit")
+        if self.timeout <= 0:
+            raise ValueError(f"timeout is {self.timeout:g}: give seconds above 0")
+        for name in ("workers", "tries", "max_bytes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+
+
+class Attempt(NamedTuple):
+    """Result of one attempt: the data, a reason why there is none, or the URL of a redirect."""
 
     data: bytes | None = None
-    why: str | None = None
-    again: bool = False  # whether another try may help
-    wait: float | None = None  # seconds that the host wants to be left alone for, if it says so
-    onward: URL | None = None
+    reason: str | None = None
+    retryable: bool = False
+    wait: float | None = None  # seconds until the next attempt, if the host says so
+    redirect: URL | None = None
 
 
-class Web:
-    """tries: of one address. timeout: seconds of one try as a whole, body and all. rate: requests a second to one host, None for
-    no limit. per_host: requests at a time. private: sources on this machine or its network, as host:port; all others are refused."""
+class HttpClient:
+    """Fetches URLs within the limits of `config`. Use it as an async context manager."""
 
-    def __init__(
-        self,
-        *,
-        tries: int = 5,
-        timeout: float = 30.0,
-        max_bytes: int = 32 * 2**20,
-        rate: float | None = None,
-        per_host: int = 8,
-        at_once: int = 64,
-        private: Collection[str] = (),
-    ):
-        self.tries, self.timeout, self.max_bytes = tries, timeout, max_bytes
-        self.gap, self.per_host, self.private = 1 / rate if rate else 0.0, per_host, frozenset(private)
-        self.at_once = asyncio.Semaphore(at_once)
+    def __init__(self, config: HttpConfig):
+        self.config = config
+        self.private = frozenset(config.private)
         self.hosts: dict[URL, Host] = {}
+        self._connections = asyncio.Semaphore(MAX_CONNECTIONS)
 
-    async def __aenter__(self) -> "Web":
+    async def __aenter__(self) -> "HttpClient":
         self.session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, resolver=PublicResolver(self.private)),
-            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_read=None),  # a try has a limit of its own
+            timeout=aiohttp.ClientTimeout(total=None, connect=None, sock_read=None),  # each attempt has its own limit
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=HEADERS,
-            auto_decompress=False,  # capped here instead
+            auto_decompress=False,  # read_body decompresses up to a limit
         )
         return self
 
     async def __aexit__(self, *_) -> None:
         await self.session.close()
 
-    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Answer:
-        """The bytes of an address. `headers` (a token) go to its own host and to no other, whatever redirects say."""
+    async def get(self, url: str, headers: Mapping[str, str] | None = None) -> Response:
+        """Fetches a URL. `headers`, such as a token, are sent to its own host only, wherever redirects lead."""
         try:
-            start = URL(url)
+            parsed = URL(url)
         except (ValueError, TypeError):
             return None, "no address"
-        return await self._tries(start, headers or {}, self.max_bytes)
+        return await self._get_with_retries(parsed, headers or {}, self.config.max_bytes)
 
-    async def _tries(self, url: URL, headers: Mapping[str, str], most: int, robots: bool = True) -> Answer:
-        for attempt in range(self.tries):
-            answer, host = await self._follow(url, headers, most, robots)
-            if not answer.again:
+    async def _get_with_retries(self, url: URL, headers: Mapping[str, str], max_bytes: int, check_robots: bool = True) -> Response:
+        for number in range(self.config.tries):
+            attempt, host = await self._follow_redirects(url, headers, max_bytes, check_robots)
+            if not attempt.retryable:
                 break
-            wait = min(30.0, 2.0**attempt) if answer.wait is None else answer.wait
-            if answer.wait is not None or answer.why == "http 429":  # it has had enough of us, whatever the address
-                host.leave_alone(wait, answer.why)
-            if wait > LONGEST_WAIT or attempt == self.tries - 1:
+            wait = min(30.0, 2.0**number) if attempt.wait is None else attempt.wait
+            if attempt.wait is not None or attempt.reason == "http 429":  # the host asks for a pause, whatever the URL
+                host.back_off(wait, attempt.reason)
+            if wait > LONGEST_WAIT or number == self.config.tries - 1:
                 break
             await asyncio.sleep(wait)
-        if host and (answer.again or answer.why == "timeout"):
-            host.came_to_nothing(answer.why)
+        if host and (attempt.retryable or attempt.reason == "timeout"):
+            host.record_failure(attempt.reason)
         elif host and not host.refused:
-            host.came()
-        return answer.data, answer.why
+            host.record_success()
+        return attempt.data, attempt.reason
 
-    async def _follow(self, url: URL, headers: Mapping[str, str], most: int, robots: bool) -> tuple[Try, Host | None]:
-        """One try and the host it ended at; redirects are followed, each as if it had been asked for at first."""
+    async def _follow_redirects(
+        self, url: URL, headers: Mapping[str, str], max_bytes: int, check_robots: bool
+    ) -> tuple[Attempt, Host | None]:
+        """One attempt and the host where it ended. Every redirect is checked like the first URL."""
         start, host = url, None
-        for _ in range(HOPS + 1):
-            if why := problem(url, self.private):
-                return Try(why=why), None
+        for _ in range(MAX_REDIRECTS + 1):
+            if reason := check_url(url, self.private):
+                return Attempt(reason=reason), None
             host = self._host(url)
             host.users += 1
             try:
-                if why := host.refused or (await self._forbidden(host, url) if robots else None):
-                    return Try(why=why), None
-                async with host.turn(), self.at_once:
-                    if host.refused:  # while we waited
-                        return Try(why=host.refused), None
-                    answer = await self._request(url, headers if url.origin() == start.origin() else {}, most)
+                if reason := host.refused or (await self._check_robots(host, url) if check_robots else None):
+                    return Attempt(reason=reason), None
+                async with host.slot(), self._connections:
+                    if host.refused:  # while this request waited
+                        return Attempt(reason=host.refused), None
+                    attempt = await self._request(url, headers if url.origin() == start.origin() else {}, max_bytes)
             finally:
                 host.users -= 1
-            if answer.onward is None:
-                return answer, host
-            url = answer.onward
-        return Try(why="too many redirects"), host
+            if attempt.redirect is None:
+                return attempt, host
+            url = attempt.redirect
+        return Attempt(reason="too many redirects"), host
 
     def _host(self, url: URL) -> Host:
         origin = url.origin()
         if origin not in self.hosts:
-            if len(self.hosts) >= MOST_HOSTS:
+            if len(self.hosts) >= MAX_HOSTS:
                 self.hosts = {key: host for key, host in self.hosts.items() if host.users or host.refused}
-            self.hosts[origin] = Host(self.per_host, self.gap)
+            self.hosts[origin] = Host(self.config.workers, 1 / self.config.rate if self.config.rate else 0.0)
         return self.hosts[origin]
 
-    async def _forbidden(self, host: Host, url: URL) -> str | None:
-        """The reason if robots.txt says no, or cannot be had (RFC 9309: 4xx allows everything, no answer allows nothing)."""
+    async def _check_robots(self, host: Host, url: URL) -> str | None:
+        """Returns the reason if robots.txt disallows the URL or cannot be fetched. It is fetched once per host."""
         if host.robots is None:
-            host.robots = asyncio.ensure_future(self._robots(host, url.origin() / "robots.txt"))
-        rules = await asyncio.shield(host.robots)
-        if rules is None or isinstance(rules, str):
-            return rules
-        return None if rules.can_fetch(NAME, str(url)) else "robots.txt forbids"
+            host.robots = asyncio.ensure_future(self._fetch_robots(host, url.origin() / "robots.txt"))
+        robots = await asyncio.shield(host.robots)
+        if robots is None or isinstance(robots, str):
+            return robots
+        return None if robots.allows(str(url)) else "robots.txt forbids"
 
-    async def _robots(self, host: Host, url: URL):
-        data, why = await self._tries(url, {}, ROBOTS_BYTES, robots=False)
-        if why is None:
-            rules = Robots(data)
-            return host.obey(rules) or rules
-        if why.startswith("http 4") and why != "http 429":
+    async def _fetch_robots(self, host: Host, url: URL) -> RobotsTxt | str | None:
+        """The rules, None if there are none, or a reason (RFC 9309: 4xx allows everything, no answer allows nothing)."""
+        data, reason = await self._get_with_retries(url, {}, MAX_ROBOTS_BYTES, check_robots=False)
+        if reason is None:
+            robots = RobotsTxt(data)
+            return host.apply_robots(robots) or robots
+        if reason.startswith("http 4") and reason != "http 429":
             return None
-        return f"robots.txt: {why}" if why.startswith(("http", "too")) else why
+        return f"robots.txt: {reason}" if reason.startswith(("http", "too")) else reason
 
-    async def _request(self, url: URL, headers: Mapping[str, str], most: int) -> Try:
+    async def _request(self, url: URL, headers: Mapping[str, str], max_bytes: int) -> Attempt:
         try:
-            async with asyncio.timeout(self.timeout), self.session.get(url, headers=headers, allow_redirects=False) as answer:
-                if answer.status in REDIRECTS and "Location" in answer.headers:
-                    return Try(onward=url.join(URL(answer.headers["Location"])))
-                if answer.status != 200:
-                    if (answer.content_length or SHORT + 1) <= SHORT:  # then the connection can be used again
-                        await answer.read()
-                    busy = answer.status in BUSY
-                    return Try(
-                        why=f"http {answer.status}", again=busy, wait=retry_after(answer.headers.get("Retry-After")) if busy else None
-                    )
-                why = opted_out(answer.headers)
-                return Try(why=why) if why else await body(answer, most)
-        except Exception as error:  # whatever a stranger's host makes of the protocol
-            return _reason(error)
+            async with (
+                asyncio.timeout(self.config.timeout),
+                self.session.get(url, headers=headers, allow_redirects=False) as response,
+            ):
+                if response.status in REDIRECTS and "Location" in response.headers:
+                    return Attempt(redirect=url.join(URL(response.headers["Location"])))
+                if response.status != 200:
+                    if (response.content_length or MAX_ERROR_BYTES + 1) <= MAX_ERROR_BYTES:
+                        await response.read()
+                    busy = response.status in BUSY
+                    wait = retry_after(response.headers.get("Retry-After")) if busy else None
+                    return Attempt(reason=f"http {response.status}", retryable=busy, wait=wait)
+                reason = opted_out(response.headers)
+                return Attempt(reason=reason) if reason else await read_body(response, max_bytes)
+        except Exception as error:  # a hostile host can break the protocol in any way
+            return _failed_attempt(error)
 
 
-async def body(answer: aiohttp.ClientResponse, most: int) -> Try:
-    """The bytes of an answer, at most `most` of them, counted after unpacking."""
-    packing, data = answer.headers.get("Content-Encoding", "").strip().lower() or "identity", bytearray()
-    if packing not in ("identity", "gzip", "x-gzip", "deflate"):
-        return Try(why="unknown encoding")
-    if (answer.content_length or 0) > most:
-        return Try(why="too many bytes")
-    unpack = None if packing == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
-    async for chunk in answer.content.iter_any():
-        data += unpack.decompress(chunk, most + 1 - len(data)) if unpack else chunk
-        if len(data) > most:
-            return Try(why="too many bytes")
-    if unpack and not unpack.eof:
-        return Try(why="cut short", again=True)
-    return Try(bytes(data))
+async def read_body(response: aiohttp.ClientResponse, max_bytes: int) -> Attempt:
+    """Reads the body, decompressed; more than `max_bytes` after decompression is refused."""
+    encoding, data = response.headers.get("Content-Encoding", "").strip().lower() or "identity", bytearray()
+    if encoding not in ("identity", "gzip", "x-gzip", "deflate"):
+        return Attempt(reason="unknown encoding")
+    if (response.content_length or 0) > max_bytes:
+        return Attempt(reason="too many bytes")
+    decompressor = None if encoding == "identity" else zlib.decompressobj(zlib.MAX_WBITS | 32)
+    async for chunk in response.content.iter_any():
+        data += decompressor.decompress(chunk, max_bytes + 1 - len(data)) if decompressor else chunk
+        if len(data) > max_bytes:
+            return Attempt(reason="too many bytes")
+    if decompressor and not decompressor.eof:
+        return Attempt(reason="cut short", retryable=True)
+    return Attempt(bytes(data))
 
 
-def _reason(error: Exception) -> Try:
-    if isinstance(getattr(error, "os_error", error), PrivateAddress):
-        return Try(why="private address")
+def _failed_attempt(error: Exception) -> Attempt:
+    if isinstance(getattr(error, "os_error", error), PrivateAddressError):
+        return Attempt(reason="private address")
     if isinstance(error, TimeoutError):
-        return Try(why="timeout")
+        return Attempt(reason="timeout")
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):
-        return Try(why="certificate refused")
+        return Attempt(reason="certificate refused")
     if isinstance(error, aiohttp.ClientPayloadError):
-        return Try(why="cut short", again=True)
+        return Attempt(reason="cut short", retryable=True)
     if isinstance(error, zlib.error):
-        return Try(why="broken encoding")
+        return Attempt(reason="broken encoding")
     if isinstance(error, aiohttp.InvalidURL | ValueError | TypeError):
-        return Try(why="no address")
-    return Try(why="connection failed", again=True)
+        return Attempt(reason="no address")
+    return Attempt(reason="connection failed", retryable=True)

@@ -1,102 +1,103 @@
-"""Manners towards one host: how often it is asked, how long it is left alone, what it forbids, and who opted out."""
+"""Politeness towards one host: request rate, pauses, robots.txt, opt-out headers."""
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from email.utils import parsedate_to_datetime
-from urllib.parse import quote, unquote, urlsplit
-from urllib.robotparser import RobotFileParser
 
-NAME = "sur-adapter"
+from protego import Protego
+
+NAME = "sur-adapter"  # the product token that robots.txt may name
 AGENT = f"{NAME}/0.1 (crawler of captioned pictures for research; one polite client)"
-BUSY = (429, 500, 502, 503, 504)  # worth another try; no other status is
-LONGEST_WAIT = 60.0  # seconds that are waited for; a host that asks for more is left alone
-GIVEN_UP = 50  # addresses in a row that came to nothing, all tries spent: the host is down, and asking on helps nobody
+BUSY = (429, 500, 502, 503, 504)  # only these statuses are tried again
+LONGEST_WAIT = 60.0  # seconds; a host that asks for a longer pause is not requested again
+MAX_FAILURES = 50  # URLs in a row that failed after all attempts: the host is down
+USER_AGENT_LINE = re.compile(r"\s*user(?:-|\s*)agent(?:\s*:|\s)(.*)", re.IGNORECASE)
 
 
 class Host:
-    """One host: `places` requests at a time, `gap` seconds from one to the next, quiet for as long as it asked."""
+    """Limits the requests to one host: `max_concurrent` at a time, `gap` seconds between their starts, and the pauses it asks for."""
 
-    def __init__(self, places: int, gap: float):
-        self.places, self.gap = asyncio.Semaphore(places), gap
-        self.next = self.quiet = 0.0  # monotonic seconds: when the next request may start, until when none may
-        self.users = 0
-        self.robots: asyncio.Future | None = None  # of None (everything is allowed), a parser, or a reason
-        self.refused: str | None = None  # the reason for which it is asked no more
+    def __init__(self, max_concurrent: int, gap: float):
+        self.gap = gap
+        self.users = 0  # URLs in progress
+        self.robots: asyncio.Future | None = None  # of None (everything is allowed), a RobotsTxt, or the reason of a failure
+        self.refused: str | None = None  # why it is not requested again
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._next_start = self._paused_until = 0.0  # on the monotonic clock
         self._failures = 0
 
     @asynccontextmanager
-    async def turn(self) -> AsyncIterator[None]:
-        """Waits until a request may start; holds a place while it lasts."""
-        async with self.places:
-            while (wait := max(self.next, self.quiet) - time.monotonic()) > 0:
+    async def slot(self) -> AsyncIterator[None]:
+        """Waits until a request may start and holds one of the slots during the block."""
+        async with self._slots:
+            while (wait := max(self._next_start, self._paused_until) - time.monotonic()) > 0:
                 await asyncio.sleep(wait)
-            self.next = time.monotonic() + self.gap
+            self._next_start = time.monotonic() + self.gap
             yield
 
-    def leave_alone(self, seconds: float, why: str) -> None:
-        """As Retry-After asks, for all that wait for this host; for good if it asks for too long."""
+    def back_off(self, seconds: float, reason: str) -> None:
+        """Pauses all requests to this host, as Retry-After asks; beyond LONGEST_WAIT the host is refused for good."""
         if seconds > LONGEST_WAIT:
-            self.refused = why
+            self.refused = reason
         else:
-            self.quiet = max(self.quiet, time.monotonic() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
-    def came(self) -> None:
+    def record_success(self) -> None:
         self._failures = 0
 
-    def came_to_nothing(self, why: str) -> None:
+    def record_failure(self, reason: str) -> None:
+        """Counts a URL that failed after all attempts; the host is refused after MAX_FAILURES in a row."""
         self._failures += 1
-        if self._failures >= GIVEN_UP:
-            self.refused = f"host given up: {why}"
+        if self._failures >= MAX_FAILURES:
+            self.refused = f"host given up: {reason}"
 
-    def obey(self, rules: RobotFileParser) -> str | None:
-        """Crawl-delay becomes the gap; a reason if it is longer than we wait."""
-        delay = float(rules.crawl_delay(NAME) or 0)
-        self.gap = max(self.gap, min(delay, LONGEST_WAIT))
-        return "robots.txt: crawl-delay" if delay > LONGEST_WAIT else None
-
-
-class Robots(RobotFileParser):
-    """robots.txt as RFC 9309 reads it: * and $ in paths, the longest rule decides. Python's own parser knows prefixes alone."""
-
-    def __init__(self, text: bytes):
-        super().__init__()
-        self.parse(text.decode("utf-8-sig", "replace").splitlines())
-
-    def can_fetch(self, useragent: str, url: str) -> bool:
-        entry = next((e for e in self.entries if e.applies_to(useragent)), self.default_entry)
-        parts = urlsplit(url)
-        path = quote(unquote(parts.path or "/") + (f"?{unquote(parts.query)}" if parts.query else ""))
-        rules = [(len(r.path), r.allowance) for r in (entry.rulelines if entry else []) if _matches(r.path, path)]
-        return max(rules, default=(0, True))[1]
+    def apply_robots(self, robots: "RobotsTxt") -> str | None:
+        """Widens the gap to the crawl delay. Returns a reason if the delay exceeds LONGEST_WAIT."""
+        self.gap = max(self.gap, min(robots.crawl_delay, LONGEST_WAIT))
+        return "robots.txt: crawl-delay" if robots.crawl_delay > LONGEST_WAIT else None
 
 
-def _matches(pattern: str, path: str) -> bool:
-    """Piece by piece, so that no pattern takes long. The parser has quoted both: %2A is *, %24 at the end is $."""
-    start, *pieces = pattern.removesuffix("%24").split("%2A")
-    if not path.startswith(start):
-        return False
-    at = len(start)
-    for piece in pieces:
-        if (found := path.find(piece, at)) < 0:
-            return False
-        at = found + len(piece)
-    return not pattern.endswith("%24") or (path.endswith(pieces[-1]) if pieces else at == len(path))
+class RobotsTxt:
+    """Reads a robots.txt file (RFC 9309) for this crawler: `allows(url)` and `crawl_delay` in seconds, 0 if it sets none.
+
+    `*` and `$` are special in paths, and the longest matching rule decides. A name that begins ours ("sur") means us, too.
+    """
+
+    def __init__(self, data: bytes):
+        self._rules = Protego.parse(_merge_other_agents(data.decode("utf-8-sig", "replace")))
+        self.crawl_delay = self._rules.crawl_delay(NAME) or 0.0
+
+    def allows(self, url: str) -> bool:
+        return self._rules.can_fetch(url, NAME)
+
+
+def _merge_other_agents(text: str) -> str:
+    """Gives all other crawlers one name: Protego copies each rule to every agent of its group, so a hostile file could fill the memory."""
+    lines = []
+    for line in text.splitlines():
+        match = USER_AGENT_LINE.match(line.partition("#")[0])
+        if match and (value := match[1].strip()):
+            agent = value.lower().replace("*", "")
+            line = f"User-agent: {(agent or '*') if NAME.startswith(agent) else 'another'}"
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def opted_out(headers: Mapping) -> str | None:
-    """The reason if whoever serves it wants no model to learn from it: X-Robots-Tag: noai | noimageai, tdm-reservation: 1."""
+    """Returns the reason if the response forbids use for training: X-Robots-Tag: noai or noimageai, tdm-reservation: 1."""
     for value in headers.getall("X-Robots-Tag", []):
-        words = {word.strip().lower() for word in value.replace(":", ",").split(",")}
+        directives = {directive.strip().lower() for directive in value.replace(":", ",").split(",")}
         for tag in ("noai", "noimageai"):
-            if tag in words:
+            if tag in directives:
                 return f"opted out: {tag}"
     return "opted out: tdm-reservation" if headers.get("tdm-reservation", "").strip() == "1" else None
 
 
 def retry_after(value: str | None) -> float | None:
-    """Seconds, from seconds or from a date; None if it says neither."""
+    """Converts a Retry-After header, seconds or a date, to seconds; None if it is neither."""
     try:
         return max(0.0, float(value) if value.strip().isdecimal() else parsedate_to_datetime(value).timestamp() - time.time())
     except (AttributeError, TypeError, ValueError, OverflowError):

@@ -1,92 +1,95 @@
-"""Samples that were asked to be taken out: gone from the raw shards, and known again without being kept.
+"""Removes samples on request from the raw shards, and recognises them in later crawls without storing them.
 
-What is remembered are SHA-256 hashes of addresses and ids, a line each, never the addresses themselves.
-A forgotten row stays, so that rows still add up: without prompts, address and picture, `dropped` = "forgotten".
+Only SHA-256 hashes of ids, URLs and users are kept, one per line (data/forgotten.txt), never the values themselves. A removed row stays in
+its table, so that row counts still add up: without prompts, URL and image, `dropped` = "forgotten".
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from sur_adapter.io.schema import RAW, record_id
+from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar, write_table, write_tar
 
-EMPTY = (
-    "url",
-    "user",
-    "complex_prompt",
-    "clean_prompt",
-    "prompt_by",
-    "negative_prompt",
-    "simple_prompt",
-    "width",
-    "height",
-    "nsfw",
-    "licence",
-)
+KEPT_COLUMNS = ("id", "source", "dropped")  # of a removed row
 
 
-def remembered(memory: Path) -> set[str]:
-    """The hashes in a file; none where there is no file. Lines that start with # say what it is."""
-    lines = memory.read_text().split("\n") if memory.exists() else []
+def read_forgotten(file: Path) -> set[str]:
+    """Reads the hashes of a file; empty if there is no file. Lines that start with # are comments."""
+    lines = file.read_text().split("\n") if file.exists() else []
     return {line.strip() for line in lines if line.strip() and not line.startswith("#")}
 
 
-def mark(word: str) -> str:
-    return sha256(word.encode("utf-8", "replace")).hexdigest()
+def hash_value(value: str) -> str:
+    """The hash by which an id, a URL or a user is recognised. The `user` column holds it instead of the name."""
+    return sha256(value.encode("utf-8", "replace")).hexdigest()
 
 
-def asked(row: dict, marks: set[str]) -> bool:
-    """Whether a row was asked to be forgotten: by its id, address or user (as `mark` has it); what of them it has."""
-    return row.get("user") in marks or any(mark(str(row[key])) in marks for key in ("id", "url") if row.get(key) is not None)
+def hash_user(row: dict) -> dict:
+    """The row with the hash of its user in place of the name."""
+    return row | {"user": hash_value(row["user"]) if row.get("user") else None}
 
 
-def emptied(row: dict) -> dict:
-    """What stays of a forgotten row: an id that is its address's, as of rows without a picture, its source, the reason."""
-    return row | dict.fromkeys(EMPTY) | {"id": record_id(mark(str(row["url"])).encode()), "dropped": "forgotten"}
+def is_forgotten(row: dict, hashes: set[str]) -> bool:
+    """Whether the id, URL or user (already hashed) of a row is among the hashes."""
+    return row.get("user") in hashes or any(hash_value(str(row[key])) in hashes for key in ("id", "url") if row.get(key) is not None)
 
 
-def forget(what: str, raw: Path, memory: Path) -> int:
-    """How many rows were taken out of the sources under `raw`: those whose id, url or user is `what`, and others of the same bytes.
+def redact(row: dict) -> dict:
+    """A removed row: its source, the reason, and the id of its URL, as rows without an image have."""
+    empty = dict.fromkeys(name for name in RAW_SCHEMA.names if name not in KEPT_COLUMNS)
+    return row | empty | {"id": record_id(hash_value(str(row["url"])).encode()), "dropped": "forgotten"}
 
-    Remembers first and takes out after: if it is stopped between, the next call finishes. Raises ValueError where nothing is found.
+
+def apply_removals(rows: Iterable[dict], hashes: set[str]) -> Iterator[dict]:
+    """Hashes the user of each row; redacts the rows whose user, URL or image bytes are among the hashes."""
+    for row in rows:
+        row = hash_user(row)
+        key = {} if row["data"] is None else {"id": record_id(row["data"])}
+        yield redact(row) | {"data": None} if is_forgotten(row | key, hashes) else row
+
+
+def forget(value: str, raw: Path, file: Path) -> int:
+    """Removes the rows under `raw` whose id, URL or user is `value`, and all rows with the same bytes; returns how many.
+
+    The hashes are written to `file` first, the shards are rewritten after: if it is interrupted, the next call finishes. Raises ValueError
+    if no row matches.
     """
-    sources = sorted({file.parent for file in raw.glob("*/prompts-*.parquet")})
-    found = [_matching(read_table(source), what) for source in sources]
-    words = sorted({mark(word) for rows in found for word in (*rows.id, *rows.url.dropna())} | {mark(what)})
-    count = sum(len(rows) for rows in found)
+    sources = sorted({table.parent for table in raw.glob("*/prompts-*.parquet")})
+    matches = [_matching(read_table(source), value) for source in sources]
+    count = sum(map(len, matches))
     if count == 0:
-        raise ValueError(f"no row under {raw} has the id, url or user {what!r}: look it up in data/pairs.parquet or data/raw")
-    _remember(memory, words)
+        raise ValueError(f"no row under {raw} has the id, url or user {value!r}: look it up in data/pairs.parquet or data/raw")
+    _add_hashes(file, {hash_value(x) for rows in matches for x in (*rows.id, *rows.url.dropna())} | {hash_value(value)})
     for source in sources:
-        _take_out(source, remembered(memory))
+        _rewrite_shards(source, read_forgotten(file))
     return count
 
 
-def _matching(rows: pd.DataFrame, what: str) -> pd.DataFrame:
-    hit = (rows.id == what) | (rows.url == what) | (rows.user == mark(what))
+def _matching(rows: pd.DataFrame, value: str) -> pd.DataFrame:
+    hit = (rows.id == value) | (rows.url == value) | (rows.user == hash_value(value))
     return rows[hit | rows.id.isin(set(rows.id[hit]))]
 
 
-def _remember(memory: Path, words: Iterable[str]) -> None:
-    known = sorted(remembered(memory) | set(words))
-    new = memory.with_suffix(".new")
+def _add_hashes(file: Path, hashes: set[str]) -> None:
+    known = sorted(read_forgotten(file) | hashes)
+    new = file.with_suffix(".new")
     new.write_text("\n".join(["# SHA-256 of ids, addresses and users that no crawl keeps again", *known]) + "\n")
-    new.replace(memory)
+    new.replace(file)
 
 
-def _take_out(source: Path, marks: set[str]) -> None:
-    """Rewrites the shards that hold a row to forget; the others keep their bytes."""
+def _rewrite_shards(source: Path, hashes: set[str]) -> None:
+    """Rewrites the shards that hold a row to remove; all others keep their bytes."""
     for table in sorted(source.glob("prompts-*.parquet")):
         rows = pq.read_table(table).to_pylist()
-        gone = {row["id"] for row in rows if asked(row, marks)}
-        if not gone:
+        removed = {row["id"] for row in rows if is_forgotten(row, hashes)}
+        if not removed:
             continue
         tar = source / table.name.replace("prompts", "images").replace(".parquet", ".tar")
-        kept = [member for member in read_tar(tar) if member[0] not in gone]
-        write_tar(tar.with_suffix(".new"), kept)
+        members = [member for member in read_tar(tar) if member[0] not in removed]
+        write_tar(tar.with_suffix(".new"), members)
         tar.with_suffix(".new").replace(tar)
-        write_table(table, [emptied(row) if row["id"] in gone else row for row in rows], RAW)
+        write_table(table, [redact(row) if row["id"] in removed else row for row in rows], RAW_SCHEMA)

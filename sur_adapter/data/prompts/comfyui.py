@@ -1,79 +1,83 @@
-"""The prompt in a ComfyUI graph: from a sampler's `positive` and `negative` to the texts that were encoded for it.
+"""Prompts in a ComfyUI graph: from a sampler's `positive` and `negative` inputs to the texts that are encoded for them.
 
-A graph is {id: {"class_type", "inputs"}}; an input is a value, or a link [id of a node, number of its output].
-Strangers wrote these graphs: links may lead in circles or nowhere, values may be anything, NaN included.
+A graph is {id: {"class_type", "inputs"}}; an input is a value or a link [node id, output number]. Graphs are untrusted: links may form
+cycles or lead nowhere, values may have any type, NaN included.
 """
 
 import json
 import re
 from itertools import chain, islice
+from typing import NamedTuple
 
-Prompts = tuple[str | None, str | None]  # (positive, negative)
-SIDES = ("positive", "negative")
-TEXTS = (
+OTHER_SIDE = {"positive": "negative", "negative": "positive"}
+TEXT_INPUTS = (
     *("text", "text_g", "text_l", "clip_l", "clip_g", "t5xxl", "prompt", "string", "value", "populated_text"),
     *("text_positive", "positive_prompt", "text_negative", "negative_prompt"),
 )
-JOINED = re.compile(r"(text|string)_?\w")  # text_a, string1: what a node of strings puts together
-PASSED = re.compile(
+JOINED_INPUT = re.compile(r"(text|string)_?\w")  # text_a, string1: inputs of a node that joins strings
+LINKED_INPUT = re.compile(
     "text|prompt|string|value|conditioning|guider|base_positive|cond|clip_[lg]|t5xxl", re.I
-)  # inputs whose links lead to words
-MOST = 16  # samplers asked for words: each may lead through the whole graph
-WORDS = re.compile("text|prompt|string|primitive|wildcard", re.I)  # nodes that hold or join strings
+)  # inputs whose links lead to text
+TEXT_NODE = re.compile("text|prompt|string|primitive|wildcard", re.I)  # nodes that hold or join strings
+MAX_SAMPLERS = 16  # each may lead through the whole graph
 
 
-def graph(text: str) -> Prompts:
-    """The graph as it ran (chunk `prompt`): of the samplers, the first with words; without samplers, whatever has a positive side."""
-    saved = json.loads(text)  # NaN, which ComfyUI writes, is read
-    nodes = {str(k): v for k, v in saved.items() if isinstance(v, dict) and isinstance(v.get("inputs"), dict)}
+class Prompts(NamedTuple):
+    positive: str | None
+    negative: str | None
+
+
+def graph_prompts(text: str) -> Prompts:
+    """Reads the executed graph (PNG chunk `prompt`): the first sampler with text, or, without samplers, any node with a positive input."""
+    graph = json.loads(text)  # accepts NaN, which ComfyUI writes
+    nodes = {str(k): v for k, v in graph.items() if isinstance(v, dict) and isinstance(v.get("inputs"), dict)}
     samplers = [n["inputs"] for n in nodes.values() if "sampler" in str(n.get("class_type")).lower()]
     others = [n["inputs"] for n in nodes.values() if isinstance(n["inputs"].get("positive"), list)]  # detailers, upscalers
-    for inputs in islice(chain(samplers, others), MOST):
-        positive, negative = (_walk(nodes, inputs.get(side) or inputs.get("guider"), side, set()) for side in SIDES)
+    for inputs in islice(chain(samplers, others), MAX_SAMPLERS):
+        positive, negative = (_resolve(nodes, inputs.get(side) or inputs.get("guider"), side, set()) for side in OTHER_SIDE)
         if positive:
-            return positive, negative
-    return None, None
+            return Prompts(positive, negative)
+    return Prompts(None, None)
 
 
-def workflow(text: str) -> Prompts:
-    """The same graph as the editor saves it: links in a list of their own, texts among a node's widgets."""
-    saved = json.loads(text)
+def workflow_prompts(text: str) -> Prompts:
+    """Reads the graph as the editor saves it (PNG chunk `workflow`): links in a list of their own, texts in a node's widgets."""
+    workflow = json.loads(text)
     links = {}
-    for link in saved["links"]:  # a list, or since schema 1 an object
-        ends = (link["id"], link["origin_id"], link["origin_slot"]) if isinstance(link, dict) else link[:3]
-        links[ends[0]] = [str(ends[1]), ends[2]]
+    for link in workflow["links"]:  # a list, or an object since schema 1
+        key, node, output = (link["id"], link["origin_id"], link["origin_slot"]) if isinstance(link, dict) else link[:3]
+        links[key] = [str(node), output]
     nodes = {}
-    for node in saved["nodes"]:
+    for node in workflow["nodes"]:
         widgets = node.get("widgets_values") or []
-        words = [w for w in (widgets if isinstance(widgets, list) else widgets.values()) if isinstance(w, str)]
-        inputs = {"text": words[0]} if words and WORDS.search(node["type"]) else {}
-        for i in node.get("inputs") or []:
-            if i.get("link") in links:
-                inputs["value" if node["type"] == "Reroute" else i["name"]] = links[i["link"]]  # a reroute's input has no name
+        texts = [w for w in (widgets if isinstance(widgets, list) else widgets.values()) if isinstance(w, str)]
+        inputs = {"text": texts[0]} if texts and TEXT_NODE.search(node["type"]) else {}
+        for slot in node.get("inputs") or []:
+            if slot.get("link") in links:
+                inputs["value" if node["type"] == "Reroute" else slot["name"]] = links[slot["link"]]  # a reroute's input has no name
         nodes[str(node["id"])] = {"class_type": node["type"], "inputs": inputs}
-    return graph(json.dumps(nodes))
+    return graph_prompts(json.dumps(nodes))
 
 
-def _walk(nodes: dict, value, side: str, seen: set[str]) -> str | None:
-    """The text a value is, or the texts its node encodes or passes on; no node is asked twice."""
+def _resolve(nodes: dict, value, side: str, visited: set[str]) -> str | None:
+    """The text of an input value: itself, or the texts of the node that it links to. Each node is visited once."""
     if isinstance(value, str):
         return value.strip() or None
-    if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes) or str(value[0]) in seen:
+    if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes) or str(value[0]) in visited:
         return None
-    seen.add(str(value[0]))
+    visited.add(str(value[0]))
     node = nodes[str(value[0])]
-    inputs, kind = node["inputs"], str(node.get("class_type"))
+    inputs, node_type = node["inputs"], str(node.get("class_type"))
     if "positive" in inputs and "negative" in inputs:  # a ControlNet, a guider, a loader: it has both sides
-        return _walk(nodes, inputs[side], side, seen)
-    if side == "negative" and "Guider" in kind:  # BasicGuider has no negative side
+        return _resolve(nodes, inputs[side], side, visited)
+    if side == "negative" and "Guider" in node_type:  # BasicGuider has no negative side
         return None
-    found = [_walk(nodes, inputs[key], side, seen) for key in _keys(inputs, kind, side)]
-    return ", ".join(dict.fromkeys(filter(None, found))) or None
+    texts = [_resolve(nodes, inputs[key], side, visited) for key in _text_keys(inputs, node_type, side)]
+    return ", ".join(dict.fromkeys(filter(None, texts))) or None
 
 
-def _keys(inputs: dict, kind: str, side: str) -> list[str]:
-    """The inputs of a node that may hold or lead to words of a side, what it says itself first."""
-    other = SIDES[side == "positive"]
-    mine = [key for key in inputs if other not in key]
-    said = [key for key in mine if key in TEXTS or (JOINED.fullmatch(key) and WORDS.search(kind))]
-    return said + [key for key in mine if key not in said and isinstance(inputs[key], list) and PASSED.search(key)]
+def _text_keys(inputs: dict, node_type: str, side: str) -> list[str]:
+    """The inputs of a node that hold or lead to text of a side, its own text first."""
+    keys = [key for key in inputs if OTHER_SIDE[side] not in key]
+    own = [key for key in keys if key in TEXT_INPUTS or (JOINED_INPUT.fullmatch(key) and TEXT_NODE.search(node_type))]
+    return own + [key for key in keys if key not in own and isinstance(inputs[key], list) and LINKED_INPUT.search(key)]

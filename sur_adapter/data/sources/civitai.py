@@ -1,140 +1,140 @@
-"""Pictures and their prompts from Civitai's public API, or from whatever answers in its shape.
+"""Images and prompts from Civitai's public API, or from any server with the same API.
 
-`GET {url}/api/v1/images`, or the older `/api/v1/models` with pictures at each version of a model; cursors followed to the end. What cannot
-be had ends in a reason, never in a lost row. A token is optional and comes from the environment alone: CIVITAI_TOKEN.
+`GET {url}/api/v1/images`, or the older `/api/v1/models` with images under each version of a model; pages are followed to the end. An
+optional token is read from the environment only: CIVITAI_TOKEN.
 """
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Literal
 from urllib.parse import parse_qs, urlencode, urlsplit
 
-from sur_adapter.data.crawl.fetcher import Desk, Unless, gather
+from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
+from sur_adapter.data.crawl.fetcher import Fetcher, fetch_rows
+from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.sources.base import SourceConfig
 from sur_adapter.io.urls import reject_credentials
-from sur_adapter.io.work_cache import WorkCache
 
 LEVELS = {1: "None", 2: "Soft", 4: "Mature", 8: "X", 16: "X", 32: "X"}  # 32: blocked
 ORDER = ("None", "Soft", "Mature", "X")
-EMPTY_PAGES = 20  # in a row: then the cursor leads nowhere
+MAX_EMPTY_PAGES = 20  # in a row: then the cursor leads nowhere
 
 
-def rows(
-    work: WorkCache | None = None,
-    after: int = 0,
-    unless: Unless = None,
-    *,
-    limit: int,
-    url: str = "https://civitai.com",
-    listing: str = "images",
-    nsfw: str = "None",
-    sort: str | None = None,
-    period: str = "AllTime",
-    rate: float | None = 10.0,
-    workers: int = 8,
-    tries: int = 5,
-    timeout: float = 30.0,
-    max_bytes: int = 32 * 2**20,
-    private: list[str] | None = None,
-) -> Iterator[dict]:
-    """A row for each of the first `limit` pictures, in the order of the API: records.RAW without id, with `data`, the bytes as received.
+@dataclass(frozen=True, kw_only=True)
+class Config(HttpConfig, SourceConfig):
+    """limit: the most images. listing: which endpoint. nsfw: the highest level that is requested and fetched. sort, period: as the API has
+    them; sort null: the most popular first."""
 
-    listing: images | models. nsfw: the highest level asked for and fetched: None | Soft | Mature | X. rate: requests a second to one host.
-    workers: at a time to one host. timeout: seconds for a picture as a whole. private: hosts on this machine, as host:port.
-    Raises ValueError if the API gives no first page; a later page that fails is a row of its own, with the reason.
+    limit: int
+    url: str = "https://civitai.com"
+    listing: Literal["images", "models"] = "images"
+    nsfw: Literal["None", "Soft", "Mature", "X"] = "None"
+    sort: str | None = None
+    period: str = "AllTime"
+    rate: float | None = 10.0
+
+    resumable = True
+
+    def num_rows(self) -> int:
+        return self.limit
+
+
+def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+    """A row for each of the first `limit` images, in the order of the API.
+
+    Raises ValueError if the API returns no first page; a later page that fails is a row with the reason.
     """
-    reject_credentials("sources.civitai.url", url)
-    for name, value, known in (("listing", listing, tuple(LISTINGS)), ("nsfw", nsfw, ORDER)):
-        if value not in known:
-            raise ValueError(f"params.yaml: sources.civitai.{name} is {value!r}: name one of {', '.join(known)}")
-    pages = _pages(url, *LISTINGS[listing](limit, nsfw, sort, period))
-    manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(pages(desk), url, nsfw), work, after, limit, unless, **manners)
+    reject_credentials("sources.civitai.url", config.url)
+    return fetch_rows(lambda fetcher: _listing(fetcher, config), config, config.limit, state)
 
 
-def _images(limit: int, nsfw: str, sort: str | None, period: str) -> tuple:
-    query = {"limit": min(200, limit), "withMeta": "true", "nsfw": nsfw, "sort": sort or "Most Reactions", "period": period}
-    return "api/v1/images", query, list
+def _images_query(config: Config) -> tuple[str, dict, Callable]:
+    query = {"limit": min(200, config.limit), "withMeta": "true", "nsfw": config.nsfw}
+    return "api/v1/images", query | {"sort": config.sort or "Most Reactions", "period": config.period}, list
 
 
-def _models(limit: int, nsfw: str, sort: str | None, period: str) -> tuple:
-    flag = "false" if nsfw == "None" else "true"
-    return "api/v1/models", {"limit": 100, "nsfw": flag, "sort": sort or "Most Downloaded", "period": period}, _of_versions
+def _models_query(config: Config) -> tuple[str, dict, Callable]:
+    query = {"limit": 100, "nsfw": "false" if config.nsfw == "None" else "true"}
+    return "api/v1/models", query | {"sort": config.sort or "Most Downloaded", "period": config.period}, _images_of_models
 
 
-LISTINGS = {"images": _images, "models": _models}
+QUERIES = {"images": _images_query, "models": _models_query}  # listing -> (path, query, page items -> image items)
 
 
-def _of_versions(models: list) -> list:
-    """The pictures of items[].modelVersions[].images[]."""
-    found = models
-    for inner in ("modelVersions", "images"):
-        found = [x for holder in found if isinstance(holder, dict) and isinstance(holder.get(inner), list) for x in holder[inner]]
-    return found
+def _images_of_models(models: list) -> list:
+    """items[].modelVersions[].images[]"""
+    items = models
+    for key in ("modelVersions", "images"):
+        items = [x for item in items if isinstance(item, dict) and isinstance(item.get(key), list) for x in item[key]]
+    return items
 
 
-def _pages(url: str, path: str, query: dict, unpack):
-    async def pages(desk: Desk) -> AsyncIterator[tuple[list, str | None]]:
-        """(pictures, None) of page after page; ([], reason and address) where it cannot go on, and then no more."""
-        token, asked, seen, empty = os.environ.get("CIVITAI_TOKEN"), query, set(), 0
-        while asked:
-            address = f"{url}/{path}?{urlencode(asked)}"
-            page, why = await desk.page(address, "items", {"Authorization": f"Bearer {token}"} if token else None)
-            if why and not seen:
-                raise ValueError(f"{url} gave no first page ({why}): {_cure(why)}")
-            items = [] if why else unpack(page["items"])
-            empty = 0 if items else empty + 1
-            if items:
-                yield items, None
-            onward, why = (None, why) if why else _onward(page, seen)
-            why = why or (f"no picture on {empty} pages" if onward and empty == EMPTY_PAGES else None)
-            if why:
-                yield [{"url": address}], f"page: {why}"
-                return
-            asked = onward and query | onward
-
-    return pages
+async def _listing(fetcher: Fetcher, config: Config) -> AsyncIterator[dict]:
+    async for items, reason in _pages(fetcher, config):
+        for item in items:
+            item = item if isinstance(item, dict) else {}
+            row = _row(item, config.url)
+            yield row | {"dropped": reason or _not_fetched(item, row, config.nsfw)}
 
 
-def _cure(why: str) -> str:
-    if why in ("http 401", "http 403"):
+async def _pages(fetcher: Fetcher, config: Config) -> AsyncIterator[tuple[list, str | None]]:
+    """Yields (image items, None) for each page; where it cannot go on, ([item with the page's URL], reason), and ends."""
+    path, query, unpack = QUERIES[config.listing](config)
+    token = os.environ.get("CIVITAI_TOKEN")
+    headers = {"Authorization": f"Bearer {token}"} if token else None
+    request, cursors, empty_pages = query, set(), 0
+    while request:
+        url = f"{config.url}/{path}?{urlencode(request)}"
+        page, reason = await fetcher.fetch_page(url, "items", headers)
+        if reason and not cursors:
+            raise ValueError(f"{config.url} gave no first page ({reason}): {_remedy(reason)}")
+        items = [] if reason else unpack(page["items"])
+        empty_pages = 0 if items else empty_pages + 1
+        if items:
+            yield items, None
+        cursor, reason = (None, reason) if reason else _next_cursor(page, cursors)
+        if cursor and empty_pages == MAX_EMPTY_PAGES:
+            reason = reason or f"no picture on {empty_pages} pages"
+        if reason:
+            yield [{"url": url}], f"page: {reason}"
+            return
+        request = cursor and query | cursor
+
+
+def _remedy(reason: str) -> str:
+    if reason in ("http 401", "http 403"):
         return "set CIVITAI_TOKEN in the environment"
-    if why == "private address":
+    if reason == "private address":
         return "name its host:port in sources.civitai.private"
-    return "try later, or mend the url in sources"
+    return "try later, or correct sources.civitai.url"
 
 
-def _onward(page: dict, seen: set) -> tuple[dict | None, str | None]:
-    """({"cursor": …} or {"page": …}, None); (None, None) at the end; (None, reason) where it leads nowhere."""
+def _next_cursor(page: dict, cursors: set) -> tuple[dict | None, str | None]:
+    """Returns ({"cursor": …} or {"page": …}, None); (None, None) after the last page; (None, reason) if it leads nowhere."""
     metadata = page["metadata"] if isinstance(page.get("metadata"), dict) else {}
-    cursor, following = metadata.get("nextCursor"), metadata.get("nextPage")
-    if cursor is None and isinstance(following, str):  # the older shape; its host is not asked, only its number believed
+    cursor, next_page = metadata.get("nextCursor"), metadata.get("nextPage")
+    if cursor is None and isinstance(next_page, str):  # the older API; only the number is used, its host is never requested
         try:
-            found = parse_qs(urlsplit(following).query)
+            values = parse_qs(urlsplit(next_page).query)
         except ValueError:
             return None, "malformed cursor"
-        onward = {key: found[key][0] for key in ("cursor", "page") if key in found}
+        query = {key: values[key][0] for key in ("cursor", "page") if key in values}
     elif cursor is None or cursor == "":
         return None, None
     else:
-        onward = {"cursor": cursor} if isinstance(cursor, str | int) and not isinstance(cursor, bool) else {}
-    if not onward:
+        query = {"cursor": cursor} if isinstance(cursor, str | int) and not isinstance(cursor, bool) else {}
+    if not query:
         return None, "malformed cursor"
-    mark = tuple(onward.items())
-    if mark in seen:
+    key = tuple(query.items())
+    if key in cursors:
         return None, "the cursor repeats"
-    seen.add(mark)
-    return onward, None
+    cursors.add(key)
+    return query, None
 
 
-async def _rows(pages: AsyncIterator, url: str, highest: str) -> AsyncIterator[dict]:
-    async for items, why in pages:
-        for item in items:
-            item = item if isinstance(item, dict) else {}
-            row = _row(item, url)
-            yield row | {"dropped": why or _no_use(item, row, highest)}
-
-
-def _no_use(item: dict, row: dict, highest: str) -> str | None:
-    """Why a picture is not even asked for."""
+def _not_fetched(item: dict, row: dict, highest: str) -> str | None:
+    """The reason why an image is not requested, if any."""
     if item.get("type", "image") != "image":
         return "not an image"
     if row["url"] is None:
@@ -166,8 +166,8 @@ def _size(value) -> int | None:
 
 
 def _level(item: dict) -> str:
-    """None | Soft | Mature | X; Unknown if the item does not say: no filter should let that through unasked."""
-    level, flag = item.get("nsfwLevel"), item.get("nsfw")  # an older shape says the level in `nsfw`
+    """None, Soft, Mature or X; Unknown if the item does not say, so that a filter can exclude it."""
+    level, flag = item.get("nsfwLevel"), item.get("nsfw")  # an older API has the level in `nsfw`
     for value in (level, flag):
         if isinstance(value, str) and value in LEVELS.values():
             return value

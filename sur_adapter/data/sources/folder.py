@@ -1,70 +1,80 @@
-"""A folder of one's own pictures, with all that is below it.
+"""A folder of images, with all folders below it.
 
-The prompt of a picture is the first of: a row of metadata.jsonl, .csv or .parquet (a Hugging Face image folder, SURD),
-a text file of the picture's name, what its generator wrote into it. Metadata with both `prompt` and `text` tells the simple prompt too.
-Links that lead out of the folder are not followed.
+The prompt of an image is the first of: a row of metadata.jsonl, .csv or .parquet (a Hugging Face image folder, SURD), a text file with the
+image's name, the prompt that its generator embedded. Metadata with both `prompt` and `text` has the simple prompt, too. Links that lead
+out of the folder are not followed.
 """
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import pyarrow.parquet as pq
 
-from sur_adapter.config import settings
-from sur_adapter.data.prompts.embedded import prompts, sidecar
+from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
+from sur_adapter.data.prompts.embedded import embedded_prompts, sidecar_prompts
+from sur_adapter.data.prompts.interrogator import Interrogator, InterrogatorConfig
+from sur_adapter.data.sources.base import SourceConfig
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
+METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")
 MAX_BYTES = 2**28  # of a file
-READERS = {
-    "metadata.jsonl": lambda f: pd.read_json(f, lines=True, dtype=False),
-    "metadata.csv": lambda f: pd.read_csv(f, dtype=str),
-    "metadata.parquet": lambda f: _parquet(f),
-}
 
 
-def rows(*, path: str, interrogate: dict | None = None) -> Iterator[dict]:
-    """A row for each picture, in order of its path; then one for each row of metadata whose picture is missing.
+@dataclass(frozen=True)
+class Config(SourceConfig):
+    """path: the folder. interrogate: writes a prompt for images without any; null leaves them without."""
 
-    interrogate: settings of an Interrogator, {"clip": a model, …}, which writes a prompt for pictures without any; null leaves them so.
+    path: str
+    interrogate: InterrogatorConfig | None = None
 
-    Raises FileNotFoundError without a folder, ValueError without a picture or where metadata cannot be read.
+
+class Prompts(NamedTuple):
+    """Prompts of one image, under the names of their columns."""
+
+    complex_prompt: str | None
+    negative_prompt: str | None
+    simple_prompt: str | None = None
+
+
+def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+    """A row for each image, in order of its path; then one for each row of metadata whose image is missing.
+
+    Raises FileNotFoundError if there is no folder, ValueError if it has no image or its metadata cannot be read.
     """
-    folder = Path(path)
+    folder = Path(config.path)
     if not folder.is_dir():
-        raise FileNotFoundError(f"sources.folder.path: {path} is no folder: name one that holds pictures ({', '.join(PICTURES)})")
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in PICTURES and f.is_file() and not f.name.startswith("."))
+        raise FileNotFoundError(f"sources.folder.path: {folder} is not a folder: name one that holds images ({', '.join(EXTENSIONS)})")
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file() and not f.name.startswith("."))
     if not files:
-        raise ValueError(f"sources.folder.path: {path} holds no picture: put files ending in {', '.join(PICTURES)} there")
+        raise ValueError(f"sources.folder.path: {folder} holds no image: put files ending in {', '.join(EXTENSIONS)} there")
     found = _rows(folder, files)
-    if interrogate:
-        from sur_adapter.data.prompts.interrogator import PARAM, Interrogator  # models and labels: loaded where they are asked for
-
-        found = Interrogator(**settings(Interrogator, interrogate, PARAM)).fill(found)
-    yield from found
+    yield from Interrogator(config.interrogate).fill(found) if config.interrogate else found
 
 
 def _rows(folder: Path, files: list[Path]) -> Iterator[dict]:
     refused = {file: _refused(file, folder) for file in files}
-    told, missing = _told(folder, refused)
-    for file, why in refused.items():
-        data = None if why else file.read_bytes()
-        for words in told.get(file) or [_sidecar(file, folder) or prompts(data or b"")]:
-            yield _row(file.relative_to(folder).as_posix(), words, data, why)
-    for name, words, why in missing:
-        yield _row(name, words, None, why)
+    by_file, missing = _read_metadata(folder, refused)
+    for file, reason in refused.items():
+        data = None if reason else file.read_bytes()
+        for prompts in by_file.get(file) or [_read_sidecar(file, folder) or Prompts(*embedded_prompts(data or b""))]:
+            yield _row(file.relative_to(folder).as_posix(), prompts, data, reason)
+    for name, prompts, reason in missing:
+        yield _row(name, prompts, None, reason)
 
 
-def _row(name: str, words: tuple[str | None, ...], data: bytes | None, dropped: str | None) -> dict:
-    row = {"source": "folder", "url": name} | dict(zip(("complex_prompt", "negative_prompt", "simple_prompt"), words, strict=False))
+def _row(name: str, prompts: Prompts, data: bytes | None, dropped: str | None) -> dict:
+    row = {"source": "folder", "url": name, **prompts._asdict()}
     return row | {"width": None, "height": None, "nsfw": None, "licence": None, "data": data, "dropped": dropped}
 
 
 def _refused(file: Path, folder: Path) -> str | None:
-    """Why a file of the folder is not opened, if so. A link that leads out of it would publish what is nobody's to see.
+    """The reason why a file of the folder is not opened, if any. A link that leads out of it could publish private files.
 
-    A snapshot in the hub's cache is links to `blobs` beside it; those may be followed.
+    A snapshot in the hub's cache consists of links to `blobs` beside it; those are followed.
     """
     home, real = folder.resolve(), file.resolve()
     blobs = [p.parent / "blobs" for p in home.parents if p.name == "snapshots"]
@@ -73,64 +83,73 @@ def _refused(file: Path, folder: Path) -> str | None:
     return "too many bytes" if file.stat().st_size > MAX_BYTES else None
 
 
-def _sidecar(file: Path, folder: Path) -> tuple[str | None, str | None] | None:
+def _read_sidecar(file: Path, folder: Path) -> Prompts | None:
     text = file.with_suffix(".txt")
-    return sidecar(text.read_text("utf-8-sig", "replace")) if text.is_file() and not _refused(text, folder) else None
+    if not text.is_file() or _refused(text, folder):
+        return None
+    return Prompts(*sidecar_prompts(text.read_text("utf-8-sig", "replace")))
 
 
-def _told(folder: Path, files: dict[Path, str | None]) -> tuple[dict[Path, list], list]:
-    """(picture -> its (positive, negative, simple) prompts in metadata, [(name, prompts, reason) of rows without a picture])."""
-    told: dict[Path, list] = {}
+def _read_metadata(folder: Path, refused: dict[Path, str | None]) -> tuple[dict[Path, list[Prompts]], list[tuple[str, Prompts, str]]]:
+    """Returns (image file -> its prompts, [(name, prompts, reason) of rows without an image])."""
+    by_file: dict[Path, list[Prompts]] = defaultdict(list)
     missing = []
-    for table in sorted(f for f in folder.rglob("metadata.*") if f.name in READERS and f.is_file()):
-        if why := _refused(table, folder):
-            raise ValueError(f"{table} cannot be read ({why}): mend or remove it")
-        index = _index([f for f in files if f.is_relative_to(table.parent)])
-        for row in _table(table).to_dict("records"):
-            simple = _first(row, "text") if "prompt" in row or "complex_prompt" in row else None
-            words = _first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt"), simple
-            if len(found := _find(index, table.parent, str(row["file_name"]))) == 1:
-                empty = not words[0] and files[found[0]] is None
-                told.setdefault(found[0], []).append((*prompts(found[0].read_bytes()), simple) if empty else words)
-            else:
-                name = (table.parent.relative_to(folder) / str(row["file_name"])).as_posix()
-                missing.append((name, words, "more than one file" if found else "file missing"))
-    return told, missing
+    for table in sorted(f for f in folder.rglob("metadata.*") if f.name in METADATA and f.is_file()):
+        if reason := _refused(table, folder):
+            raise ValueError(f"{table} cannot be read ({reason}): repair or remove it")
+        index = _index([f for f in refused if f.is_relative_to(table.parent)])
+        for row in _read_table(table).to_dict("records"):
+            prompts, name = _row_prompts(row), str(row["file_name"])
+            files = index.get(("path", table.parent / name)) or index.get(("name", name)) or []
+            if len(files) != 1:
+                path = (table.parent.relative_to(folder) / name).as_posix()
+                missing.append((path, prompts, "more than one file" if files else "file missing"))
+                continue
+            if not prompts.complex_prompt and refused[files[0]] is None:
+                prompts = Prompts(*embedded_prompts(files[0].read_bytes()), prompts.simple_prompt)
+            by_file[files[0]].append(prompts)
+    return by_file, missing
 
 
-def _table(file: Path) -> pd.DataFrame:
+def _row_prompts(row: dict) -> Prompts:
+    """The prompts in a row of metadata. `text` is the simple prompt if there is a complex one, else it is the complex one."""
+    simple = _first(row, "text") if "prompt" in row or "complex_prompt" in row else None
+    return Prompts(_first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt"), simple)
+
+
+def _first(row: dict, *columns: str) -> str | None:
+    """The text in the first of some columns that the table has."""
+    value = next((row[column] for column in columns if column in row), None)
+    return value.strip() or None if isinstance(value, str) else None
+
+
+def _read_table(file: Path) -> pd.DataFrame:
     try:
-        table = READERS[file.name](file)
-    except Exception as error:  # a stranger's table can break its reader in any way
-        raise ValueError(f"{file} cannot be read ({error}): mend or remove it") from error
+        if file.suffix == ".jsonl":
+            table = pd.read_json(file, lines=True, dtype=False)
+        else:
+            table = pd.read_csv(file, dtype=str) if file.suffix == ".csv" else _read_parquet(file)
+    except Exception as error:  # an untrusted table can make its reader raise anything
+        raise ValueError(f"{file} cannot be read ({error}): repair or remove it") from error
     if "file_name" not in table:
-        raise ValueError(f"{file} has no column file_name, but {', '.join(map(str, table))[:200] or 'none'}: name each picture in one")
+        raise ValueError(
+            f"{file} has no column file_name, but {', '.join(map(str, table))[:200] or 'none'}: add one with each image's name"
+        )
     return table
 
 
-def _parquet(file: Path) -> pd.DataFrame:
-    """What is said of pandas in it is not believed."""
+def _read_parquet(file: Path) -> pd.DataFrame:
+    """Reads a table without the metadata for pandas in it, which is untrusted."""
     with pq.ParquetFile(file) as opened:
-        if opened.metadata.num_rows > file.stat().st_size:  # each picture has a name of its own
+        if opened.metadata.num_rows > file.stat().st_size:  # each image has a name of its own
             raise ValueError(f"{opened.metadata.num_rows} rows in {file.stat().st_size} bytes")
         return opened.read().replace_schema_metadata(None).to_pandas()
 
 
-def _first(row: dict, *keys: str) -> str | None:
-    """The first of some columns that the table has; `text` is the prompt only where there is no other."""
-    value = next((row[key] for key in keys if key in row), None)
-    return value.strip() or None if isinstance(value, str) else None
-
-
 def _index(files: list[Path]) -> dict[tuple[str, Path | str], list[Path]]:
-    """How a row may call a picture: by path or by name, its extension or not (SURD leaves out both folder and extension)."""
+    """The ways a row may name an image: by path or by name, with or without extension (SURD omits folder and extension)."""
     index = defaultdict(list)
     for f in files:
         for key in (("path", f), ("path", f.with_suffix("")), ("name", f.name), ("name", f.stem)):
             index[key].append(f)
     return index
-
-
-def _find(index: dict, folder: Path, name: str) -> list[Path]:
-    """The picture a row means; none, or more than one, where the row does not say."""
-    return index.get(("path", folder / name)) or index.get(("name", name)) or []

@@ -1,60 +1,76 @@
-"""Pictures and their prompts from Lexica's search: fifty for each query, no paging. Off unless params.yaml names it.
+"""Images and prompts from Lexica's search: up to fifty per query, no paging. Not in any preset.
 
-Nothing is known of the service since 2024, when it often timed out: a query that fails is a row with its reason, and the next one is asked.
+The service has not been checked since 2024, when it often timed out. A query that fails is a row with its reason, and the next query
+follows.
 """
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from urllib.parse import urlencode, urlsplit
 
-from sur_adapter.data.crawl.fetcher import Desk, Unless, gather
+from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
+from sur_adapter.data.crawl.fetcher import Fetcher, fetch_rows
+from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.sources.base import SourceConfig
 from sur_adapter.io.urls import reject_credentials
-from sur_adapter.io.work_cache import WorkCache
 
 
-def rows(
-    work: WorkCache | None = None,
-    after: int = 0,
-    unless: Unless = None,
-    *,
-    queries: list[str],
-    url: str = "https://lexica.art",
-    limit: int | None = None,
-    rate: float | None = 2.0,
-    workers: int = 4,
-    tries: int = 3,
-    timeout: float = 30.0,
-    max_bytes: int = 32 * 2**20,
-    private: list[str] | None = None,
-) -> Iterator[dict]:
-    """A row for each picture found, query by query, at most `limit`; one that an earlier query found is not fetched again.
+@dataclass(frozen=True, kw_only=True)
+class Config(HttpConfig, SourceConfig):
+    """queries: what to search for. limit: the most images of all queries; null: all."""
 
-    rate: requests a second to one host. workers: at a time to one host. private: hosts on this machine, as host:port.
-    Raises ValueError without a query, or if the first one fails.
+    queries: tuple[str, ...]
+    url: str = "https://lexica.art"
+    limit: int | None = None
+    rate: float | None = 2.0
+    workers: int = 4
+    tries: int = 3
+
+    resumable = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not self.queries:
+            raise ValueError("queries is empty: name what to search for")
+
+    def num_rows(self) -> int | None:
+        return self.limit
+
+
+def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+    """A row for each image found, query by query; one that an earlier query found is not fetched again.
+
+    Raises ValueError if the first query fails.
     """
-    reject_credentials("sources.lexica.url", url)
-    if not queries:
-        raise ValueError("params.yaml: sources.lexica.queries is empty: name what to search for")
-    manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(desk, url, queries), work, after, limit, unless, **manners)
+    reject_credentials("sources.lexica.url", config.url)
+    return fetch_rows(lambda fetcher: _listing(fetcher, config), config, config.limit, state)
 
 
-async def _rows(desk: Desk, url: str, queries: list[str]) -> AsyncIterator[dict]:
+async def _listing(fetcher: Fetcher, config: Config) -> AsyncIterator[dict]:
     seen: set[str] = set()
-    for number, query in enumerate(queries):
-        address = f"{url}/api/v1/search?{urlencode({'q': query})}"
-        page, why = await desk.page(address, "images")
-        if why and number == 0:
-            raise ValueError(f"{url} gave no answer to the first query ({why}): try later, or remove sources.lexica from params.yaml")
-        if why:
-            yield _row({"src": address}, url) | {"dropped": f"page: {why}"}
+    for number, query in enumerate(config.queries):
+        url = f"{config.url}/api/v1/search?{urlencode({'q': query})}"
+        page, reason = await fetcher.fetch_page(url, "images")
+        if reason and number == 0:
+            raise ValueError(f"{config.url} gave no answer to the first query ({reason}): try later, or remove sources.lexica")
+        if reason:
+            yield _row({"src": url}, config.url) | {"dropped": f"page: {reason}"}
             continue
         for item in page["images"]:
             item = item if isinstance(item, dict) else {}
-            row = _row(item, url)
-            again = row["url"] in seen
+            row = _row(item, config.url)
+            reason = _not_fetched(item, row["url"], seen)
             seen.add(row["url"])
-            grid = "a grid of pictures" if item.get("grid") else None
-            yield row | {"dropped": "no address" if row["url"] is None else grid or ("duplicate" if again else None)}
+            yield row | {"dropped": reason}
+
+
+def _not_fetched(item: dict, url: str | None, seen: set[str]) -> str | None:
+    """The reason why an image is not requested, if any."""
+    if url is None:
+        return "no address"
+    if item.get("grid"):
+        return "a grid of pictures"
+    return "duplicate" if url in seen else None
 
 
 def _row(item: dict, url: str) -> dict:
@@ -64,7 +80,7 @@ def _row(item: dict, url: str) -> dict:
         "url": _text(item.get("src")),
         "complex_prompt": _text(item.get("prompt")),
         "negative_prompt": None,
-        "width": None,  # measured by whoever decodes the picture
+        "width": None,
         "height": None,
         "nsfw": "X" if flag is True else "None" if flag is False else "Unknown",
         "licence": f"terms of {urlsplit(url).hostname}",

@@ -1,25 +1,37 @@
-"""The miniature's gallery: a made-up world, drawn on the spot and crawled over HTTP on loopback, faults and all."""
+"""The miniature's gallery: a synthetic world, rendered on demand and crawled over HTTP on loopback, with planted faults."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 from urllib.parse import urlsplit
 
 from miniature.gallery import Gallery
+from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
 from sur_adapter.data.sources import civitai
-from sur_adapter.io.work_cache import WorkCache
+from sur_adapter.data.sources.base import SourceConfig
 
 
-def rows(
-    work: WorkCache | None = None, after: int = 0, unless=None, *, count: int, seed: int = 0, sentences: bool = False
-) -> Iterator[dict]:
-    """`count` rows by the very client that crawls Civitai; the gallery is our own, so it may be asked as fast as it answers.
+@dataclass(frozen=True)
+class Config(SourceConfig):
+    """count: number of images. sentences: rows bring a true plain sentence in the captioner's phrases, so that no captioner is needed."""
 
-    sentences: each row has a true sentence of its own, of the phrases that the captioner learnt, and no captioner is asked.
-    """
-    with Gallery(count, seed, retry_after=0) as gallery:
-        private = [urlsplit(gallery.url).netloc]
-        for row in civitai.rows(work, after, url=gallery.url, limit=count, nsfw="X", rate=None, workers=32, private=private):
-            url = row["url"] and row["url"].replace(gallery.url, "gallery://miniature")  # its port is another one each time
-            if sentences and row["url"]:
+    count: int
+    seed: int = 0
+    sentences: bool = False
+
+    resumable = True
+
+    def num_rows(self) -> int:
+        return self.count
+
+
+def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+    """`count` rows, fetched by the Civitai source without a rate limit, since the gallery runs in this process."""
+    with Gallery(config.count, config.seed, retry_after=0) as gallery:
+        address = urlsplit(gallery.url).netloc
+        crawled = civitai.Config(limit=config.count, url=gallery.url, nsfw="X", rate=None, workers=32, private=(address,))
+        for row in civitai.rows(crawled, replace(state, skip=None)):  # removed rows are recognised by their stable URL, later
+            url = row["url"] and row["url"].replace(gallery.url, "gallery://miniature")  # its port differs each time
+            if config.sentences and row["url"]:
                 row["simple_prompt"] = gallery.sentence(int(PurePosixPath(urlsplit(url).path).stem))
             yield row | {"source": "miniature", "url": url, "licence": "drawn by this project"}

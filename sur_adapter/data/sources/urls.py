@@ -1,98 +1,102 @@
-"""A list of addresses with their prompts, Parquet or CSV: whatever somebody has collected already."""
+"""A list of image URLs with their prompts, as Parquet or CSV."""
 
 from collections.abc import AsyncIterator, Iterator
-from hashlib import file_digest
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sur_adapter.data.crawl.fetcher import Unless, gather
-from sur_adapter.io.work_cache import WorkCache
+from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
+from sur_adapter.data.crawl.fetcher import fetch_rows
+from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.sources.base import SourceConfig
+from sur_adapter.io.hashing import file_digest
 
-BATCH = 1000  # rows of the list in memory
-
-
-def inputs(*, path: str, **_) -> str:
-    """A digest of the list: a crawl of another one is not taken up."""
-    with _file(path).open("rb") as file:
-        return file_digest(file, "sha256").hexdigest()
+BATCH_SIZE = 1000  # rows of the list in memory
 
 
-def rows(
-    work: WorkCache | None = None,
-    after: int = 0,
-    unless: Unless = None,
-    *,
-    path: str,
-    limit: int | None = None,
-    url: str = "url",
-    prompt: str = "prompt",
-    negative_prompt: str = "negative_prompt",
-    nsfw: str = "nsfw",
-    user: str = "user",
-    licence: str | None = None,
-    rate: float | None = 5.0,
-    workers: int = 4,
-    tries: int = 3,
-    timeout: float = 30.0,
-    max_bytes: int = 32 * 2**20,
-    private: list[str] | None = None,
-) -> Iterator[dict]:
-    """A row for each line of the list, in its order. url, prompt: the columns that hold them; the next three: if there are such.
+@dataclass(frozen=True, kw_only=True)
+class Config(HttpConfig, SourceConfig):
+    """path: the list. limit: the most rows; null: all. url, prompt: the columns that hold them. negative_prompt, nsfw, user: columns that
+    may be missing. licence: of all images, as text."""
 
-    licence: of all of them, as text. rate: requests a second to one host. workers: at a time to one host. private: hosts on this machine,
-    as host:port. Raises FileNotFoundError without a list, ValueError where it cannot be read or lacks a column.
+    path: str
+    limit: int | None = None
+    url: str = "url"
+    prompt: str = "prompt"
+    negative_prompt: str = "negative_prompt"
+    nsfw: str = "nsfw"
+    user: str = "user"
+    licence: str | None = None
+    rate: float | None = 5.0
+    workers: int = 4
+    tries: int = 3
+
+    resumable = True
+
+    def num_rows(self) -> int | None:
+        return self.limit
+
+    def inputs(self) -> str:
+        return file_digest(_file(self.path))
+
+
+def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
+    """A row for each line of the list, in its order.
+
+    Raises FileNotFoundError if there is no list, ValueError if it cannot be read or lacks a column.
     """
-    file = _file(path)
-    known = _columns(file)
-    for name in (url, prompt):
+    file = _file(config.path)
+    known = column_names(file)
+    for name in (config.url, config.prompt):
         if name not in known:
             raise ValueError(
-                f"{path} has no column {name!r}, but {', '.join(known)[:200]}: name the right one in sources.urls.url and .prompt"
+                f"{config.path} has no column {name!r}, but {', '.join(known)[:200]}: name the right one in sources.urls.url and .prompt"
             )
-    names = {"url": url, "complex_prompt": prompt, "negative_prompt": negative_prompt, "nsfw": nsfw, "user": user}
-    names = {key: name for key, name in names.items() if name in known}
-    manners = {"rate": rate, "per_host": workers, "tries": tries, "timeout": timeout, "max_bytes": max_bytes, "private": private or ()}
-    return gather(lambda desk: _rows(file, names, licence), work, after, limit, unless, **manners)
+    columns = {"url": config.url, "complex_prompt": config.prompt}
+    columns |= {key: getattr(config, key) for key in ("negative_prompt", "nsfw", "user") if getattr(config, key) in known}
+    return fetch_rows(lambda fetcher: listing(file, columns, config.licence), config, config.limit, state)
 
 
 def _file(path: str) -> Path:
     if not (file := Path(path)).is_file():
-        raise FileNotFoundError(f"sources.urls.path: {path} is no file: name a list of addresses and prompts, .parquet or .csv")
+        raise FileNotFoundError(f"sources.urls.path: {path} is not a file: name a list of URLs and prompts, .parquet or .csv")
     if file.suffix not in (".parquet", ".csv"):
-        raise ValueError(f"sources.urls.path: {path} is neither .parquet nor .csv: name a list of either kind")
+        raise ValueError(f"sources.urls.path: {path} is neither .parquet nor .csv: convert it to one of them")
     return file
 
 
-def _columns(file: Path) -> list[str]:
+def column_names(file: Path) -> list[str]:
+    """The columns of a list. Raises ValueError if it cannot be read."""
     try:
         return pq.read_schema(file).names if file.suffix == ".parquet" else list(pd.read_csv(file, nrows=0))
     except (pa.ArrowException, ValueError, OSError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): mend or replace it") from error
+        raise ValueError(f"{file} cannot be read ({error}): repair or replace it") from error
 
 
-def _batches(file: Path, columns: list[str]) -> Iterator[list[dict]]:
-    """The list in order, a part of it at a time."""
+def batches(file: Path, columns: list[str]) -> Iterator[list[dict]]:
+    """Yields the rows of a list in order, BATCH_SIZE at a time."""
     columns = sorted(set(columns))
     if file.suffix == ".parquet":
-        for batch in pq.ParquetFile(file).iter_batches(BATCH, columns=columns):
+        for batch in pq.ParquetFile(file).iter_batches(BATCH_SIZE, columns=columns):
             yield batch.to_pylist()
     else:
-        for frame in pd.read_csv(file, usecols=columns, dtype=str, keep_default_na=False, chunksize=BATCH):
-            yield frame.to_dict("records")
+        for table in pd.read_csv(file, usecols=columns, dtype=str, keep_default_na=False, chunksize=BATCH_SIZE):
+            yield table.to_dict("records")
 
 
-async def _rows(file: Path, names: dict[str, str], licence: str | None) -> AsyncIterator[dict]:
+async def listing(file: Path, columns: dict[str, str], licence: str | None) -> AsyncIterator[dict]:
+    """Yields the candidates of a list. columns: key of the row -> column of the list."""
     try:
-        for batch in _batches(file, list(names.values())):
-            for told in batch:
-                told = {key: _text(told[name]) for key, name in names.items()}
+        for batch in batches(file, list(columns.values())):
+            for values in batch:
+                values = {key: _text(values[name]) for key, name in columns.items()}
                 row = {"source": "urls", "negative_prompt": None, "width": None, "height": None, "nsfw": None, "licence": licence}
-                yield row | told | {"dropped": None if told["url"] else "no address"}
+                yield row | values | {"dropped": None if values["url"] else "no address"}
     except (pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
-        raise ValueError(f"{file} cannot be read ({error}): mend or replace it") from error
+        raise ValueError(f"{file} cannot be read ({error}): repair or replace it") from error
 
 
 def _text(value) -> str | None:
