@@ -1,163 +1,176 @@
-"""What a page says: its code blocks, links, keys and sentences; and what of it the project really has."""
+"""Reads a page of the docs: code blocks, links, keys and error sentences; and what of them the project really has."""
 
 import ast
-import importlib
 import json
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import cache
-from inspect import Parameter, signature
-from pathlib import Path
+from typing import get_args, get_type_hints
 
 from ruamel.yaml import YAML
 
 from helpers.repository import ROOT
+from sur_adapter.adapter.config import AdapterParams
+from sur_adapter.data.filtering.filtering import FilterConfig
+from sur_adapter.evaluation.evaluator import EvaluateConfig
+from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.generation.sampling import GenerateConfig, SweepConfig
+from sur_adapter.models.captioner import CaptionConfig
+from sur_adapter.models.config import ModelsConfig
+from sur_adapter.registry import load, names
+from sur_adapter.training.config import LossConfig, TrainConfig
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
-HOLE = "…"  # what a sentence fills in
+PLACEHOLDER = "…"  # stands for the values that an error message fills in
+SECTIONS = {
+    "caption": CaptionConfig,
+    "models": ModelsConfig,
+    "adapter": AdapterParams,
+    "loss": LossConfig,
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "sweep": SweepConfig,
+    "evaluate": EvaluateConfig,
+    "executor": ExecutorConfig,
+}
+PLUG_INS = {  # key of params.yaml -> the package whose modules it names; each has a Config
+    "sources": "sur_adapter.data.sources",
+    "scores": "sur_adapter.data.scores",
+    "cache": "sur_adapter.features.extractors",
+    "evaluate.judge": "sur_adapter.evaluation.judges",
+    "evaluate.metrics": "sur_adapter.evaluation.metrics",
+}
+SCORE_COLUMNS = {"clip_simple", "clip_complex", "aesthetic"}  # scores of scores.clip
 
 
-def blocks(page: Path) -> list[tuple[str, str, int]]:
+def blocks(page) -> list[tuple[str, str, int]]:
     """(tag, code, line) of every fenced block."""
-    found, tag, lines = [], None, []
+    result, tag, lines = [], None, []
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if not line.startswith("```"):
             lines.append(line)
         elif tag is None:
             tag, lines, first = line[3:].strip(), [], number
         else:
-            found.append((tag, "\n".join(lines) + "\n", first))
+            result.append((tag, "\n".join(lines) + "\n", first))
             tag = None
     assert tag is None, f"{page.name}: the block of line {first} does not end"
-    return found
+    return result
 
 
-def prose(page: Path) -> str:
-    """The page without its blocks."""
+def prose(page) -> str:
+    """The page without its code blocks."""
     return re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
 
 
-def anchors(page: Path) -> set[str]:
-    """The names of its headings, as GitHub makes them."""
+def anchors(page) -> set[str]:
+    """The anchors of its headings, as GitHub makes them."""
     titles = re.findall(r"^#+ (.*)$", prose(page), re.M)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 def commands(code: str) -> Iterator[list[str]]:
-    """The words of each command of a shell block; settings before it (A=b command) go."""
+    """The words of each command of a shell block, without variables that are set before it (A=b command)."""
     for line in code.replace("\\\n", " ").splitlines():
-        words, some = shlex.shlex(line, posix=True, punctuation_chars=True), []
-        words.whitespace_split = True
-        for word in [*words, ";"]:
+        lexer, command = shlex.shlex(line, posix=True, punctuation_chars=True), []
+        lexer.whitespace_split = True
+        for word in [*lexer, ";"]:
             if word in (";", "&&", "|", ">"):
-                yield from [some] if some else []
-                some = []
-            elif some or not re.fullmatch(r"[A-Z_]+=.*", word):
-                some.append(word)
+                yield from [command] if command else []
+                command = []
+            elif command or not re.fullmatch(r"[A-Z_]+=.*", word):
+                command.append(word)
 
 
 @cache
-def sentences() -> dict[str, set[str]]:
-    """Every sentence that a file of the project raises, with `…` for what is filled in: file -> sentences."""
-    found: dict[str, set[str]] = {}
+def sentences(with_ranges: bool = True) -> dict[str, set[str]]:
+    """file -> the error messages that it raises, with a placeholder for each value that is filled in.
+
+    with_ranges: count the messages of `__post_init__`, which say themselves what to give, too.
+    """
+    result: dict[str, set[str]] = {}
     for path in [*(ROOT / "stages").glob("*.py"), *(ROOT / "sur_adapter").rglob("*.py")]:
-        raised = [node.exc for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Raise)]
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        ranges = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == "__post_init__"]
+        skipped = set() if with_ranges else {id(child) for node in ranges for child in ast.walk(node)}
+        raised = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise) and id(node) not in skipped]
         kinds = ("ValueError", "FileNotFoundError")
-        told = {_told(e.args[0]) for e in raised if isinstance(e, ast.Call) and getattr(e.func, "id", "") in kinds and e.args}
-        found[path.relative_to(ROOT).as_posix()] = {text for text in told if text.strip(HOLE + " ")}
-    return found
+        texts = {_text(e.args[0]) for e in raised if isinstance(e, ast.Call) and getattr(e.func, "id", "") in kinds and e.args}
+        result[path.relative_to(ROOT).as_posix()] = {text for text in texts if text.strip(PLACEHOLDER + " ")}
+    return result
 
 
-def _told(node: ast.expr) -> str:
+def _text(node: ast.expr) -> str:
     if isinstance(node, ast.Constant):
         return str(node.value)
-    return re.sub(f"{HOLE}+", HOLE, "".join(map(_told, node.values))) if isinstance(node, ast.JoinedStr) else HOLE
-
-
-@cache
-def keys(section: str) -> set[str]:
-    """What a section of params.yaml, or a part of one such as cache.llm, may hold: the arguments of the function that takes it."""
-    head, _, name = section.partition(".")
-    if section in ("sources", "scores", "cache"):
-        folder = {"cache": "features"}.get(head, head)
-        return {p.stem for p in (ROOT / "sur_adapter" / folder).glob("*.py")} - {"__init__"}
-    if section == "models":
-        return set(PARAMS["models"])
-    if section == "filter":
-        scores = {"clip_simple", "clip_complex", "aesthetic"} | keys("scores")
-        return set(_takes("stages.filter", "decide")) | scores
-    takes = {
-        "caption": ("stages.caption", "write"),
-        "adapter": ("stages.train", "network"),
-        "loss": ("stages.train", "objective"),
-        "train": ("stages.train", "options_of_training"),
-        "generate": ("sur_adapter.generation.sampling", "draw"),
-        "sweep": ("stages.sweep", "numbers"),
-        "evaluate": ("stages.evaluate", "options"),
-        "executor": ("sur_adapter.executors.executor", "Executor"),
-        "sources": (f"sur_adapter.data.sources.{name}", "rows"),
-        "scores": (f"sur_adapter.data.scores.{name}", "score"),
-        "cache": (f"sur_adapter.features.extractors.{name}", "write"),
-        "sources.folder.interrogate": ("sur_adapter.data.prompts.interrogator", "Interrogator"),
-    }
-    found = set(_takes(*takes.get(section, takes[head])))
-    return found | {"prompts", "per_category"} if section == "generate" else found
-
-
-def _takes(module: str, name: str) -> Iterator[str]:
-    arguments = signature(getattr(importlib.import_module(module), name)).parameters.values()
-    return (a.name for a in arguments if a.kind is Parameter.KEYWORD_ONLY)
+    parts = map(_text, node.values) if isinstance(node, ast.JoinedStr) else [PLACEHOLDER]
+    return re.sub(f"{PLACEHOLDER}+", PLACEHOLDER, "".join(parts))
 
 
 def is_key(dotted: str) -> bool:
-    """Whether params.yaml takes such a key, whether or not it has it now."""
-    section, _, last = dotted.rpartition(".")
-    if dotted.startswith(("evaluate.judge.", "evaluate.measures.")):
-        kind, name, *more = dotted.split(".")[1:]
-        kind = {"judge": "judges"}.get(kind, kind)
-        function = {"judges": "verdicts", "measures": "measure"}[kind]
-        return (ROOT / f"sur_adapter/{kind}/{name}.py").exists() and set(more) <= set(_takes(f"sur_adapter.{kind}.{name}", function))
-    try:
-        return last in keys(section)
-    except (ImportError, AttributeError, KeyError):
+    """Whether params.yaml accepts such a key, whether or not it has it now."""
+    for prefix, package in PLUG_INS.items():
+        if dotted.startswith(f"{prefix}."):
+            plug_in, *rest = dotted.removeprefix(f"{prefix}.").split(".")
+            return plug_in in names(package) and _has_field(load(package, plug_in).Config, rest)
+    section, *rest = dotted.split(".")
+    if section in PLUG_INS:
+        return not rest
+    if section == "filter":
+        scores = SCORE_COLUMNS | set(names(PLUG_INS["scores"]))
+        return rest[:1] != ["min_scores"] and (_has_field(FilterConfig, rest) or (len(rest) == 1 and rest[0] in scores))
+    return section in SECTIONS and _has_field(SECTIONS[section], rest)
+
+
+def _has_field(config: type, path: list[str]) -> bool:
+    """Whether a dataclass has a field, or one of its fields holds a dataclass with it."""
+    if not path:
+        return True
+    first, *rest = path
+    if first not in {field.name for field in fields(config) if field.init}:
         return False
+    hint = get_type_hints(config)[first]
+    nested = [choice for choice in (hint, *get_args(hint)) if is_dataclass(choice)]
+    return not rest or any(_has_field(choice, rest) for choice in nested)
 
 
-def leaves(tree: dict, before: str = "") -> Iterator[str]:
+def leaves(tree: dict, prefix: str = "") -> Iterator[str]:
     """Every key of nested settings, dotted; lists and empty settings are leaves."""
     for name, value in tree.items():
         if isinstance(value, dict) and value:
-            yield from leaves(value, f"{before}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
-            yield f"{before}{name}"
+            yield f"{prefix}{name}"
 
 
 def stages() -> set[str]:
-    """What `dvc repro` can be told: stages, their lanes, and groups of lanes."""
-    lanes = {"crawl": "sources", "caption": "sources", "score": "scores"}
-    found = set(DVC)
+    """Targets of `dvc repro`: stages, and the parts of a foreach."""
+    parts = {"crawl": "sources", "caption": "sources", "score": "scores"}
+    result = set(DVC)
     for name, body in DVC.items():
-        found |= {f"{name}@{lane}" for lane in (PARAMS[lanes[name]] if name in lanes else body.get("foreach", {}))}
-    return found
+        result |= {f"{name}@{part}" for part in (PARAMS[parts[name]] if name in parts else body.get("foreach", {}))}
+    return result
 
 
 @cache
-def helped(*words: str) -> str | None:
-    """What a command of ours says of itself, or None where there is no such command."""
+def help_text(*words: str) -> str | None:
+    """What `python -m … --help` prints, or None if there is no such command."""
     done = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True)
     return None if done.returncode else done.stdout
 
 
-def metric(dotted: str) -> bool:
-    """Whether metrics.json has such a figure; <arm>, <category> and <measure> stand for one of them."""
+def is_metric(dotted: str) -> bool:
+    """Whether metrics.json has such a figure; <arm>, <category> and so on stand for one of them."""
+    examples = {"<arm>": "adapter", "<category>": "counting", "<measure>": "sharpness", "<metric>": "sharpness", "<strength>": "1"}
     tree = json.loads((ROOT / "reports/metrics.json").read_text())
     for name in dotted.split("."):
-        name = {"<arm>": "adapter", "<category>": "counting", "<measure>": "sharpness", "<strength>": "1"}.get(name, name)
+        name = examples.get(name, name)
         if not isinstance(tree, dict) or name not in tree:
             return False
         tree = tree[name]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sur_adapter.adapter.config import AdapterParams
 from sur_adapter.config import Params
 from sur_adapter.evaluation.evaluator import EvaluateConfig
 from sur_adapter.features.extractors import clip, llm, queries, vae
@@ -15,12 +16,12 @@ from sur_adapter.training.config import LossConfig, TrainConfig
 
 @dataclass(frozen=True)
 class PlanSettings:
-    """sources, scores: name -> the `Config` of its plug-in. filter, adapter: the keys of these sections, unchecked."""
+    """sources, scores: name -> the `Config` of its plug-in. filter: the keys of this section, unchecked."""
 
     sources: dict[str, Any]
     scores: dict[str, Any]
     filter: dict[str, Any]
-    adapter: dict[str, Any]
+    adapter: AdapterParams
     caption: CaptionConfig
     models: ModelsConfig
     cache_clip: clip.Config
@@ -40,7 +41,7 @@ class PlanSettings:
             sources={name: params.section(f"sources.{name}", _config("sur_adapter.data.sources", name)) for name in params.raw("sources")},
             scores={name: params.section(f"scores.{name}", _config("sur_adapter.data.scores", name)) for name in params.raw("scores")},
             filter=dict(params.raw("filter")),
-            adapter=dict(params.raw("adapter")),
+            adapter=params.section("adapter", AdapterParams),
             caption=params.section("caption", CaptionConfig),
             models=params.section("models", ModelsConfig),
             cache_clip=params.section("cache.clip", clip.Config),

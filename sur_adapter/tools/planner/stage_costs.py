@@ -4,7 +4,7 @@ Bytes of features follow from the data contract (io/schema.py, features/store.py
 models' configs. For a model of unknown size, model_specs.UnknownModelError says which.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from typing import Any
 
@@ -229,7 +229,7 @@ def training_step(settings: PlanSettings, batch_size: int):
     llm_width = language_model(settings.models.llm, settings.cache_llm.layers).config.get_text_config().hidden_size
     widths = {"teacher_width": llm_width if settings.loss.w_llm else 0, "pooled_width": pooled}
     with torch.device("meta"):
-        adapter = SURAdapter(AdapterConfig(width, **widths, **settings.adapter)).train()
+        adapter = SURAdapter(AdapterConfig(width, **widths, **asdict(settings.adapter))).train()
     layers = None
     if settings.loss.prompt == "attention":
         count = settings.cache_queries.count
