@@ -78,7 +78,7 @@ def test_captions_and_scores_are_the_same_bytes_and_unfinished_captions_are_stag
 
 
 def leave_unfinished_captions(monkeypatch, rules: dict) -> None:
-    """Interrupts a run that has captioned its first shard but not written it, and changes these captions, so that they can be recognised."""
+    """Interrupts a run that has captioned its first shard but not written it, and marks these captions."""
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(captioning, "write_table", interrupt)
         caption(Path("raw/s"), Path("interrupted"), caption=rules)
@@ -211,7 +211,9 @@ def test_a_store_that_cannot_be_written_is_one_sentence(home, no_shared_fs, shar
     Path("store").write_text("no folder")
     shutil.copytree(shards, "raw")
     wrong = no_shared_fs | {"store": f"file://{home}/store"}
-    with pytest.raises(ValueError, match=r"executor.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*goes on"):
+    with pytest.raises(
+        ValueError, match=r"executor.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*which resumes"
+    ):
         caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, executor=wrong)
     assert Path("store").read_text() == "no folder" and not Path("captions").exists()
 
