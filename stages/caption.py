@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 
 from sur_adapter.config import Params
-from sur_adapter.data.captioning import CaptionWorker, captions_file
+from sur_adapter.data.captioning import CaptionWorker
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.hashing import folder_digest
-from sur_adapter.io.raw_shards import shard_files, shard_numbers
+from sur_adapter.io.raw_shards import captions_file, shard_files, shard_numbers
 from sur_adapter.io.work_cache import WorkCache, file_stats
 from sur_adapter.models.captioner import CaptionConfig
 

@@ -9,16 +9,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from sur_adapter.executors.base import ShardResult
-from sur_adapter.io.raw_shards import ImageReader, read_shard
+from sur_adapter.io.raw_shards import ImageReader, captions_file, read_shard
 from sur_adapter.io.schema import CAPTIONS_SCHEMA
 from sur_adapter.io.shards import write_table
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.models.captioner import CaptionConfig, Captioner
-
-
-def captions_file(number: str) -> str:
-    """The name of the table with the captions of one shard."""
-    return f"captions-{number}.parquet"
 
 
 class CaptionWorker:

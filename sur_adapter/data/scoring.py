@@ -7,9 +7,8 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
-from sur_adapter.data.captioning import captions_file
 from sur_adapter.executors.base import ShardResult
-from sur_adapter.io.raw_shards import read_shard
+from sur_adapter.io.raw_shards import captions_file, read_shard
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.registry import load

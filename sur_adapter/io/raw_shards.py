@@ -35,6 +35,11 @@ def shard_files(raw: Path, number: str) -> tuple[Path, Path]:
     return raw / f"prompts-{number}.parquet", raw / f"images-{number}.tar"
 
 
+def captions_file(number: str) -> str:
+    """The name of the table with the captions of one shard."""
+    return f"captions-{number}.parquet"
+
+
 def read_shard(raw: Path, number: str) -> tuple[pd.DataFrame, ImageReader]:
     """Reads the rows of one shard that the crawl kept; their images are read when the returned reader is called."""
     table, tar = shard_files(raw, number)
