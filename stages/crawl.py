@@ -43,6 +43,8 @@ def crawl(
     name: str, source: Source, config: SourceConfig, out: Path, forgotten: Path | None, executor: ExecutorConfig, rows_per_shard: int
 ) -> None:
     """Writes the shards of a source to `out`, without what `forgotten` lists."""
+    if rows_per_shard < 1:
+        raise ValueError(f"rows per shard are {rows_per_shard}: give at least 1")
     hashes = read_forgotten(forgotten) if forgotten else set()
     inputs = {"config": asdict(config), "inputs": config.inputs(), "forgotten": sorted(hashes), "shard": rows_per_shard}
     with (
