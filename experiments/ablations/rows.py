@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass, field
 
-SHORT = {"train.steps": 400, "generate.seeds": 1, "sweep.strengths": [], "evaluate.resamples": 1000}  # all rows in one sitting
+SHORT = {"train.steps": 400, "generate.seeds": 1, "sweep.strengths": [], "evaluate.bootstrap_resamples": 1000}  # all rows in one sitting
 DIFFUSION = {"loss.w_diffusion": 1.0, "loss.w_prompt": 0.0}
 PUBLISHED = {
-    "loss.prompt": "kl", "loss.tokens": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.projection": "frozen",
-    "loss.keep_complex": 0.0, "train.optimizer": "adamw", "train.weight_decay": 0.01, "train.betas": [0.9, 0.999],
-    "train.schedule": "constant", "train.warmup": 0.0,
+    "loss.prompt": "kl", "loss.token_reduction": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.projection": "frozen",
+    "loss.complex_prompt_prob": 0.0, "train.optimizer": "adamw", "train.weight_decay": 0.01, "train.betas": [0.9, 0.999],
+    "train.lr_scheduler": "constant", "train.warmup_ratio": 0.0,
 }  # fmt: skip
 
 
@@ -31,7 +31,9 @@ ROWS = {
         shared={"sweep.strengths": []},
         against="full",
     ),
-    "full-keep-3": Row("3 % of sentences exchanged for keyword prompts", {"loss.keep_complex": 0.03}, 5, {"sweep.strengths": []}, "full"),
+    "full-keep-3": Row(
+        "3 % of sentences exchanged for keyword prompts", {"loss.complex_prompt_prob": 0.03}, 5, {"sweep.strengths": []}, "full"
+    ),
     "ours": Row("ours", against=None),
     "published": Row(
         "published objective: lr 1e-5, diffusion loss detached (so it trains nothing), projection frozen", PUBLISHED | {"train.lr": 1e-5}
@@ -53,8 +55,8 @@ ROWS = {
     ),
     "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}, against="llm-0.1"),
     "kl": Row("prompt loss `kl`, the paper's", {"loss.prompt": "kl"}),
-    "kl-reverse": Row("prompt loss `kl`, the other way round", {"loss.prompt": "kl", "loss.kl": "student_teacher"}, against="kl"),
-    "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask": True}, against="kl"),
+    "kl-reverse": Row("prompt loss `kl`, the other way round", {"loss.prompt": "kl", "loss.kl_direction": "student_teacher"}, against="kl"),
+    "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask_padding": True}, against="kl"),
     "target-complex": Row(
         "w_prompt 0, w_diffusion 1, target: the U-Net under the keyword prompt", DIFFUSION | {"loss.target": "complex"}, against="no-prompt"
     ),
@@ -64,7 +66,7 @@ ROWS = {
     "times-late": Row(
         "the same, clear half of the times alone", DIFFUSION | {"loss.target": "complex", "loss.t_max": 500}, against="target-complex"
     ),
-    "keep-0": Row("no keyword prompt in a sentence's place", {"loss.keep_complex": 0.0}),
+    "keep-0": Row("no keyword prompt in a sentence's place", {"loss.complex_prompt_prob": 0.0}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
     "data-10": Row("10 % of the pictures", {"sources.miniature.count": 4000}),

@@ -8,31 +8,34 @@ from torch import Tensor
 
 @dataclass
 class TrainingBatch:
-    """What is cached of one split; rows agree. What no term asks for, and what the model does not have, is None."""
+    """Cached features of pairs, one row per pair. A tensor is None if the cache or the base model does not have it."""
 
-    simple: Tensor  # (N, L, d)
-    complex: Tensor  # (N, L, d)
-    teacher: Tensor  # (N, d_llm), or (N, T, d_llm), nought where there is no token
-    latents: Tensor | None = None  # (N, 2, 4, h, w): mean and log-variance
-    simple_pooled: Tensor | None = None  # (N, p): SDXL's one vector a prompt
-    complex_pooled: Tensor | None = None  # (N, p)
-    simple_length: Tensor | None = None  # (N,): tokens before the padding
-    complex_length: Tensor | None = None  # (N,)
-    frame: Tensor | None = None  # (N, 6): how the picture was cut, SDXL's time ids
+    simple: Tensor  # (B, L, d) text features of the simple prompt
+    complex: Tensor  # (B, L, d) text features of the complex prompt
+    teacher: Tensor  # (B, d_llm) LLM hidden state of the simple prompt, or (B, T, d_llm) per token, zero where there is no token
+    latents: Tensor | None = None  # (B, 2, 4, h, w): mean and log-variance of the VAE's posterior
+    simple_pooled: Tensor | None = None  # (B, p): SDXL's pooled vector
+    complex_pooled: Tensor | None = None  # (B, p)
+    simple_length: Tensor | None = None  # (B,): tokens without padding
+    complex_length: Tensor | None = None  # (B,)
+    time_ids: Tensor | None = None  # (B, 6): size and crop of the image, SDXL's micro-conditions
 
     def __len__(self) -> int:
         return len(self.simple)
 
     def rows(self, index: Tensor, device: str) -> "TrainingBatch":
-        """Those rows, fp32, on the device."""
+        """Selects rows, as fp32 on the device."""
         return TrainingBatch(*(None if t is None else t[index] for t in vars(self).values())).to(device)
 
     def to(self, device: str) -> "TrainingBatch":
-        """fp32, on the device. To a GPU they travel as they are cached, from memory that it can fetch by itself."""
-        far = torch.device(device).type == "cuda"
-        held = vars(self).values()
-        return TrainingBatch(*(None if t is None else (t.pin_memory() if far else t).to(device, non_blocking=far).float() for t in held))
+        """Moves it to the device as fp32. To a GPU the tensors travel in their stored type, from pinned memory."""
+        cuda = torch.device(device).type == "cuda"
 
-    def together(self, index: Tensor) -> Tensor:
-        """Rows that can share a batch: any."""
+        def move(tensor: Tensor) -> Tensor:
+            return (tensor.pin_memory() if cuda else tensor).to(device, non_blocking=cuda).float()
+
+        return TrainingBatch(*(None if tensor is None else move(tensor) for tensor in vars(self).values()))
+
+    def same_bucket(self, index: Tensor) -> Tensor:
+        """Rows that can share a batch: here any, since all latents have one shape."""
         return index

@@ -1,6 +1,6 @@
-"""A training that may be killed: all that its next step depends on, kept as finished work (work.py), and the best so far.
+"""Checkpoints, from which a killed training continues, and the best weights so far.
 
-No state of the random generator is among it: every step seeds it anew, by the seed and its own number.
+A checkpoint holds no state of a random generator: every step has its own, seeded by train.seed and the step's number.
 """
 
 from hashlib import sha256
@@ -11,22 +11,22 @@ from torch import nn
 
 from sur_adapter.io.work_cache import WorkCache
 
-KEY = "state.pt"
+KEY = "state.pt"  # in the work cache
 
 
 class BestWeights:
-    """The least validation loss so far, and the weights that had it."""
+    """The lowest validation loss so far, and on request the weights that had it."""
 
     def __init__(self):
-        self.loss, self.since, self.weights = float("inf"), 0, None
+        self.loss, self.evals_since_best, self.weights = float("inf"), 0, None
 
-    def look(self, loss: float, model: nn.Module | None) -> None:
-        """model: whose weights are kept, where they are asked for."""
+    def update(self, loss: float, model: nn.Module | None) -> None:
+        """model: whose weights are copied if the loss is the lowest; None copies none."""
         if loss < self.loss:
-            self.loss, self.since = loss, 0
-            self.weights = {k: v.detach().cpu().clone() for k, v in model.state_dict().items()} if model else None
+            self.loss, self.evals_since_best = loss, 0
+            self.weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()} if model else None
         else:
-            self.since += 1  # looks without a better one
+            self.evals_since_best += 1
 
     def state_dict(self) -> dict:
         return dict(vars(self))
@@ -35,29 +35,29 @@ class BestWeights:
         vars(self).update(state)
 
 
-def keep(work: WorkCache, parts: dict, **numbers) -> None:
-    """parts: name -> anything with a state_dict."""
+def save_checkpoint(cache: WorkCache, stateful: dict, **values) -> None:
+    """Saves values and the state of objects, name -> anything with a state_dict, with a checksum."""
     buffer = BytesIO()
-    torch.save(numbers | {"parts": {name: part.state_dict() for name, part in parts.items()}}, buffer)
-    work.set(KEY, sha256(buffer.getbuffer()).digest() + buffer.getvalue())
+    torch.save(values | {"stateful": {name: item.state_dict() for name, item in stateful.items()}}, buffer)
+    cache.set(KEY, sha256(buffer.getbuffer()).digest() + buffer.getvalue())
 
 
-def resume(work: WorkCache | None, parts: dict, processes: int = 1) -> dict:
-    """The numbers that were kept last, every part as it was then; {} where nothing was, or where the disk has spoilt it.
+def load_checkpoint(cache: WorkCache | None, stateful: dict, num_processes: int = 1) -> dict:
+    """Restores the objects from the last checkpoint and returns its values; {} if there is none, or if it is corrupt.
 
-    One process reads for all of them.
+    Only the first process reads, and sends what it read to the others.
     """
-    held = [unsealed(work.get(KEY)) if work else None]
-    if processes > 1:
-        torch.distributed.broadcast_object_list(held)
-    if held[0] is None:
+    data = [verified(cache.get(KEY)) if cache else None]
+    if num_processes > 1:
+        torch.distributed.broadcast_object_list(data)
+    if data[0] is None:
         return {}
-    state = torch.load(BytesIO(held[0]), map_location="cpu", weights_only=True)
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
+    state = torch.load(BytesIO(data[0]), map_location="cpu", weights_only=True)
+    for name, item in stateful.items():
+        item.load_state_dict(state["stateful"][name])
     return state
 
 
-def unsealed(data: bytes | None) -> bytes | None:
-    """Training anew is dear, going on with a flipped bit is dearer: torch itself looks at no checksum."""
+def verified(data: bytes | None) -> bytes | None:
+    """Verifies the checksum in front of the data; None if the checkpoint is corrupt. torch.load itself verifies none."""
     return data[32:] if data and sha256(data[32:]).digest() == data[:32] else None

@@ -1,65 +1,76 @@
-"""The diffusion term: how latents are noised, what the frozen U-Net is asked, and how its answer is weighed."""
+"""The diffusion loss: latents are noised, the frozen U-Net predicts from the adapted features, and the error is weighted.
 
-from dataclasses import dataclass
+L_diffusion = w(t) · ‖ε − UNet(z_t, t, c')‖²        z_t = √ᾱ_t z + √(1 − ᾱ_t) ε
+"""
+
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
-from sur_adapter.models.stable_diffusion import predict_noise
-from sur_adapter.training import losses as loss
+from sur_adapter.models.stable_diffusion import predict_noise, scale_latents
+from sur_adapter.training import losses
+from sur_adapter.training.config import LossConfig
 from sur_adapter.training.distributed import DistributedContext
 
 
-@dataclass
-class Denoising:
-    """The choices; today's common ones unless given.
+class DiffusionLoss:
+    """Needs the frozen U-Net, its training scheduler (of diffusers), and the config of its VAE, which scales the latents.
 
-    snr_gamma: γ of Min-SNR weights (arXiv 2303.09556). offset_noise: share of noise that is one number a channel.
-    target: `noise` (or the velocity, as the scheduler says), or `complex`: what the U-Net itself predicts under the complex prompt.
-    t_min ≤ t < t_max: the times that are drawn.
+    Raises ValueError for settings that the scheduler does not allow.
     """
 
-    snr_gamma: float | None = None
-    offset_noise: float = 0.0
-    target: str = "noise"
-    t_min: int = 0
-    t_max: int | None = None
-
-    def check(self, scheduler) -> None:
-        """ValueError for times and kinds of prediction that this scheduler does not have."""
-        kind, last = getattr(scheduler.config, "prediction_type", "epsilon"), scheduler.config.num_train_timesteps
-        if kind not in ("epsilon", "v_prediction"):
-            raise ValueError(f"this U-Net predicts {kind!r}: the diffusion loss knows epsilon and v_prediction; set loss.w_diffusion to 0")
-        if not 0 <= self.t_min < (last if self.t_max is None else self.t_max) <= last:
+    def __init__(self, config: LossConfig, unet: nn.Module, scheduler, vae_config: Mapping):
+        self.config, self.unet, self.scheduler, self.vae_config = config, unet, scheduler, vae_config
+        self.prediction_type = getattr(scheduler.config, "prediction_type", "epsilon")
+        last = scheduler.config.num_train_timesteps
+        self.t_max = last if config.t_max is None else config.t_max
+        if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(
-                f"params.yaml: loss.t_min is {self.t_min} and loss.t_max {self.t_max}: choose 0 <= t_min < t_max <= {last}, or null"
+                f"this U-Net predicts {self.prediction_type!r}, and the diffusion loss supports only epsilon and v_prediction: "
+                "set loss.w_diffusion to 0"
             )
-        if kind == "epsilon" and scheduler.alphas_cumprod[-1] < 1e-8:
+        if not 0 <= config.t_min < self.t_max <= last:
             raise ValueError(
-                "params.yaml: loss.zero_snr asks for a U-Net that predicts the velocity; this one predicts noise: set it to false"
+                f"params.yaml: loss.t_min is {config.t_min} and loss.t_max {config.t_max}: choose 0 <= t_min < t_max <= {last}, or null"
+            )
+        if self.prediction_type == "epsilon" and scheduler.alphas_cumprod[-1] < 1e-8:
+            raise ValueError(
+                "params.yaml: loss.rescale_betas_zero_snr needs a U-Net that predicts velocity; this one predicts noise: set it to false"
             )
 
     def __call__(
-        self, unet: nn.Module, scheduler, z: Tensor, adapted: dict[str, Tensor], complex: dict[str, Tensor], portion: DistributedContext
+        self,
+        moments: Tensor,
+        adapted: dict[str, Tensor | None],
+        reference: dict[str, Tensor | None],
+        generator: torch.Generator | None,
+        context: DistributedContext,
     ) -> Tensor:
-        """z [B, 4, h, w] of the picture; adapted and complex: prompt_embeds, pooled_prompt_embeds and time_ids of `predict_noise`."""
-        noise = portion.normal(z)
-        if self.offset_noise:
-            noise = noise + self.offset_noise * portion.normal(z[:, :, :1, :1])
-        last = scheduler.config.num_train_timesteps if self.t_max is None else self.t_max
-        t = portion(torch.randint(self.t_min, last, (len(z) * portion.count,), device=z.device))  # (B,)
-        noised = scheduler.add_noise(z, noise, t)
-        kind = getattr(scheduler.config, "prediction_type", "epsilon")
-        if self.target == "complex":
+        """The loss of a batch.
+
+        moments (B, 2, 4, h, w): mean and log-variance of the VAE's posterior. adapted, reference: conditions of the U-Net, from the adapted
+        features and from the complex prompt: `prompt_embeds` (B, L, d), and for SDXL `pooled_prompt_embeds` (B, p), `time_ids` (B, 6).
+        """
+        mean, logvar = moments.unbind(1)
+        latents = scale_latents(mean + (0.5 * logvar).exp() * context.randn_like(mean, generator), self.vae_config)  # (B, 4, h, w)
+        noise = context.randn_like(latents, generator)
+        if self.config.noise_offset:
+            noise = noise + self.config.noise_offset * context.randn_like(latents[:, :, :1, :1], generator)
+        timesteps = context.randint(self.config.t_min, self.t_max, latents, generator)  # (B,)
+        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
+        if self.config.target == "complex":
             with torch.no_grad():
-                target = predict_noise(unet, noised, t, **complex)
+                target = predict_noise(self.unet, noisy_latents, timesteps, **reference)
+        elif self.prediction_type == "v_prediction":
+            target = self.scheduler.get_velocity(latents, noise, timesteps)
         else:
-            target = scheduler.get_velocity(z, noise, t) if kind == "v_prediction" else noise
-        weight = loss.min_snr(snr(scheduler, t), self.snr_gamma, kind) if self.snr_gamma else None
-        return loss.diffusion(target, predict_noise(unet, noised, t, **adapted), weight)
+            target = noise
+        return losses.diffusion(target, predict_noise(self.unet, noisy_latents, timesteps, **adapted), self._weight(timesteps))
 
-
-def snr(scheduler, t: Tensor) -> Tensor:
-    """ᾱ_t / (1 − ᾱ_t), [B]."""
-    alpha = scheduler.alphas_cumprod.to(t.device)[t]
-    return alpha / (1 - alpha)
+    def _weight(self, timesteps: Tensor) -> Tensor | None:
+        """w(t) (B,) of Min-SNR; None weighs all timesteps equally."""
+        if not self.config.snr_gamma:
+            return None
+        alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]
+        return losses.min_snr(alpha / (1 - alpha), self.config.snr_gamma, self.prediction_type)  # SNR = ᾱ_t / (1 − ᾱ_t)

@@ -1,122 +1,132 @@
-"""What the adapter is trained for: the weighted sum of the terms, on what is cached of a batch."""
+"""The training objective: the weighted sum of the loss terms on a batch of cached features."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.models.stable_diffusion import scale_latents
-from sur_adapter.training import losses as loss
+from sur_adapter.features.query_bank import CrossAttention
+from sur_adapter.training import losses
 from sur_adapter.training.batch import TrainingBatch
-from sur_adapter.training.diffusion_loss import Denoising
+from sur_adapter.training.config import LossConfig
 from sur_adapter.training.distributed import DistributedContext
+from sur_adapter.training.randomness import default_generators
 
 
-@dataclass
 class Objective:
-    """The weighted sum of the three terms, with whatever is frozen behind them.
+    """L = w_diffusion · L_diffusion + w_prompt · L_prompt + w_llm · L_llm.
 
-    drop_condition: the share of rows whose prompts become the empty one. The unconditional branch stays the base model's, in training
-    as when pictures are drawn: for those rows the U-Net gets the features of the empty prompt plain; the prompt loss asks of the adapter
-    to leave them as they are, for pipelines that adapt them after all; the teacher has nothing to say of them.
-
-    keep_complex: the share of rows where the keyword prompt stands in the sentence's place. The adapter shall leave it as it is, so that
-    who writes keywords loses nothing; again the teacher, who read the sentence, is silent.
+    layers: the U-Net's cross-attention layers with their query banks, for `loss.prompt: attention`. diffusion_loss: a DiffusionLoss, for
+    w_diffusion above 0. empty_prompt (L, d): text features of the empty prompt, for empty_prompt_prob above 0.
     """
 
-    w_diffusion: float
-    w_prompt: float
-    w_llm: float
-    layers: list[loss.CrossAttention] | None = None  # given: D_prompt is `attention`; else `kl`
-    unet: nn.Module | None = None
-    scheduler: object = None
-    vae_config: Mapping = field(default_factory=lambda: {"scaling_factor": 1.0})
-    denoising: Denoising = field(default_factory=Denoising)
-    kl: Callable = loss.kl
-    mask: bool = False  # padding does not count, in `kl` and in the query's mean
-    drop_condition: float = 0.0
-    keep_complex: float = 0.0
-    empty: Tensor | None = None  # (L, d): features of the empty prompt
+    def __init__(
+        self,
+        config: LossConfig,
+        *,
+        layers: list[CrossAttention] | None = None,
+        diffusion_loss: Callable[..., Tensor] | None = None,
+        empty_prompt: Tensor | None = None,
+    ):
+        self.config, self.layers, self.diffusion_loss, self.empty_prompt = config, layers, diffusion_loss, empty_prompt
+        self.weights = {"prompt": config.w_prompt, "llm": config.w_llm, "diffusion": config.w_diffusion}
+        self.kl = partial(losses.kl, direction=config.kl_direction, temperature=config.temperature, reduction=config.token_reduction)
 
     def __call__(
-        self, adapter: SURAdapter, batch: TrainingBatch, portion: DistributedContext | None = None
+        self,
+        adapter: SURAdapter,
+        batch: TrainingBatch,
+        generator: torch.Generator | None = None,
+        context: DistributedContext | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """(L, each unweighted term that has a weight). portion: the share of the whole batch that `batch` is."""
-        portion = portion or DistributedContext()
-        batch, well_put = self._keep(batch, portion)
-        batch, dropped = self._drop(batch, portion)
-        query = adapter.query(batch.simple)
+        """Returns the loss, and each unweighted term whose weight is not 0, without gradient.
+
+        generator: of all random numbers; None is torch's default. context: which shard of the global batch `batch` is.
+        """
+        context = context or DistributedContext()
+        batch, replaced = self._replace_simple(batch, generator, context)
+        batch, emptied = self._replace_by_empty(batch, generator, context)
+        with default_generators(generator if adapter.training else None, batch.simple.device):  # dropout
+            query = adapter.query(batch.simple)  # (B, L, d)
         adapted = adapter.adapt(batch.simple, query)  # (B, L, d)
         pooled = None if batch.simple_pooled is None else adapter.pool(batch.simple_pooled)  # (B, p)
         terms = {}
-        if self.w_prompt:
-            terms["prompt"] = self._prompt(batch, adapted, pooled, portion)
-        if self.w_llm:
-            unread = [rows for rows in (well_put, dropped) if rows is not None]
-            counted = ~torch.stack(unread).any(0) if unread else None
-            terms["llm"] = loss.llm(adapter.projection(_one(batch.teacher)), query, self._kept(batch, "simple"), counted, self.kl)
-        if self.w_diffusion:
-            plain = adapted if dropped is None else torch.where(dropped[:, None, None], self.empty, adapted)
-            terms["diffusion"] = self._diffusion(batch, plain, pooled, portion)
-        if not terms:
-            raise ValueError("params.yaml: loss.w_diffusion, w_prompt and w_llm are all 0: give at least one of them a weight")
-        total = sum(getattr(self, f"w_{name}") * value for name, value in terms.items())
-        return total, {name: value.detach() for name, value in terms.items()}
+        if self.config.w_prompt:
+            terms["prompt"] = self._prompt(batch, adapted, pooled, generator, context)
+        if self.config.w_llm:
+            projected = adapter.projection(_mean_over_tokens(batch.teacher))  # (B, d)
+            terms["llm"] = losses.llm(projected, query, self._mask(batch, "simple"), _unchanged(replaced, emptied), self.kl)
+        if self.config.w_diffusion:
+            embeds = adapted if emptied is None else torch.where(emptied[:, None, None], self.empty_prompt, adapted)
+            terms["diffusion"] = self._diffusion(batch, embeds, pooled, generator, context)
+        loss = sum(self.weights[name] * value for name, value in terms.items())
+        return loss, {name: value.detach() for name, value in terms.items()}
 
-    def _prompt(self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, portion: DistributedContext) -> Tensor:
-        """D_prompt of the words, and of the pooled vector where there is one: it counts as much as all the words."""
-        if self.layers:
-            words = loss.prompt_attention(self.layers, batch.complex, adapted, mean=portion.mean)
+    def _prompt(
+        self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, generator: torch.Generator | None, context: DistributedContext
+    ) -> Tensor:
+        """L_prompt of the token features, plus that of SDXL's pooled vector, with the same weight."""
+        if self.config.prompt == "attention":
+            loss = losses.prompt_attention(self.layers, batch.complex, adapted, generator=generator, mean=context.all_reduce_mean)
         else:
-            words = loss.prompt_kl(batch.complex, adapted, self._kept(batch, "simple", "complex"), self.kl)
-        return words if pooled is None else words + loss.pooled(batch.complex_pooled, pooled, portion.mean)
+            loss = losses.prompt_kl(batch.complex, adapted, self._mask(batch, "simple", "complex"), self.kl)
+        return loss if pooled is None else loss + losses.pooled(batch.complex_pooled, pooled, context.all_reduce_mean)
 
-    def _diffusion(self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, portion: DistributedContext) -> Tensor:
-        mean, logvar = batch.latents.unbind(1)
-        z = scale_latents(mean + (0.5 * logvar).exp() * portion.normal(mean), self.vae_config)  # (B, 4, h, w)
-        asked = (
-            {"prompt_embeds": adapted, "pooled_prompt_embeds": pooled, "time_ids": batch.frame},
-            {"prompt_embeds": batch.complex, "pooled_prompt_embeds": batch.complex_pooled, "time_ids": batch.frame},
-        )
-        return self.denoising(self.unet, self.scheduler, z, *asked, portion)
+    def _diffusion(
+        self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, generator: torch.Generator | None, context: DistributedContext
+    ) -> Tensor:
+        conditions = [
+            {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled_embeds, "time_ids": batch.time_ids}
+            for embeds, pooled_embeds in ((adapted, pooled), (batch.complex, batch.complex_pooled))
+        ]
+        return self.diffusion_loss(batch.latents, *conditions, generator, context)
 
-    def _kept(self, batch: TrainingBatch, *prompts: str) -> Tensor | None:
-        """[B, L]: whether a token of any of the prompts is no padding; None where all count."""
-        if not self.mask:
+    def _mask(self, batch: TrainingBatch, *prompts: str) -> Tensor | None:
+        """(B, L): tokens that are no padding in at least one of the prompts; None if all count."""
+        if not self.config.mask_padding:
             return None
         lengths = [getattr(batch, f"{prompt}_length") for prompt in prompts]
         if any(length is None for length in lengths):
-            raise ValueError("params.yaml: loss.mask asks for the lengths of the prompts, and the cache holds none: set it to false")
+            raise ValueError("params.yaml: loss.mask_padding needs the lengths of the prompts, and the cache holds none: set it to false")
         return torch.arange(batch.simple.shape[1], device=batch.simple.device) < torch.stack(lengths).amax(0)[:, None]
 
-    def _keep(self, batch: TrainingBatch, portion: DistributedContext) -> tuple[TrainingBatch, Tensor | None]:
-        """The batch with some sentences exchanged for their keyword prompts, and which [B]."""
-        if not self.keep_complex:
+    def _replace_simple(
+        self, batch: TrainingBatch, generator: torch.Generator | None, context: DistributedContext
+    ) -> tuple[TrainingBatch, Tensor | None]:
+        """Replaces some simple prompts by their complex prompts. Returns the batch and which rows (B,)."""
+        if not self.config.complex_prompt_prob:
             return batch, None
-        chosen = portion(torch.rand(len(batch) * portion.count) < self.keep_complex).to(batch.simple.device)
-        pairs = {name: (getattr(batch, f"simple{name}"), getattr(batch, f"complex{name}")) for name in ("", "_pooled", "_length")}
-        given = {
-            f"simple{name}": torch.where(chosen.view(-1, *[1] * (simple.ndim - 1)), complex, simple)
-            for name, (simple, complex) in pairs.items()
-            if simple is not None
-        }
-        return replace(batch, **given), chosen
+        rows = (context.rand(len(batch), generator) < self.config.complex_prompt_prob).to(batch.simple.device)
+        fields = {}
+        for suffix in ("", "_pooled", "_length"):
+            simple, other = getattr(batch, f"simple{suffix}"), getattr(batch, f"complex{suffix}")
+            if simple is not None:
+                fields[f"simple{suffix}"] = torch.where(rows.view(-1, *[1] * (simple.ndim - 1)), other, simple)
+        return replace(batch, **fields), rows
 
-    def _drop(self, batch: TrainingBatch, portion: DistributedContext) -> tuple[TrainingBatch, Tensor | None]:
-        """The batch with some prompts emptied, and which [B]."""
-        if not self.drop_condition:
+    def _replace_by_empty(
+        self, batch: TrainingBatch, generator: torch.Generator | None, context: DistributedContext
+    ) -> tuple[TrainingBatch, Tensor | None]:
+        """Replaces both prompts of some rows by the empty prompt. Returns the batch and which rows (B,)."""
+        if not self.config.empty_prompt_prob:
             return batch, None
-        chosen = torch.rand(len(batch) * portion.count) < self.drop_condition
-        dropped = portion(chosen).to(batch.simple.device)
-        words = (torch.where(dropped[:, None, None], self.empty, x) for x in (batch.simple, batch.complex))
-        return replace(batch, **dict(zip(("simple", "complex"), words, strict=True))), dropped
+        rows = (context.rand(len(batch), generator) < self.config.empty_prompt_prob).to(batch.simple.device)
+        simple, other = (torch.where(rows[:, None, None], self.empty_prompt, x) for x in (batch.simple, batch.complex))
+        return replace(batch, simple=simple, complex=other), rows
 
 
-def _one(teacher: Tensor) -> Tensor:
-    """One vector a prompt, [B, d_llm]: the mean over its tokens where each has its own."""
+def _unchanged(*replaced: Tensor | None) -> Tensor | None:
+    """(B,): rows that none of the masks replaced; None if there is no mask."""
+    masks = [rows for rows in replaced if rows is not None]
+    return ~torch.stack(masks).any(0) if masks else None
+
+
+def _mean_over_tokens(teacher: Tensor) -> Tensor:
+    """One vector per prompt, (B, d_llm): of features per token (B, T, d_llm) the mean over those that are not zero."""
     if teacher.ndim == 2:
         return teacher
-    there = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)
-    return (teacher * there).sum(1) / there.sum(1).clamp_min(1)
+    present = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)
+    return (teacher * present).sum(1) / present.sum(1).clamp_min(1)

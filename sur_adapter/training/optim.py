@@ -1,34 +1,36 @@
-"""How far a step goes: the optimizers, and their learning rate from step to step."""
+"""Optimizers, and the learning rate of each step."""
 
 from math import cos, pi
 
 import torch
 from torch import nn
 
-SCHEDULES = {
-    "cosine": lambda done: 0.5 * (1 + cos(pi * done)),
-    "linear": lambda done: 1 - done,
-    "constant": lambda done: 1.0,
+LR_SCHEDULERS = {  # the factor of the learning rate after a share of the steps past the warm-up
+    "cosine": lambda progress: 0.5 * (1 + cos(pi * progress)),
+    "linear": lambda progress: 1 - progress,
+    "constant": lambda progress: 1.0,
 }
-OPTIMIZERS = ("muon", "adamw")
 
 
-def share(done: int, steps: int, schedule: str = "cosine", warmup: float = 0.1) -> float:
-    """Of the learning rate, after so many steps: a straight line up for a share `warmup` of them, then the schedule."""
-    up = max(1, int(steps * warmup))
-    return (done + 1) / up if done < up else SCHEDULES[schedule]((done - up) / max(1, steps - up))
+def lr_lambda(step: int, total_steps: int, lr_scheduler: str = "cosine", warmup_ratio: float = 0.1) -> float:
+    """The factor of the learning rate at a step, from 0: linear warm-up over `warmup_ratio` of the steps, then the scheduler."""
+    warmup = max(1, int(total_steps * warmup_ratio))
+    if step < warmup:
+        return (step + 1) / warmup
+    return LR_SCHEDULERS[lr_scheduler]((step - warmup) / max(1, total_steps - warmup))
 
 
-def optimizers_of(
-    adapter: nn.Module, lr: float, optimizer: str = "muon", weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.98)
+def build_optimizers(
+    model: nn.Module, lr: float, optimizer: str = "muon", weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[torch.optim.Optimizer]:
-    """`muon`: Muon (Jordan et al. 2024) for matrices, its step scaled to the size of AdamW's (arXiv 2502.16982); AdamW for the rest.
-    `adamw`: AdamW for all. Norms and biases do not decay.
+    """Builds the optimizers of the trainable parameters; norms and biases get no weight decay.
+
+    `muon`: Muon (Jordan et al. 2024) for matrices, with updates scaled to the size of AdamW's (arXiv 2502.16982), and AdamW for the rest.
+    `adamw`: AdamW for all.
     """
-    trained = [p for p in adapter.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.ndim == 2]
-    others = [p for p in trained if p.ndim != 2]
-    betas = tuple(betas)
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    matrices = [p for p in trainable if p.ndim == 2]
+    others = [p for p in trainable if p.ndim != 2]
     if optimizer == "adamw":
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         return [torch.optim.AdamW(groups, lr=lr, betas=betas)]

@@ -1,113 +1,201 @@
-"""Trains the adapter from cached features alone: neither text encoder, VAE nor LLM is loaded, the U-Net only if its loss is asked for.
+"""Trains the adapter on cached features: no text encoder, VAE or LLM is loaded, and the U-Net only for the diffusion loss.
 
-One process or many (accelerate): `batch` is of all of them together, and every one draws for the whole batch and takes its own rows, so
-that the adapter is the same, but for rounding, however many there are.
+With several processes (accelerate), `batch_size` is that of all together: every process draws the random numbers of the whole batch and
+takes its own rows, so the adapter is the same, up to rounding, for any number of processes.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from math import isfinite
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.io.work_cache import WorkCache
-from sur_adapter.training import checkpoint as checkpoints
+from sur_adapter.models.torch_utils import autocast
 from sur_adapter.training.batch import TrainingBatch
-from sur_adapter.training.distributed import DistributedContext, team
+from sur_adapter.training.checkpoint import BestWeights, load_checkpoint, save_checkpoint
+from sur_adapter.training.config import TrainConfig
+from sur_adapter.training.distributed import DistributedContext
+from sur_adapter.training.metrics import mean_metrics
 from sur_adapter.training.objective import Objective
-from sur_adapter.training.training_step import Training
+from sur_adapter.training.optim import build_optimizers, lr_lambda
+from sur_adapter.training.randomness import step_generator
+
+VALIDATION_BATCHES = 4
 
 
-def fit(
-    adapter: SURAdapter,
-    objective: Objective,
-    train: TrainingBatch,
-    validation: TrainingBatch,
-    work: WorkCache | None = None,
-    tell: Callable[[dict], None] = lambda row: None,
-    *,
-    steps: int,
-    batch: int,
-    seed: int = 0,
-    every: int = 50,
-    device: str = "cpu",
-    patience: int | None = None,
-    checkpoint: int | None = 100,
-    accumulation: int = 1,
-    **how,
-) -> tuple[list[dict], float]:
-    """Returns (history, samples a second): a row every `every` steps, means since the last; `tell` gets each as it comes.
+class PairDataset(Protocol):
+    """What the trainer reads: a FeatureDataset, or a TrainingBatch of all rows."""
 
-    batch: of one pass; a step is `accumulation` passes. patience: looks at the validation without a better one, after which training
-    ends. Every `checkpoint` steps all that the next one depends on is kept in `work`, so that a training that was killed ends as it would
-    have. how: what `Training` takes. Of several processes each calls this with the same arguments; `work` is the first one's.
-    Raises ValueError where memory is short, and where the loss is no number any more.
+    def __len__(self) -> int: ...
+
+    def rows(self, index: Tensor, device: str) -> TrainingBatch:
+        """Rows (B,) as fp32 on the device."""
+
+    def same_bucket(self, index: Tensor) -> Tensor:
+        """Rows (B,) that can share a batch, in place of the given ones."""
+
+
+class Trainer:
+    """Holds all that a training step changes. Each of several processes makes one, with the same arguments.
+
+    device: of this process. The history goes to the trackers of `accelerator`.
     """
-    crew, portion = team(device, batch)
-    training = Training(adapter, objective, crew, portion, steps=steps, device=device, **how)
-    state = checkpoints.resume(work, training.parts, portion.count)
-    first, history, seen = state.get("step", 0), state.get("history", []), state.get("seen", [])
-    for row in history:
-        tell(row)
-    start = perf_counter()
-    last = first if patience and training.best.since >= patience else steps
-    batches = _batches(train, range(first + 1, last + 1), seed, batch, accumulation, portion, device)
-    bar = tqdm(batches, "train", initial=first, total=steps, disable=None if portion.rank == 0 else True)
-    with enough_memory(device, batch):
-        for step, passes in enumerate(bar, first + 1):
-            torch.manual_seed(seed * 1_000_003 + step)
-            torch.randint(len(train), (batch * accumulation,))  # the rows' own draw, so that what follows it is the same
-            seen.append(training.step(passes))
-            if step % every == 0 or step == steps:
-                means = _means(seen, portion, step)
-                history.append({"step": step} | means | training.look(validation, batch))
-                tell(history[-1])
-                seen = []
-                bar.set_postfix(loss=f"{means['loss']:.4f}")
-            if work and checkpoint and step % checkpoint == 0:
-                checkpoints.keep(work, training.parts, step=step, history=history, seen=seen)
-            if patience and training.best.since >= patience:
-                break
-    done = (history[-1]["step"] if history else first) - first
-    training.end()
-    return history, done * batch * accumulation / (perf_counter() - start)
+
+    def __init__(self, adapter: SURAdapter, objective: Objective, config: TrainConfig, accelerator: Accelerator, device: str):
+        self.adapter, self.objective, self.config, self.device = adapter.to(device).train(), objective, config, device
+        self.accelerator = accelerator
+        self.context = DistributedContext(accelerator.process_index, accelerator.num_processes)
+        self.optimizers = build_optimizers(adapter, config.lr, config.optimizer, config.weight_decay, config.betas)
+        self.lr_schedulers = [
+            LambdaLR(o, lambda step: lr_lambda(step, config.steps, config.lr_scheduler, config.warmup_ratio)) for o in self.optimizers
+        ]
+        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=config.precision == "fp16")
+        self.ema = AveragedModel(adapter, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)) if config.ema_decay else None
+        self.best = BestWeights()
+        self.stateful = {"adapter": adapter, "scaler": self.scaler, "best": self.best} | ({"ema": self.ema} if self.ema else {})
+        self.stateful |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(self.optimizers)}
+        self.stateful |= {f"lr_scheduler {number}": lr_scheduler for number, lr_scheduler in enumerate(self.lr_schedulers)}
+        self.loss_module = accelerator.prepare_model(LossModule(adapter, objective, self.context), device_placement=False)
+
+    def fit(self, train: PairDataset, validation: PairDataset, cache: WorkCache | None = None) -> tuple[list[dict], float]:
+        """Trains to the last step. Returns the history, a row of mean metrics every `eval_steps` steps, and samples per second.
+
+        Every `checkpointing_steps` steps all that the next step depends on is saved in `cache` (the first process's), so a training that
+        was killed continues from there and ends in the same weights. Raises ValueError if memory is short, or if the loss is not finite.
+        """
+        config = self.config
+        state = load_checkpoint(cache, self.stateful, self.context.world_size)
+        first, history, step_metrics = state.get("step", 0), state.get("history", []), state.get("step_metrics", [])
+        for row in history:
+            self._log(row)
+        start = perf_counter()
+        last = first if self._patience_exhausted() else config.steps
+        batches = self._batches(train, range(first + 1, last + 1))
+        progress = tqdm(batches, "train", initial=first, total=config.steps, disable=None if self.context.rank == 0 else True)
+        with friendly_memory_errors(self.device, config.batch_size):
+            for step, (micro_batches, generator) in enumerate(progress, first + 1):
+                step_metrics.append(self.train_step(micro_batches, generator))
+                if step % config.eval_steps == 0 or step == config.steps:
+                    means = mean_metrics(step_metrics, self.context, step)
+                    history.append({"step": step} | means | self.validate(validation))
+                    self._log(history[-1])
+                    step_metrics = []
+                    progress.set_postfix(loss=f"{means['loss']:.4f}")
+                if cache and config.checkpointing_steps and step % config.checkpointing_steps == 0:
+                    save_checkpoint(cache, self.stateful, step=step, history=history, step_metrics=step_metrics)
+                if self._patience_exhausted():
+                    break
+        steps = (history[-1]["step"] if history else first) - first
+        self._load_final_weights()
+        return history, steps * config.batch_size * config.gradient_accumulation_steps / (perf_counter() - start)
+
+    def train_step(self, micro_batches: list[TrainingBatch], generator: torch.Generator) -> dict[str, Tensor]:
+        """One optimizer step on some micro-batches. Returns the loss, the gradient norm and each term, which stay on the device."""
+        metrics = [
+            self._backward(batch, generator, sync=batch is micro_batches[-1], accumulation_steps=len(micro_batches))
+            for batch in micro_batches
+        ]
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        gradient_norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm or float("inf"))
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+        self.scaler.update()
+        for lr_scheduler in self.lr_schedulers:
+            lr_scheduler.step()
+        self.adapter.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update_parameters(self.adapter)
+        means = {key: sum(row[key] for row in metrics) / len(metrics) for key in metrics[0]}
+        return {"loss": means.pop("loss"), "gradient_norm": gradient_norm} | means
+
+    def _backward(self, batch: TrainingBatch, generator: torch.Generator, sync: bool, accumulation_steps: int) -> dict[str, Tensor]:
+        """Adds the gradients of a micro-batch. sync: processes exchange them, which they do after the last micro-batch."""
+        no_sync = nullcontext() if sync else self.accelerator.no_sync(self.loss_module)
+        with no_sync, attention_kernels(self.device), autocast(self.device, self.config.precision):
+            loss, terms = self.loss_module(batch, generator)
+            self.scaler.scale(loss if accumulation_steps == 1 else loss / accumulation_steps).backward()
+        return {"loss": loss.detach()} | terms
+
+    @torch.no_grad()
+    def validate(self, validation: PairDataset) -> dict[str, float]:
+        """The loss on up to four batches of the validation split, with the same random numbers each time; updates the best weights."""
+        if not len(validation):
+            return {}
+        eval_model = self.ema.module if self.ema else self.adapter
+        eval_model.eval()
+        generator = torch.Generator().manual_seed(0)
+        batches = torch.arange(len(validation)).split(self.config.batch_size)[:VALIDATION_BATCHES]
+        losses = [self.objective(eval_model, validation.rows(index, self.device), generator)[0].item() for index in batches]
+        eval_model.train()
+        loss = sum(losses) / len(losses)
+        if self.context.world_size > 1:  # all processes must decide by the same number, whatever their rounding
+            loss = self.context.all_reduce_mean(torch.tensor(loss, device=self.device)).item()
+        self.best.update(loss, eval_model if self.config.save_best else None)
+        return {"validation_loss": loss}
+
+    def _batches(self, train: PairDataset, steps: range) -> Iterator[tuple[list[TrainingBatch], torch.Generator]]:
+        """The micro-batches of each step, and its generator, from which the rows are already drawn. For a GPU they are prefetched."""
+        batch_size, accumulation_steps = self.config.batch_size, self.config.gradient_accumulation_steps
+
+        def draw(step: int) -> tuple[list[TrainingBatch], torch.Generator]:
+            generator = step_generator(self.config.seed, step)
+            index = torch.randint(len(train), (batch_size * accumulation_steps,), generator=generator)
+            shards = [self.context.shard(train.same_bucket(rows)) for rows in index.split(batch_size)]
+            return [train.rows(rows, self.device) for rows in shards], generator
+
+        return prefetch(map(draw, steps)) if torch.device(self.device).type == "cuda" else map(draw, steps)
+
+    def _patience_exhausted(self) -> bool:
+        return bool(self.config.patience) and self.best.evals_since_best >= self.config.patience
+
+    def _log(self, row: dict) -> None:
+        self.accelerator.log({name: value for name, value in row.items() if name != "step"}, step=row["step"])
+
+    def _load_final_weights(self) -> None:
+        """Gives the adapter the weights to save: the best, the moving average, or the last ones."""
+        if self.best.weights:
+            self.adapter.load_state_dict(self.best.weights)
+        elif self.ema:
+            self.adapter.load_state_dict(self.ema.module.state_dict())
+        self.adapter.eval()
 
 
-def _batches(
-    train: TrainingBatch, steps: range, seed: int, batch: int, passes: int, portion: DistributedContext, device: str
-) -> Iterator[list[TrainingBatch]]:
-    """The passes of each step: rows drawn by seed and step alone. For a GPU they are got ready ahead."""
+class LossModule(nn.Module):
+    """The objective as a forward pass, in which processes register the gradients to exchange. Frozen models are no part of it."""
 
-    def drawn(step: int) -> list[TrainingBatch]:
-        index = torch.randint(len(train), (batch * passes,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step))
-        return [train.rows(portion(train.together(part)), device) for part in index.split(batch)]
+    def __init__(self, adapter: SURAdapter, objective: Objective, context: DistributedContext):
+        super().__init__()
+        self.adapter, self.objective, self.context = adapter, objective, context
 
-    return prefetch(map(drawn, steps)) if torch.device(device).type == "cuda" else map(drawn, steps)
+    def forward(self, batch: TrainingBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective(self.adapter, batch, generator, self.context)
 
 
-def _means(seen: list[dict[str, Tensor]], portion: DistributedContext, step: int) -> dict[str, float]:
-    """Of each number over some steps. ValueError if the loss is none."""
-    columns = {key: portion.mean(torch.stack([row[key].float() for row in seen])).tolist() for key in seen[0]}
-    means = {key: sum(column) / len(column) for key, column in columns.items()}
-    if not isfinite(means["loss"]):
-        raise ValueError(f"the loss is {means['loss']} before step {step}: lower train.lr, or set train.precision to fp32")
-    return means
+def attention_kernels(device: str) -> AbstractContextManager:
+    """On a CPU, attention without the fused kernel, whose backward pass takes twice the time of a step."""
+    return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
 
 
 @contextmanager
-def enough_memory(device: str, batch: int) -> Iterator[None]:
-    """ValueError that says how to take less, where torch finds no memory."""
+def friendly_memory_errors(device: str, batch_size: int) -> Iterator[None]:
+    """Turns torch's out-of-memory errors into a ValueError that says how to use less."""
     try:
         yield
     except RuntimeError as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
         raise ValueError(
-            f"the memory of {device} does not hold a batch of {batch}: lower train.batch and raise train.accumulation by as much, "
-            "or set train.gradient_checkpointing to true"
+            f"the memory of {device} does not hold a batch of {batch_size}: lower train.batch_size and raise "
+            "train.gradient_accumulation_steps by as much, or set train.gradient_checkpointing to true"
         ) from error

@@ -284,7 +284,7 @@ print(sorted({{"diffusers", "transformers", "dvc", "pandas", "pyarrow"}} & set(s
 
 
 def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_path):
-    from stages.train import train
+    from helpers.stages import train
 
     rng = np.random.default_rng(0)
     for name, rows in (("train", 24), ("test", 4), ("validation", 8)):
@@ -299,7 +299,7 @@ def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_p
             models={"diffusion": "a/model"},
             adapter={"variant": "official"},
             loss={"prompt": "kl", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 1.0},
-            train={"steps": 4, "batch": 8, "lr": 1e-3, "seed": seed, "device": "cpu"},
+            train={"steps": 4, "batch_size": 8, "lr": 1e-3, "seed": seed, "device": "cpu"},
         )
         return digest(tmp_path / name)
 

@@ -6,8 +6,8 @@ import torch
 from helpers.training_setup import adapter
 from torch import nn
 
-from stages.evaluate import embedding
-from sur_adapter.evaluation.embedding_distance import nearness
+from sur_adapter.evaluation.embedding_distance import embedding_distance
+from sur_adapter.evaluation.evaluator import measure_embedding_distance
 from sur_adapter.features.store import FeatureStore, write_features
 
 SHIFT = 0.5
@@ -24,7 +24,7 @@ def features(tmp_path):
 
 
 def test_an_adapter_that_does_nothing_brings_nothing_nearer(features):
-    found = nearness(adapter(), FeatureStore(features))
+    found = embedding_distance(adapter(), FeatureStore(features))
     assert found["pairs"] == 70 and found["mse"]["baseline"] == pytest.approx(SHIFT**2, rel=1e-3)
     for name in ("cosine", "mse"):
         assert found[name]["adapter"] == found[name]["baseline"]
@@ -33,7 +33,7 @@ def test_an_adapter_that_does_nothing_brings_nothing_nearer(features):
 def test_an_adapter_that_makes_the_step_arrives(features):
     made = adapter()
     nn.init.constant_(made.block.g.bias, SHIFT)
-    found = nearness(made, FeatureStore(features))
+    found = embedding_distance(made, FeatureStore(features))
     assert (
         found["mse"]["adapter"] < 1e-5 and found["cosine"]["adapter"] == pytest.approx(1, abs=1e-5) and found["cosine"]["baseline"] < 0.98
     )
@@ -42,12 +42,14 @@ def test_an_adapter_that_makes_the_step_arrives(features):
 def test_the_cosine_is_that_of_each_position(features):
     rows = FeatureStore(features).rows(range(70), ["simple", "complex"])
     each = [torch.cosine_similarity(a.float(), b.float(), dim=-1) for a, b in zip(rows["simple"], rows["complex"], strict=True)]
-    assert nearness(adapter(), FeatureStore(features))["cosine"]["baseline"] == pytest.approx(torch.stack(each).mean().item(), abs=1e-6)
+    assert embedding_distance(adapter(), FeatureStore(features))["cosine"]["baseline"] == pytest.approx(
+        torch.stack(each).mean().item(), abs=1e-6
+    )
 
 
 def test_the_stage_reads_the_adapter_that_was_trained_and_says_where_there_is_no_test_split(features, tmp_path):
     adapter(trained=True).save_pretrained(tmp_path / "adapter")
-    found, notes = embedding(tmp_path / "adapter", features)
+    found, notes = measure_embedding_distance(tmp_path / "adapter", features)
     assert notes == {} and found["embedding"]["mse"]["adapter"] != found["embedding"]["mse"]["baseline"]
     (features / "test-000000.parquet").unlink()
-    assert embedding(tmp_path / "adapter", features) == ({}, {"embedding": "no pair of the test split is cached"})
+    assert measure_embedding_distance(tmp_path / "adapter", features) == ({}, {"embedding": "the test split has no cached pair"})

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from helpers.small_models import encode
+from helpers.stages import evaluate
 from helpers.training_setup import adapter
 from PIL import Image
 from test_evaluate import CLIP, PROMPTS, RIGHT, World
 from test_vqa import ATOM, asked
 
-from stages.evaluate import evaluate
-from sur_adapter.evaluation import image_quality as quality
-from sur_adapter.evaluation.summary import figures
+from sur_adapter.evaluation import image_quality
+from sur_adapter.evaluation.summary import summarize
 from sur_adapter.features.store import write_features
 from sur_adapter.io.shards import write_tar
 
@@ -33,7 +33,7 @@ def table(adapter: float, spread: float = 0.05, prompts: int = 60, **columns) ->
 
 
 def regressed(*args, tolerance: float, **more) -> int:
-    numbers, _ = figures(table(*args, **more), set(), 1000, tolerance=tolerance)
+    numbers, _ = summarize(table(*args, **more), set(), 1000, tolerance=tolerance)
     found = numbers["quality"]
     assert found["regressed"] == found["sharpness"]["regressed"] and found["contrast"]["regressed"] == 0
     return found["regressed"]
@@ -55,11 +55,11 @@ def test_a_gain_is_no_regression_whatever_the_tolerance():
 
 def test_a_measure_below_nought_regresses_downwards_too():
     beyond, within = (table(1.0, sharpness=lambda t, level=level: np.where(t.arm == "adapter", level, -10.0)) for level in (-12.0, -10.2))
-    assert [figures(t, set(), 200, tolerance=0.05)[0]["quality"]["regressed"] for t in (beyond, within)] == [1, 0]
+    assert [summarize(t, set(), 200, tolerance=0.05)[0]["quality"]["regressed"] for t in (beyond, within)] == [1, 0]
 
 
 def test_the_difference_stands_beside_the_means_with_its_interval():
-    found = figures(table(0.9), set(), 1000)[0]["quality"]["sharpness"]
+    found = summarize(table(0.9), set(), 1000)[0]["quality"]["sharpness"]
     assert found["difference"]["low"] < found["difference"]["value"] < found["difference"]["high"] < 0
     assert found["difference"]["value"] == pytest.approx(found["adapter"] - found["baseline"], abs=2e-4)
 
@@ -71,21 +71,21 @@ def test_the_win_rate_compares_pictures_of_one_prompt_and_seed():
     drawn = (wins.arm == "adapter") & (wins.id == "p1")
     wins.loc[lost, "pickscore"] -= 2
     wins.loc[drawn, "pickscore"] -= 1
-    found = figures(wins, set(), 1000, measures=["pickscore"])[0]["quality"]["pickscore"]["win_rate"]
+    found = summarize(wins, set(), 1000, metrics=["pickscore"])[0]["quality"]["pickscore"]["win_rate"]
     assert found["value"] == pytest.approx((58 + 0.5 + 0.5) / 60, abs=1e-4) and found["low"] < found["value"] <= found["high"] <= 1
 
 
 def test_a_measure_that_follows_the_judge_agrees_with_it():
     shown = np.tile([0.0, 1.0, 1.0, 0.0], 60)
     judged = table(1.0, shown=shown, clip_score=70 + 10 * shown)
-    found = figures(judged, set(), 200)[0]["agreement"]
+    found = summarize(judged, set(), 200)[0]["agreement"]
     assert found["clip_score"] == 1 and abs(found["sharpness"]) < 0.3 and "contrast" not in found, "which never varies"
 
 
 def test_measures_that_are_asked_for_are_in_the_metrics_and_in_the_table(tmp_path):
     world = World(tmp_path)
     without = world.run()
-    metrics, judged = world.run(measures=ASKED), pd.read_parquet(world.reports / "judgements.parquet")
+    metrics, judged = world.run(metrics=ASKED), pd.read_parquet(world.reports / "judgements.parquet")
     for name in ASKED:
         assert metrics["quality"][name]["adapter"] == pytest.approx(judged[judged.arm == "adapter"][name].mean(), rel=1e-4)
     assert metrics["quality"]["pickscore"]["win_rate"]["value"] > 0.5, "more pictures are right with the adapter"
@@ -94,26 +94,26 @@ def test_measures_that_are_asked_for_are_in_the_metrics_and_in_the_table(tmp_pat
 
 
 def test_a_new_measure_asks_none_of_the_old_ones_again(tmp_path, monkeypatch):
-    seen, classical = [], quality.classical
+    measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
-    monkeypatch.setattr(quality, "classical", lambda images: seen.extend(images) or classical(images))
+    monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
     world = World(tmp_path / "run")
-    before = world.run(), len(seen)
-    after = world.run(measures=ASKED), len(seen)
+    before = world.run(), len(measured)
+    after = world.run(metrics=ASKED), len(measured)
     assert 0 < before[1] == after[1] and before[0]["quality"]["sharpness"] == after[0]["quality"]["sharpness"]
 
 
 def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypatch):
-    seen, classical = [], quality.classical
+    measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
-    monkeypatch.setattr(quality, "classical", lambda images: seen.extend(images) or classical(images))
+    monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
     world = World(tmp_path / "run")
     world.run(clip=None)
-    seen.clear()
+    measured.clear()
     grey = [(f"{p['id']}-{k}", "png", encode(Image.new("RGB", (64, 64), (i, 90, 10 * k)))) for i, p in enumerate(PROMPTS) for k in (0, 1)]
     write_tar(world.images / "adapter" / "images-000000.tar", grey)
     world.run(clip=None)
-    assert len(seen) == len(grey)
+    assert len(measured) == len(grey)
 
 
 def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
@@ -131,22 +131,22 @@ def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
 @pytest.mark.parametrize("name", ["overall", "on_complex", "adapter", "pictures"])
 def test_a_category_is_no_key_of_the_metrics(name):
     with pytest.raises(ValueError, match=f"have a category '{name}', which is a key of its own in metrics.json"):
-        figures(table(1.0).assign(category=name), set())
+        summarize(table(1.0).assign(category=name), set())
 
 
 def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
     world = World(tmp_path)
-    metrics = world.run(measures=["cmmd"])
-    assert "distance" not in metrics and "needs 500 pictures an arm, and there are 48" in world.notes()["distance.cmmd"]
-    assert "needs 500 pictures" in (world.reports / "index.html").read_text()
+    metrics = world.run(metrics=["cmmd"])
+    assert "distance" not in metrics and "needs 500 images per arm, and there are 48" in world.notes()["distance.cmmd"]
+    assert "needs 500 images" in (world.reports / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"measures": ["pickscor"]}, "measures has no 'pickscor'.*'pickscore'"),
-        ({"measures": {"pickscore": {"modle": "a"}}}, "evaluate.measures.pickscore.modle is unknown.*'model'"),
-        ({"measures": {"cmmd": {"model": "a"}}}, "evaluate.measures.cmmd.model is unknown"),
+        ({"metrics": ["pickscor"]}, "metrics has no 'pickscor'.*'pickscore'"),
+        ({"metrics": {"pickscore": {"modle": "a"}}}, "evaluate.metrics.pickscore.modle is unknown.*'model'"),
+        ({"metrics": {"cmmd": {"model": "a"}}}, "evaluate.metrics.cmmd.model is unknown"),
         ({"judge": {"vqa": {"modle": "a"}}}, "evaluate.judge.vqa.modle is unknown.*'model'"),
         ({"judge": {"vqa": None, "detector": None}}, "evaluate.judge names vqa and detector: choose one"),
         ({"tolerance": 5}, "evaluate.tolerance is 5"),
@@ -155,7 +155,7 @@ def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
 )
 def test_wrong_choices_get_a_sentence(tmp_path, changes, sentence):
     with pytest.raises(ValueError, match=sentence):
-        evaluate(*[tmp_path] * 7, evaluate={"judge": None} | changes)
+        evaluate(*[tmp_path] * 6, evaluate={"judge": None} | changes)
 
 
 def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
@@ -172,7 +172,7 @@ def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_pi
     }
     write_features(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
     r, out = world.reports, world.reports / "metrics.json"
-    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, out, r / "index.html"
+    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r
     evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})
     found = json.loads(out.read_text())["embedding"]
     assert found["pairs"] == 5 and found["mse"]["adapter"] != found["mse"]["baseline"] > 1 and "embedding" not in world.notes()

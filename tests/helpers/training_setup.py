@@ -1,5 +1,6 @@
 """Small real parts that the tests of training share: a U-Net, query banks, cached features, an adapter, an objective, a training."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,9 @@ from sur_adapter.training.objective import Objective
 from sur_adapter.training.trainer import Trainer
 
 SIZES = {"block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 8}
+ALL = {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.1}
+TEXT_ONLY = {"w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.1}
+TRAIN = {"steps": 6, "batch_size": 8, "lr": 0.001, "eval_steps": 3, "device": "cpu"}
 BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 
 
@@ -96,3 +100,15 @@ def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
     )
     save_query_bank({"one": attention}, folder / "queries")
     return [folder / name for name in ("clip", "llm", "vae", "queries", "adapter", "log")]
+
+
+def stage_params(loss: dict, train: dict) -> dict:
+    """The sections of params.yaml that the stage reads, for the features of `cached`."""
+    models = {"diffusion": "models/miniature/stable-diffusion", "llm": "none", "resolution": 64}
+    return {"models": models, "adapter": {"heads": 4}, "loss": loss, "train": TRAIN | train}
+
+
+def stage_command(paths: list[Path]) -> list[str]:
+    """The command line of the stage, for the paths of `cached`."""
+    options = zip(("clip", "llm", "vae", "queries", "out", "log"), paths, strict=True)
+    return [sys.executable, "-m", "stages", "train", *(word for name, path in options for word in (f"--{name}", str(path)))]

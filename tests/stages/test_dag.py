@@ -14,7 +14,7 @@ SMALL = {
     "train": {"steps": 30, "batch_size": 16},
     "generate": {"per_category": 4, "seeds": 2, "num_inference_steps": 4},
     "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
-    "evaluate": {"resamples": 200},
+    "evaluate": {"bootstrap_resamples": 200},
 }
 
 

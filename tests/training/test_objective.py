@@ -1,49 +1,49 @@
-"""The objective: what reaches the adapter, what the frozen U-Net is asked, and what becomes of the empty prompt."""
+"""The objective: which parameters get gradients, what the frozen U-Net is given, and replaced prompts."""
 
 import pytest
 import torch
-from helpers import training_setup as taught
-from helpers.training_setup import adapter, features, gradients, layers
+from helpers import training_setup as setup
+from helpers.training_setup import adapter, features, gradients, layers, objective
 from torch import nn
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.models.stable_diffusion import predict_noise
 from sur_adapter.training.batch import TrainingBatch
-from sur_adapter.training.diffusion_loss import Denoising
+from sur_adapter.training.config import LossConfig
+from sur_adapter.training.diffusion_loss import DiffusionLoss
 from sur_adapter.training.distributed import DistributedContext
-from sur_adapter.training.objective import Objective
 
 VELOCITY = {"prediction_type": "v_prediction"}
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return taught.unet()
+    return setup.unet()
 
 
 def denoised(unet, made=None, batch=None, scheduler=None, **choices) -> torch.Tensor:
-    goal = Objective(1.0, 0.0, 0.0, unet=unet, scheduler=scheduler or taught.scheduler(), denoising=Denoising(**choices))
-    made, batch = made or adapter(awake=True), batch or features()
+    goal = objective(1.0, 0.0, 0.0, unet=unet, scheduler=scheduler or setup.scheduler(), **choices)
+    made, batch = made or adapter(trained=True), batch or features()
     torch.manual_seed(4)
     return goal(made, batch)[0]
 
 
-class Listening(nn.Module):
-    """A U-Net that remembers what it was asked."""
+class RecordingUNet(nn.Module):
+    """A U-Net that records its inputs."""
 
     def __init__(self, unet):
         super().__init__()
-        self.unet, self.config, self.dtype, self.heard = unet, unet.config, unet.dtype, []
+        self.unet, self.config, self.dtype, self.inputs = unet, unet.config, unet.dtype, []
 
-    def forward(self, noised, t, words, **rest):
-        self.heard.append({"noised": noised, "t": t, "words": words, **rest})
-        return self.unet(noised, t, words, **rest)
+    def forward(self, noisy_latents, timesteps, prompt_embeds, **rest):
+        self.inputs.append({"noisy_latents": noisy_latents, "timesteps": timesteps, "prompt_embeds": prompt_embeds, **rest})
+        return self.unet(noisy_latents, timesteps, prompt_embeds, **rest)
 
 
 def test_the_gradient_with_the_diffusion_term_differs_from_that_without(unet):
     def gradient(w_diffusion):
-        made, goal = adapter(awake=True), Objective(w_diffusion, 1.0, 0.01, layers=layers(unet), unet=unet, scheduler=taught.scheduler())
+        made, goal = adapter(trained=True), objective(w_diffusion, 1.0, 0.01, layers=layers(unet), unet=unet, scheduler=setup.scheduler())
         goal(made, features())[0].backward()
         return gradients(made)
 
@@ -52,121 +52,124 @@ def test_the_gradient_with_the_diffusion_term_differs_from_that_without(unet):
     assert not any(torch.allclose(without[name], with_it[name], rtol=1e-3) for name in without if not name.startswith("projection"))
 
 
-def test_no_parameter_is_dead(unet):
-    made = adapter(awake=True)
-    Objective(0.0, 1.0, 0.01, layers=layers(unet))(made, features())[0].backward()
+def test_every_parameter_gets_a_gradient(unet):
+    made = adapter(trained=True)
+    objective(0.0, 1.0, 0.01, layers=layers(unet))(made, features())[0].backward()
     assert gradients(made).keys() == {name for name, _ in made.named_parameters()}
 
 
-def test_the_frozen_unet_asks_for_no_gradient_of_its_weights(unet):
+def test_the_frozen_unet_gets_no_gradients(unet):
     denoised(unet).backward()
     assert all(p.grad is None for p in unet.parameters())
 
 
-def test_a_velocity_is_the_target_where_the_unet_predicts_one(unet):
-    noise, velocity = (denoised(unet, scheduler=taught.scheduler(**kind)) for kind in ({}, VELOCITY))
-    late = {"t_min": 999, "scheduler": taught.scheduler(**VELOCITY, rescale_betas_zero_snr=True)}
+def test_the_velocity_is_the_target_if_the_unet_predicts_it(unet):
+    noise, velocity = (denoised(unet, scheduler=setup.scheduler(**kind)) for kind in ({}, VELOCITY))
+    late = {"t_min": 999, "scheduler": setup.scheduler(**VELOCITY, rescale_betas_zero_snr=True)}
     assert not torch.isclose(noise, velocity)
-    spy = Listening(unet)
-    value = denoised(spy, **late)  # at no signal at all the velocity is minus the picture
+    spy = RecordingUNet(unet)
+    value = denoised(spy, **late)  # without any signal the velocity is minus the image
     mean, logvar = features().latents.unbind(1)
     torch.manual_seed(4)
     z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)
-    asked = [spy.heard[0][name] for name in ("noised", "t", "words")]
-    assert torch.isclose(value, (predict_noise(unet, *asked) + z).square().mean(), rtol=1e-4)
+    inputs = [spy.inputs[0][name] for name in ("noisy_latents", "timesteps", "prompt_embeds")]
+    assert torch.isclose(value, (predict_noise(unet, *inputs) + z).square().mean(), rtol=1e-4)
 
 
-def test_min_snr_takes_weight_from_the_clean_pictures_alone(unet):
+def test_min_snr_lowers_only_the_weight_of_clean_images(unet):
     early, late = {"t_max": 100}, {"t_min": 900}
     assert denoised(unet, snr_gamma=5.0, **early) < 0.5 * denoised(unet, **early)
     assert torch.isclose(denoised(unet, snr_gamma=5.0, **late), denoised(unet, **late))
 
 
-def test_times_are_drawn_from_their_range_alone(unet):
-    spy = Listening(unet)
+def test_timesteps_are_drawn_from_their_range(unet):
+    spy = RecordingUNet(unet)
     denoised(spy, t_min=400, t_max=420, batch=features(200))
-    assert spy.heard[0]["t"].min() == 400 and spy.heard[0]["t"].max() == 419
+    assert spy.inputs[0]["timesteps"].min() == 400 and spy.inputs[0]["timesteps"].max() == 419
 
 
-def test_offset_noise_moves_each_channel_as_a_whole(unet):
-    plain, moved = Listening(unet), Listening(unet)
+def test_noise_offset_shifts_each_channel_as_a_whole(unet):
+    plain, moved = RecordingUNet(unet), RecordingUNet(unet)
     denoised(plain, t_min=999)
-    denoised(moved, t_min=999, offset_noise=0.5)
-    apart = moved.heard[0]["noised"] - plain.heard[0]["noised"]
+    denoised(moved, t_min=999, noise_offset=0.5)
+    apart = moved.inputs[0]["noisy_latents"] - plain.inputs[0]["noisy_latents"]
     assert apart.std((2, 3)).max() < 1e-5 and apart.mean((2, 3)).std() > 0.3
 
 
-def test_the_unets_own_prediction_as_target_is_met_when_the_words_are_the_complex_ones(unet):
+def test_the_loss_to_the_unets_own_prediction_is_zero_for_the_complex_prompt(unet):
     batch = features()
     same = TrainingBatch(batch.complex, batch.complex, batch.teacher, batch.latents)
     assert denoised(unet, made=adapter(), batch=same, target="complex").item() == 0  # an untrained adapter is the identity
-    made = adapter(awake=True)
+    made = adapter(trained=True)
     value = denoised(unet, made=made, target="complex")
     value.backward()
-    assert value > 0 and "g.weight" in gradients(made)
+    assert value > 0 and "block.g.weight" in gradients(made)
 
 
-def test_a_choice_that_the_scheduler_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"t_min is 900 and loss.t_max 100: choose 0 <= t_min < t_max <= 1000"):
-        Denoising(t_min=900, t_max=100).check(taught.scheduler())
+def test_settings_that_the_scheduler_does_not_allow_are_refused(unet):
+    def loss(scheduler, **config) -> DiffusionLoss:
+        return DiffusionLoss(LossConfig(1.0, 0.0, 0.0, **config), unet, scheduler, {})
+
+    with pytest.raises(ValueError, match=r"t_min is 900 and loss.t_max 2000: choose 0 <= t_min < t_max <= 1000"):
+        loss(setup.scheduler(), t_min=900, t_max=2000)
     with pytest.raises(ValueError, match="this U-Net predicts 'sample'"):
-        Denoising().check(taught.scheduler(prediction_type="sample"))
-    with pytest.raises(ValueError, match="loss.zero_snr asks for a U-Net that predicts the velocity"):
-        Denoising().check(taught.scheduler(rescale_betas_zero_snr=True))
-    Denoising(t_min=400).check(taught.scheduler(**VELOCITY, rescale_betas_zero_snr=True))
+        loss(setup.scheduler(prediction_type="sample"))
+    with pytest.raises(ValueError, match="loss.rescale_betas_zero_snr needs a U-Net that predicts velocity"):
+        loss(setup.scheduler(rescale_betas_zero_snr=True))
+    loss(setup.scheduler(**VELOCITY, rescale_betas_zero_snr=True), t_min=400)
 
 
-def test_a_dropped_prompt_is_the_empty_one_plain_for_the_unet_and_to_be_left_alone_by_the_adapter(unet):
-    empty, spy, made = torch.randn(9, 32), Listening(unet), adapter(awake=True)
-    goal = Objective(1.0, 1.0, 1.0, unet=spy, scheduler=taught.scheduler(), drop_condition=1.0, empty=empty)
+def test_an_emptied_prompt_reaches_the_unet_unadapted_and_the_adapter_should_not_change_it(unet):
+    empty, spy, made = torch.randn(9, 32), RecordingUNet(unet), adapter(trained=True)
+    goal = objective(1.0, 1.0, 1.0, unet=spy, scheduler=setup.scheduler(), empty_prompt_prob=1.0, empty_prompt=empty)
     _, terms = goal(made, features())
-    assert torch.equal(spy.heard[0]["words"], empty.expand(24, -1, -1))
+    assert torch.equal(spy.inputs[0]["prompt_embeds"], empty.expand(24, -1, -1))
     assert terms["llm"] == 0 and terms["prompt"] > 0
-    assert Objective(0.0, 1.0, 0.0, drop_condition=1.0, empty=empty)(adapter(), features())[0].abs() < 1e-6
+    assert objective(0.0, 1.0, 0.0, empty_prompt_prob=1.0, empty_prompt=empty)(adapter(), features())[0].abs() < 1e-6
 
 
-def test_half_of_the_prompts_are_dropped_where_half_are_asked_for(unet):
-    empty, spy = torch.randn(9, 32), Listening(unet)
+def test_half_of_the_prompts_are_emptied_at_probability_one_half(unet):
+    empty, spy = torch.randn(9, 32), RecordingUNet(unet)
     torch.manual_seed(6)
-    Objective(1.0, 0.0, 0.0, unet=spy, scheduler=taught.scheduler(), drop_condition=0.5, empty=empty)(adapter(), features(200))
-    dropped = (spy.heard[0]["words"] == empty).all((1, 2))
-    assert 70 < dropped.sum() < 130
-    assert torch.equal(spy.heard[0]["words"][~dropped], features(200).simple[~dropped])
+    objective(1.0, 0.0, 0.0, unet=spy, scheduler=setup.scheduler(), empty_prompt_prob=0.5, empty_prompt=empty)(adapter(), features(200))
+    emptied = (spy.inputs[0]["prompt_embeds"] == empty).all((1, 2))
+    assert 70 < emptied.sum() < 130
+    assert torch.equal(spy.inputs[0]["prompt_embeds"][~emptied], features(200).simple[~emptied])
 
 
-def test_a_keyword_prompt_in_a_sentences_place_is_to_be_left_as_it_is(unet):
-    """By an untrained adapter, which changes nothing, it is; and what the teacher read is not asked of it."""
+def test_the_adapter_should_not_change_a_complex_prompt_that_replaces_a_simple_one(unet):
+    """An untrained adapter changes nothing, so its loss is 0; the LLM loss, whose vector is of the simple prompt, does not count."""
     batch = features(simple_length=torch.full((24,), 4), complex_length=torch.full((24,), 6))
-    goal = Objective(0.0, 1.0, 1.0, layers=layers(unet), keep_complex=1.0)
+    goal = objective(0.0, 1.0, 1.0, layers=layers(unet), complex_prompt_prob=1.0)
     assert goal(adapter(), batch)[1]["prompt"] < 1e-6 and goal(adapter(), batch)[1]["llm"] == 0
-    assert goal(adapter(awake=True), batch)[1]["prompt"] > 0
-    asked, chosen = goal._keep(batch, DistributedContext())
-    assert chosen.all() and torch.equal(asked.simple, batch.complex) and torch.equal(asked.simple_length, batch.complex_length)
+    assert goal(adapter(trained=True), batch)[1]["prompt"] > 0
+    replaced, rows = goal._replace_simple(batch, None, DistributedContext())
+    assert rows.all() and torch.equal(replaced.simple, batch.complex) and torch.equal(replaced.simple_length, batch.complex_length)
 
 
-def test_a_third_of_the_keyword_prompts_is_kept_where_a_third_is_asked_for_and_the_other_sentences_stay():
+def test_a_third_of_the_simple_prompts_is_replaced_at_probability_one_third():
     batch = features(300)
     torch.manual_seed(6)
-    asked, chosen = Objective(0.0, 1.0, 0.0, keep_complex=1 / 3)._keep(batch, DistributedContext())
-    assert 70 < chosen.sum() < 130
-    assert torch.equal(asked.simple, torch.where(chosen[:, None, None], batch.complex, batch.simple))
-    assert torch.equal(asked.complex, batch.complex) and torch.equal(asked.teacher, batch.teacher)
+    replaced, rows = objective(0.0, 1.0, 0.0, complex_prompt_prob=1 / 3)._replace_simple(batch, None, DistributedContext())
+    assert 70 < rows.sum() < 130
+    assert torch.equal(replaced.simple, torch.where(rows[:, None, None], batch.complex, batch.simple))
+    assert torch.equal(replaced.complex, batch.complex) and torch.equal(replaced.teacher, batch.teacher)
 
 
-def test_padding_does_not_count_where_it_is_masked():
+def test_masked_padding_does_not_count():
     short = {"simple_length": torch.full((24,), 4), "complex_length": torch.full((24,), 6)}
-    batch, goal = features(**short), Objective(0.0, 1.0, 0.0, mask=True)
+    batch, goal = features(**short), objective(0.0, 1.0, 0.0, mask_padding=True)
     other = TrainingBatch(batch.simple, torch.cat([batch.complex[:, :6], torch.randn(24, 3, 32)], 1), batch.teacher, **short)
     assert torch.equal(goal(adapter(), batch)[0], goal(adapter(), other)[0])
-    with pytest.raises(ValueError, match="loss.mask asks for the lengths of the prompts, and the cache holds none"):
+    with pytest.raises(ValueError, match="loss.mask_padding needs the lengths of the prompts, and the cache holds none"):
         goal(adapter(), features())
 
 
-def test_a_teacher_of_tokens_is_the_mean_of_those_that_are_there():
+def test_llm_features_per_token_are_averaged_over_the_tokens_that_exist():
     tokens = torch.cat([torch.randn(24, 3, 20), torch.zeros(24, 2, 20)], 1)
     one = TrainingBatch(features().simple, features().complex, tokens[:, :3].mean(1))
     many = TrainingBatch(features().simple, features().complex, tokens)
-    goal = Objective(0.0, 0.0, 1.0)
+    goal = objective(0.0, 0.0, 1.0)
     assert torch.allclose(goal(adapter(), one)[0], goal(adapter(), many)[0])
 
 
@@ -178,29 +181,29 @@ class Pooling(SURAdapter):
         super().__init__(AdapterConfig(32, 20, heads=4))
         self.head = nn.Linear(24, 24)
 
-    def pool(self, pooled, strength=None):
-        return pooled + self.head(pooled)
+    def pool(self, p, scale=None):
+        return p + self.head(p)
 
 
-def test_an_sdxl_unet_gets_the_adapted_pooled_vector_and_the_size_of_the_picture():
+def test_an_sdxl_unet_gets_the_adapted_pooled_vector_and_the_size_of_the_image():
     sdxl = {"addition_embed_type": "text_time", "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 24 + 6 * 8}
-    spy, made = Listening(taught.unet(**sdxl)), Pooling()
+    spy, made = RecordingUNet(setup.unet(**sdxl)), Pooling()
     batch = features(simple_pooled=torch.randn(24, 24), complex_pooled=torch.randn(24, 24))
     denoised(spy, made=made, batch=batch).backward()
-    added = spy.heard[0]["added_cond_kwargs"]
+    added = spy.inputs[0]["added_cond_kwargs"]
     assert torch.equal(added["text_embeds"], made.pool(batch.simple_pooled)) and added["time_ids"][0].tolist() == [64, 64, 0, 0, 64, 64]
     assert "head.weight" in gradients(made)
     with pytest.raises(ValueError, match="this U-Net needs pooled prompt embeddings"):
         denoised(spy, made=made)
 
 
-def test_the_pooled_vector_is_part_of_the_prompt_term(unet):
+def test_the_pooled_vector_is_part_of_the_prompt_loss(unet):
     made = Pooling()
     batch = features(simple_pooled=torch.randn(24, 24), complex_pooled=torch.randn(24, 24))
-    goal = Objective(0.0, 1.0, 0.0, layers=layers(unet))
+    goal = objective(0.0, 1.0, 0.0, layers=layers(unet))
     torch.manual_seed(0)
-    words = goal(made, features())[0]
+    tokens = goal(made, features())[0]
     torch.manual_seed(0)
     both = goal(made, batch)[0]
     both.backward()
-    assert both > words + 1 and "head.weight" in gradients(made)
+    assert both > tokens + 1 and "head.weight" in gradients(made)

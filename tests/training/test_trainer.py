@@ -1,31 +1,31 @@
-"""The loop: what a step changes, what is kept, and in which way processes, passes and kills make no difference."""
+"""The trainer: what a step changes, what is saved, and that processes, micro-batches and kills make no difference."""
 
 import pytest
 import torch
-from helpers import training_setup as taught
-from helpers.training_setup import adapter, features, layers
+from accelerate.tracking import GeneralTracker
+from helpers import training_setup as setup
+from helpers.training_setup import adapter, features, fit, layers, objective
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.io.work_cache import WorkCache
-from sur_adapter.models.stable_diffusion import load_frozen_unet
+from sur_adapter.models.stable_diffusion import load_frozen_unet, load_vae_config
 from sur_adapter.training.batch import TrainingBatch
+from sur_adapter.training.config import LossConfig
+from sur_adapter.training.diffusion_loss import DiffusionLoss
 from sur_adapter.training.objective import Objective
-from sur_adapter.training.optim import optimizers_of, share
-from sur_adapter.training.trainer import fit
+from sur_adapter.training.optim import build_optimizers, lr_lambda
 
 
 @pytest.fixture(scope="module")
 def unet():
-    return taught.unet()
+    return setup.unet()
 
 
-def test_training_brings_the_loss_down_the_same_way_each_time(unet):
+def test_training_lowers_the_loss_and_is_deterministic(unet):
     def trained():
-        made = adapter()
-        history, _ = fit(
-            made, Objective(0.0, 1.0, 0.01, layers=layers(unet)), features(64), features(8), steps=60, batch=16, lr=3e-3, every=20
-        )
+        made, config = adapter(), {"steps": 60, "batch_size": 16, "lr": 3e-3, "eval_steps": 20}
+        history = fit(made, objective(0.0, 1.0, 0.01, layers=layers(unet)), features(64), features(8), **config)
         return history, made(features().simple)
 
     (first, a), (second, b) = trained(), trained()
@@ -34,34 +34,61 @@ def test_training_brings_the_loss_down_the_same_way_each_time(unet):
     assert [row["step"] for row in first] == [20, 40, 60] and "validation_loss" in first[0]
 
 
-def test_muon_turns_the_matrices_and_adamw_the_rest_and_no_parameter_is_forgotten():
+@pytest.mark.parametrize("variant", ["sur", "official"])
+def test_training_neither_uses_nor_changes_the_global_random_state(variant, unet):
+    """The published network has dropout, which can draw only from the global generator: the step's own one stands in for it."""
+
+    def trained(seed: int) -> torch.Tensor:
+        torch.manual_seed(0)
+        made = SURAdapter(AdapterConfig(32, 20, heads=4, variant=variant))
+        goal = objective(0.1, 1.0, 0.01, layers=layers(unet), unet=unet, scheduler=setup.scheduler(), complex_prompt_prob=0.1)
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        train, validation = features(16), features(4)
+        torch.set_rng_state(before)
+        fit(made, goal, train, validation, steps=4, batch_size=8, lr=1e-3, eval_steps=2)
+        assert torch.equal(torch.get_rng_state(), before)
+        return weights(made)
+
+    assert torch.equal(trained(1), trained(2))
+
+
+def test_dropout_of_the_published_network_is_on_in_training_and_differs_between_micro_batches():
+    torch.manual_seed(0)
+    made, batch, generator = SURAdapter(AdapterConfig(32, 20, heads=4, variant="official")).train(), features(), torch.Generator()
+    first, second = (text_only()(made, batch, generator)[1]["llm"] for _ in range(2))
+    again = text_only()(made, batch, torch.Generator())[1]["llm"]
+    assert first != second and first == again
+
+
+def test_muon_updates_the_matrices_and_adamw_the_rest_and_no_parameter_is_left_out():
     made = adapter()
-    muon, adamw = optimizers_of(made, 1e-3)
+    muon, adamw = build_optimizers(made, 1e-3)
     held = [{id(p): p for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
     assert {p.ndim for p in held[0].values()} == {2} and held[0].keys().isdisjoint(held[1])
     assert len(held[0]) + len(held[1]) == len(list(made.parameters()))
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+@pytest.mark.parametrize("lr_scheduler", ["cosine", "linear"])
 @pytest.mark.parametrize("steps", [2, 10, 1700])
-def test_the_learning_rate_goes_up_and_down_whatever_the_number_of_steps(steps, schedule):
-    assert share(0, 1) == 1
-    shares = [share(k, steps, schedule) for k in range(steps + 1)]
-    assert max(shares) == 1 and shares[0] > 0 and shares[-1] == pytest.approx(0, abs=1e-9)
-    top = shares.index(1)
-    assert sorted(shares[: top + 1]) == shares[: top + 1] and sorted(shares[top:], reverse=True) == shares[top:]
+def test_the_learning_rate_rises_and_falls_for_any_number_of_steps(steps, lr_scheduler):
+    assert lr_lambda(0, 1) == 1
+    factors = [lr_lambda(step, steps, lr_scheduler) for step in range(steps + 1)]
+    assert max(factors) == 1 and factors[0] > 0 and factors[-1] == pytest.approx(0, abs=1e-9)
+    top = factors.index(1)
+    assert sorted(factors[: top + 1]) == factors[: top + 1] and sorted(factors[top:], reverse=True) == factors[top:]
 
 
-def test_a_constant_learning_rate_stays_and_no_warm_up_starts_at_the_top():
-    assert [share(k, 100, "constant") for k in range(9, 101)] == [1] * 92 and share(4, 100, "constant") == 0.5
-    assert share(0, 100, "linear", warmup=0) == 1 and share(50, 101, "linear", warmup=0) == pytest.approx(0.51)
+def test_a_constant_learning_rate_stays_and_without_warmup_it_starts_at_the_top():
+    assert [lr_lambda(step, 100, "constant") for step in range(9, 101)] == [1] * 92 and lr_lambda(4, 100, "constant") == 0.5
+    assert lr_lambda(0, 100, "linear", warmup_ratio=0) == 1
+    assert lr_lambda(50, 101, "linear", warmup_ratio=0) == pytest.approx(0.51)
 
 
-def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
+def test_half_precision_trains_as_well_and_leaves_the_weights_in_fp32(unet):
     def trained(precision):
-        made = adapter()
-        objective = Objective(0.0, 1.0, 0.01, layers=layers(unet))
-        history, _ = fit(made, objective, features(64), features(8), steps=60, batch=16, lr=3e-3, every=20, precision=precision)
+        made, config = adapter(), {"steps": 60, "batch_size": 16, "lr": 3e-3, "eval_steps": 20, "precision": precision}
+        history = fit(made, objective(0.0, 1.0, 0.01, layers=layers(unet)), features(64), features(8), **config)
         assert {p.dtype for p in made.parameters()} == {torch.float32}
         return [row["loss"] for row in history]
 
@@ -72,127 +99,157 @@ def test_half_precision_trains_as_well_and_leaves_the_weights_whole(unet):
 
 def test_the_frozen_unet_stays_frozen(unet):
     before = {k: v.clone() for k, v in unet.state_dict().items()}
-    fit(adapter(), Objective(1.0, 0.0, 0.0, unet=unet, scheduler=taught.scheduler()), features(), features(4), steps=3, batch=4, lr=1e-3)
+    goal = objective(1.0, 0.0, 0.0, unet=unet, scheduler=setup.scheduler())
+    fit(adapter(), goal, features(), features(4), steps=3, batch_size=4, lr=1e-3)
     assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
 
 
-def words_alone() -> Objective:
-    """Nothing in it is drawn, and its mean over a batch is the mean over the batch's parts."""
-    return Objective(0.0, 1.0, 0.1)
+def text_only() -> Objective:
+    """It draws no random numbers, and its mean over a batch is the mean over parts of the batch."""
+    return objective(0.0, 1.0, 0.1)
 
 
-HOW = {"steps": 40, "batch": 16, "lr": 3e-3, "every": 10}
+CONFIG = {"steps": 40, "batch_size": 16, "lr": 3e-3, "eval_steps": 10}
 
 
-def learned(objective=None, **how) -> tuple[SURAdapter, list[dict]]:
+def trained(goal=None, **config) -> tuple[SURAdapter, list[dict]]:
     made = adapter()
-    history, _ = fit(made, objective or words_alone(), features(64), features(16), **HOW | how)
-    return made, history
+    return made, fit(made, goal or text_only(), features(64), features(16), **CONFIG | config)
 
 
 def weights(made) -> torch.Tensor:
     return torch.cat([p.flatten() for p in made.state_dict().values()])
 
 
-def test_two_passes_are_one_step_on_both():
-    once, twice = (learned(batch=b, accumulation=a) for b, a in ((16, 1), (8, 2)))
+def test_two_micro_batches_are_one_step_on_both():
+    once, twice = (trained(batch_size=size, gradient_accumulation_steps=steps) for size, steps in ((16, 1), (8, 2)))
     assert (weights(once[0]) - weights(twice[0])).norm() < 0.01 * (weights(once[0]) - weights(adapter())).norm()
     assert [row["loss"] for row in twice[1]] == pytest.approx([row["loss"] for row in once[1]], rel=1e-4)
 
 
 def test_adamw_trains_too_and_its_norms_and_biases_do_not_decay():
-    made, history = learned(optimizer="adamw", weight_decay=0.01, betas=(0.9, 0.999))
+    made, history = trained(optimizer="adamw", weight_decay=0.01, betas=(0.9, 0.999))
     assert history[-1]["prompt"] < history[0]["prompt"]
-    (adamw,) = optimizers_of(made, 1e-3, "adamw", 0.01)
+    (adamw,) = build_optimizers(made, 1e-3, "adamw", 0.01)
     assert {(p.ndim == 2, group["weight_decay"]) for group in adamw.param_groups for p in group["params"]} == {(True, 0.01), (False, 0.0)}
 
 
-def test_the_gradient_is_clipped_where_a_step_shall_be_small():
-    free, held = (learned(clip=clip, optimizer="adamw", steps=1) for clip in (None, 1e-12))
+def test_gradients_are_clipped_to_max_grad_norm():
+    free, clipped = (trained(max_grad_norm=norm, optimizer="adamw", steps=1) for norm in (None, 1e-12))
     start = weights(adapter())
-    assert (weights(held[0]) - start).abs().max() < 0.1 * (weights(free[0]) - start).abs().max()
-    assert held[1][0]["gradient_norm"] == free[1][0]["gradient_norm"] > 0.01  # as it was before
+    assert (weights(clipped[0]) - start).abs().max() < 0.1 * (weights(free[0]) - start).abs().max()
+    assert clipped[1][0]["gradient_norm"] == free[1][0]["gradient_norm"] > 0.01  # before clipping
 
 
-def test_the_mean_of_the_weights_is_what_is_kept_and_validated():
-    last, mean, none = learned()[0], learned(ema=0.9), learned(ema=1e-9)
+def test_the_moving_average_of_the_weights_is_what_is_saved_and_validated():
+    last, mean, none = trained()[0], trained(ema_decay=0.9), trained(ema_decay=1e-9)
     start = weights(adapter())
     assert 0.1 < (weights(mean[0]) - start).norm() / (weights(last) - start).norm() < 0.95
     assert torch.allclose(weights(none[0]), weights(last), atol=1e-6)
-    assert words_alone()(mean[0], features(16))[0].item() == pytest.approx(mean[1][-1]["validation_loss"], rel=1e-5)
+    assert text_only()(mean[0], features(16))[0].item() == pytest.approx(mean[1][-1]["validation_loss"], rel=1e-5)
 
 
-def test_the_best_by_validation_is_kept_and_training_ends_when_no_better_one_comes():
-    wild = {"lr": 0.05, "schedule": "constant", "optimizer": "adamw", "keep": "best", "steps": 400}
-    made, history = learned(**wild, patience=3)
-    looks = [row["validation_loss"] for row in history]
-    least = looks.index(min(looks))
-    assert len(looks) == least + 1 + 3 < 40
-    assert words_alone()(made, features(16))[0].item() == pytest.approx(looks[least], rel=1e-5)
-    assert words_alone()(learned(**wild | {"keep": "last"}, patience=3)[0], features(16))[0].item() > looks[least]
+def test_the_best_weights_are_saved_and_training_stops_after_patience():
+    unstable = {"lr": 0.05, "lr_scheduler": "constant", "optimizer": "adamw", "save_best": True, "steps": 400}
+    made, history = trained(**unstable, patience=3)
+    losses = [row["validation_loss"] for row in history]
+    best = losses.index(min(losses))
+    assert len(losses) == best + 1 + 3 < 40
+    assert text_only()(made, features(16))[0].item() == pytest.approx(losses[best], rel=1e-5)
+    assert text_only()(trained(**unstable | {"save_best": False}, patience=3)[0], features(16))[0].item() > losses[best]
+
+
+class Recording(GeneralTracker):
+    """A tracker that keeps what it gets."""
+
+    name = "recording"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    @property
+    def tracker(self):
+        return self.rows
+
+    def store_init_configuration(self, values: dict) -> None: ...
+
+    def log(self, values: dict, step: int | None = None, **kwargs) -> None:
+        self.rows.append({"step": step} | values)
 
 
 @pytest.mark.parametrize(
-    "stopped, how", [(7, {}), (20, {"ema": 0.9, "optimizer": "adamw"}), (33, {"precision": "fp16", "keep": "best", "accumulation": 2})]
+    "stopped, config",
+    [
+        (7, {}),
+        (20, {"ema_decay": 0.9, "optimizer": "adamw"}),
+        (33, {"precision": "fp16", "save_best": True, "gradient_accumulation_steps": 2}),
+    ],
 )
-def test_a_training_that_was_stopped_goes_on_where_it_was_and_ends_in_the_same_bits(stopped, how, tmp_path, monkeypatch):
+def test_a_killed_training_resumes_and_ends_in_the_same_bits(stopped, config, tmp_path, monkeypatch):
     monkeypatch.setenv("SUR_WORK", str(tmp_path))
-    peace, history = learned(**how)
-    asked, made = [], adapter()
+    uninterrupted, history = trained(**config)
+    calls, made = [], adapter()
 
     class Stopping(Objective):
         def __call__(self, *batch):
-            asked.append(1)
-            if len(asked) == until:
+            calls.append(1)
+            if len(calls) == limit:
                 raise KeyboardInterrupt
             return super().__call__(*batch)
 
-    goal, passes = Stopping(0.0, 1.0, 0.1), how.get("accumulation", 1)
-    until = stopped * passes + stopped // 10  # looks at the validation are calls too
-    with pytest.raises(KeyboardInterrupt), WorkCache("train", how=how) as work:
-        fit(made, goal, features(64), features(16), work, **HOW | how, checkpoint=3)
-    asked, until, told = [], None, []
-    with WorkCache("train", how=how) as work:
-        again, _ = fit(made := adapter(), goal, features(64), features(16), work, told.append, **HOW | how, checkpoint=3)
-    assert torch.equal(weights(made), weights(peace)) and again == history == told
-    assert len(asked) <= (40 - stopped + 1 + 3) * passes + 4
+    goal, accumulation = Stopping(text_only().config), config.get("gradient_accumulation_steps", 1)
+    limit = stopped * accumulation + stopped // 10  # validation calls it too
+    with pytest.raises(KeyboardInterrupt), WorkCache("train", config=config) as cache:
+        fit(made, goal, features(64), features(16), cache, **CONFIG | config, checkpointing_steps=3)
+    calls, limit, tracker = [], None, Recording()
+    with WorkCache("train", config=config) as cache:
+        resumed = fit(made := adapter(), goal, features(64), features(16), cache, tracker, **CONFIG | config, checkpointing_steps=3)
+    assert torch.equal(weights(made), weights(uninterrupted)) and resumed == history == tracker.rows
+    assert len(calls) <= (40 - stopped + 1 + 3) * accumulation + 4
 
 
-def test_a_training_that_ended_early_is_over_when_it_is_taken_up_again(tmp_path, monkeypatch):
+def test_a_training_that_stopped_early_is_complete_when_it_is_resumed(tmp_path, monkeypatch):
     monkeypatch.setenv("SUR_WORK", str(tmp_path))
-    how = HOW | {"lr": 0.05, "schedule": "constant", "optimizer": "adamw", "steps": 400, "patience": 2, "checkpoint": 10}
-    with pytest.raises(OSError), WorkCache("train", a=1) as work:
-        first, _ = fit(made := adapter(), words_alone(), features(64), features(16), work, **how)
+    unstable = {"lr": 0.05, "lr_scheduler": "constant", "optimizer": "adamw", "steps": 400}
+    config = CONFIG | unstable | {"patience": 2, "checkpointing_steps": 10}
+    with pytest.raises(OSError), WorkCache("train", a=1) as cache:
+        first = fit(made := adapter(), text_only(), features(64), features(16), cache, **config)
         raise OSError("killed before the adapter was written")
-    with WorkCache("train", a=1) as work:
-        again, _ = fit(other := adapter(), words_alone(), features(64), features(16), work, **how)
+    with WorkCache("train", a=1) as cache:
+        again = fit(other := adapter(), text_only(), features(64), features(16), cache, **config)
     assert again == first and torch.equal(weights(made), weights(other))
 
 
-def test_short_memory_and_a_loss_that_is_no_number_end_in_a_sentence():
-    with pytest.raises(ValueError, match="does not hold a batch of 1000000000000000: lower train.batch and raise train.accumulation"):
-        learned(batch=10**15)
-    spoilt = features(64)
-    spoilt.simple[:] = torch.nan
+def test_short_memory_and_a_loss_that_is_not_finite_are_one_sentence():
+    hint = "does not hold a batch of 1000000000000000: lower train.batch_size and raise train.gradient_accumulation_steps"
+    with pytest.raises(ValueError, match=hint):
+        trained(batch_size=10**15)
+    corrupt = features(64)
+    corrupt.simple[:] = torch.nan
     with pytest.raises(ValueError, match="the loss is nan before step 10: lower train.lr"):
-        fit(adapter(), words_alone(), spoilt, features(16), **HOW)
+        fit(adapter(), text_only(), corrupt, features(16), **CONFIG)
 
 
-def test_checkpointing_and_channels_last_change_no_loss_and_are_really_used(unet, monkeypatch):
-    def loss_of(**how):
-        made, scheduler = load_frozen_unet("models/miniature/stable-diffusion", "cpu", torch.float32, **how)
-        called = []
+def test_checkpointing_and_channels_last_change_no_loss_and_are_really_used(unet):
+    def loss_of(**options):
+        model = "models/miniature/stable-diffusion"
+        made, scheduler = load_frozen_unet(model, "cpu", torch.float32, **options)
+        calls = []
         for module in (m for m in made.modules() if hasattr(m, "_gradient_checkpointing_func")):
             own = module._gradient_checkpointing_func
-            module._gradient_checkpointing_func = lambda *a, own=own: called.append(1) or own(*a)
+            module._gradient_checkpointing_func = lambda *a, own=own: calls.append(1) or own(*a)
         torch.manual_seed(0)
-        words = torch.randn(4, 40, 128)
-        pupil = SURAdapter(AdapterConfig(128, 0, heads=4))
-        batch = TrainingBatch(words, words, None, torch.randn(4, 2, 4, 8, 8))
-        value, _ = Objective(1.0, 0.0, 0.0, unet=made, scheduler=scheduler)(pupil, batch)
+        embeds = torch.randn(4, 40, 128)
+        student = SURAdapter(AdapterConfig(128, 0, heads=4))
+        batch = TrainingBatch(embeds, embeds, None, torch.randn(4, 2, 4, 8, 8))
+        config = LossConfig(1.0, 0.0, 0.0)
+        value, _ = Objective(config, diffusion_loss=DiffusionLoss(config, made, scheduler, load_vae_config(model)))(student, batch)
         value.backward()
         last = made.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
-        return value.item(), pupil.g.weight.grad, len(called), last
+        return value.item(), student.block.g.weight.grad, len(calls), last
 
     plain, saving = loss_of(), loss_of(gradient_checkpointing=True, channels_last=True)
     assert saving[0] == pytest.approx(plain[0], rel=1e-4) and torch.allclose(saving[1], plain[1], rtol=1e-3, atol=1e-6)
