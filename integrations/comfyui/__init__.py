@@ -1,4 +1,4 @@
-"""SUR-adapter in ComfyUI: this folder goes into `custom_nodes/`. README.md says how."""
+"""SUR-adapter nodes for ComfyUI: put this folder into `custom_nodes/` (see README.md)."""
 
 from .nodes import NODE_CLASS_MAPPINGS, NODE_DISPLAY_NAME_MAPPINGS
 

@@ -1,10 +1,10 @@
-"""However a prompt is given, by the pipeline or by hand, what comes back is the base model's features, adapted where it is said."""
+"""In every form of call, `encode_prompt` returns the base model's embeddings, adapted where they should be."""
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from helpers.tiny_pipelines import ALL, LENGTH, adapter, draw, encode, every_model, pipeline
+from helpers.tiny_pipelines import LENGTH, PIPELINES, draw, encode, every_model, make_adapter, pipeline
 
 from sur_adapter import attach
 
@@ -29,8 +29,8 @@ def named_as_before(pipe) -> None:
         pipe.text_encoder.__dict__["text_model"] = pipe.text_encoder
 
 
-def adapted(guest, own, which=ADAPTED) -> list:
-    ways = (guest, guest, guest.pool, guest.pool)
+def adapted(adapter, own, which=ADAPTED) -> list:
+    ways = (adapter, adapter, adapter.pool, adapter.pool)
     return [how(x) if yes and x is not None else x for how, x, yes in zip(ways, own, which, strict=False)]
 
 
@@ -42,113 +42,113 @@ def equal(found, expected) -> bool:
 @every_model
 @pytest.mark.parametrize("form", FORMS)
 @torch.no_grad()
-def test_in_every_form_of_a_call_the_positive_features_are_adapted_and_no_others(model, form):
-    pipe = ALL[model]()
+def test_in_every_form_of_call_only_the_positive_embeddings_are_adapted(model, form):
+    pipe = PIPELINES[model]()
     named_as_before(pipe)
-    own, guest = FORMS[form](pipe, SECOND[model]), adapter(pipe)
-    handle = attach(pipe, guest)
-    assert equal(FORMS[form](pipe, SECOND[model]), adapted(guest, own)) and not torch.equal(guest(own[0]), own[0])
-    handle.strength = 0
+    own, adapter = FORMS[form](pipe, SECOND[model]), make_adapter(pipe)
+    handle = attach(pipe, adapter)
+    assert equal(FORMS[form](pipe, SECOND[model]), adapted(adapter, own)) and not torch.equal(adapter(own[0]), own[0])
+    handle.scale = 0
     assert equal(FORMS[form](pipe, SECOND[model]), own)
 
 
 @every_model
 @torch.no_grad()
-def test_words_of_a_negative_prompt_are_adapted_if_that_is_asked_for_and_where_nothing_is_said_never(model):
-    pipe = ALL[model]()
+def test_with_negative_a_negative_prompt_is_adapted_and_an_empty_one_never(model):
+    pipe = PIPELINES[model]()
     asked = [WORDS, {"negative_prompt": " "}, {}]
-    own, guest = [encode(pipe, **words) for words in asked], adapter(pipe)
-    handle = attach(pipe, guest, negative=True)
+    own, adapter = [encode(pipe, **words) for words in asked], make_adapter(pipe)
+    handle = attach(pipe, adapter, negative=True)
     for words, before, said in zip(asked, own, (True, False, False), strict=True):
-        assert equal(encode(pipe, **words), adapted(guest, before, [True, said, True, said]))
+        assert equal(encode(pipe, **words), adapted(adapter, before, [True, said, True, said]))
     assert encode(pipe, guided=False, **WORDS)[1] is None
     handle.negative = False
-    assert equal(encode(pipe, **WORDS), adapted(guest, own[0]))
+    assert equal(encode(pipe, **WORDS), adapted(adapter, own[0]))
 
 
 @every_model
 @torch.no_grad()
-def test_each_prompt_of_a_batch_has_its_own_negative_prompt_adapted_or_left(model):
-    pipe = ALL[model]()
+def test_in_a_batch_each_negative_prompt_is_adapted_or_left_by_itself(model):
+    pipe = PIPELINES[model]()
 
     def both():
         return pipe.encode_prompt(["a star", "a blue star"], *SECOND[model], "cpu", 2, True, ["", "three red circles"])
 
-    own, guest = both(), adapter(pipe)
-    attach(pipe, guest, negative=True)
-    found, expected = both(), adapted(guest, own, [True] * 4)
+    own, adapter = both(), make_adapter(pipe)
+    attach(pipe, adapter, negative=True)
+    found, expected = both(), adapted(adapter, own, [True] * 4)
     for i in range(1, len(own), 2):
         assert torch.equal(found[i][:2], own[i][:2]) and torch.equal(found[i][2:], expected[i][2:])
         assert not torch.equal(found[i][2:], own[i][2:])
 
 
 @torch.no_grad()
-def test_words_for_the_second_text_encoder_alone_are_a_negative_prompt_as_well():
-    pipe = ALL["sdxl"]()
+def test_a_negative_prompt_only_for_the_second_text_encoder_is_adapted_too():
+    pipe = PIPELINES["sdxl"]()
     words = {"negative_prompt": "", "negative_prompt_2": "three red circles"}
-    own, guest = encode(pipe, **words), adapter(pipe)
-    attach(pipe, guest, negative=True)
-    assert equal(encode(pipe, **words), adapted(guest, own, [True] * 4))
+    own, adapter = encode(pipe, **words), make_adapter(pipe)
+    attach(pipe, adapter, negative=True)
+    assert equal(encode(pipe, **words), adapted(adapter, own, [True] * 4))
 
 
 @every_model
 @torch.no_grad()
-def test_features_by_hand_stay_the_callers_beside_words_that_are_adapted(model):
-    pipe = ALL[model]()
-    own, guest = encode(pipe, **WORDS), adapter(pipe)
+def test_given_embeddings_are_not_adapted_beside_a_prompt_that_is(model):
+    pipe = PIPELINES[model]()
+    own, adapter = encode(pipe, **WORDS), make_adapter(pipe)
     positive = {"prompt_embeds": own[0]} | ({"pooled_prompt_embeds": own[2]} if model == "sdxl" else {})
     negative = {"negative_prompt_embeds": own[1]} | ({"negative_pooled_prompt_embeds": own[3]} if model == "sdxl" else {})
-    attach(pipe, guest, negative=True)
-    assert equal(encode(pipe, None, **positive, **WORDS), adapted(guest, own, [False, True, False, True]))
-    assert equal(encode(pipe, **negative), adapted(guest, own))
+    attach(pipe, adapter, negative=True)
+    assert equal(encode(pipe, None, **positive, **WORDS), adapted(adapter, own, [False, True, False, True]))
+    assert equal(encode(pipe, **negative), adapted(adapter, own))
     assert equal(encode(pipe, None, **positive, **negative), own)
 
 
 @every_model
 @torch.no_grad()
-def test_an_adapter_by_hand_draws_the_picture_that_a_guest_draws(model):
-    pipe = ALL[model]()
-    guest, own = adapter(pipe), encode(pipe, "three red circles")
+def test_embeddings_adapted_by_hand_give_the_image_of_an_attached_adapter(model):
+    pipe = PIPELINES[model]()
+    adapter, own = make_adapter(pipe), encode(pipe, "three red circles")
     names = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
-    features = dict(zip(names, own, strict=False)) | {"prompt_embeds": guest(own[0], scale=0.5)}
+    features = dict(zip(names, own, strict=False)) | {"prompt_embeds": adapter(own[0], scale=0.5)}
     if model == "sdxl":
-        features["pooled_prompt_embeds"] = guest.pool(own[2], scale=0.5)
+        features["pooled_prompt_embeds"] = adapter.pool(own[2], scale=0.5)
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
     by_hand = pipe(latents=noise, **features, **how).images
     before = draw(pipe)
-    attach(pipe, guest, strength=0.5)
+    attach(pipe, adapter, scale=0.5)
     assert np.array_equal(draw(pipe), by_hand) and not np.array_equal(by_hand, before)
 
 
 @every_model
-def test_several_pictures_of_a_prompt_are_those_drawn_one_at_a_time(model):
-    pipe = ALL[model]()
+def test_several_images_per_prompt_equal_those_generated_one_at_a_time(model):
+    pipe = PIPELINES[model]()
     noise = torch.cat([torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
     before = pipe("a blue star", latents=noise, num_images_per_prompt=2, **how).images
-    attach(pipe, adapter(pipe))
+    attach(pipe, make_adapter(pipe))
     together = pipe("a blue star", latents=noise, num_images_per_prompt=2, **how).images
     alone = [pipe("a blue star", latents=noise[i : i + 1], **how).images for i in range(2)]
     assert np.allclose(together, np.concatenate(alone), atol=1e-4) and not np.allclose(together, before, atol=1e-2)
 
 
 @every_model
-def test_a_callback_sees_the_adapted_features_and_may_set_the_strength_of_the_next_picture(model):
-    pipe = ALL[model]()
-    own, guest, seen = encode(pipe, "three red circles"), adapter(pipe), []
-    handle = attach(pipe, guest, strength=0.5)
+def test_a_callback_gets_the_adapted_embeddings_and_may_set_the_scale_of_the_next_image(model):
+    pipe = PIPELINES[model]()
+    own, adapter, seen = encode(pipe, "three red circles"), make_adapter(pipe), []
+    handle = attach(pipe, adapter, scale=0.5)
     half = draw(pipe)
-    handle.strength = 1.0
+    handle.scale = 1.0
     reference = draw(pipe)
 
     def look(_, step, timestep, given):
         seen.append(given["prompt_embeds"])
-        handle.strength = 0.5
+        handle.scale = 0.5
         return given
 
     with torch.no_grad():
-        expected = torch.cat([own[1], guest(own[0])])
+        expected = torch.cat([own[1], adapter(own[0])])
     pictures = draw(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["prompt_embeds"])
     assert len(seen) == 2 and all(torch.equal(features, expected) for features in seen)
     assert np.array_equal(pictures, reference) and np.array_equal(draw(pipe), half) and not np.array_equal(half, reference)
@@ -165,14 +165,14 @@ class Windows(StableDiffusionPipeline):
 
 
 @torch.no_grad()
-def test_long_prompts_are_adapted_as_far_as_the_pipeline_takes_them():
+def test_long_prompts_are_adapted_as_far_as_the_pipeline_encodes_them():
     long = " ".join(["three red circles", "a blue star waves"] * 2)
     cut, long_pipe = pipeline(), pipeline(Windows)
-    short, guest = cut.tokenizer.decode(cut.tokenizer(long, truncation=True).input_ids, skip_special_tokens=True), adapter(cut)
+    short, adapter = cut.tokenizer.decode(cut.tokenizer(long, truncation=True).input_ids, skip_special_tokens=True), make_adapter(cut)
     assert short != long
     own, before = encode(long_pipe, long), draw(long_pipe, (long,))
-    attach(cut, guest)
-    attach(long_pipe, guest)
+    attach(cut, adapter)
+    attach(long_pipe, adapter)
     assert torch.equal(encode(cut, long)[0], encode(cut, short)[0])
-    assert own[0].shape[1] == 2 * LENGTH and equal(encode(long_pipe, long), adapted(guest, own))
+    assert own[0].shape[1] == 2 * LENGTH and equal(encode(long_pipe, long), adapted(adapter, own))
     assert not np.array_equal(draw(long_pipe, (long,)), before)

@@ -1,10 +1,10 @@
-"""A guest costs little: what the benchmark counts, and what it found."""
+"""The cost of an adapter: what the benchmark counts, and its results."""
 
 import json
 from pathlib import Path
 
 import pytest
-from helpers.tiny_pipelines import LENGTH, adapter, pipeline
+from helpers.tiny_pipelines import LENGTH, make_adapter, pipeline
 
 from experiments.benchmarks.attach import STEPS, measured
 
@@ -13,13 +13,13 @@ FOUND = sorted((Path(__file__).parents[2] / "experiments/benchmarks").glob("atta
 
 def test_the_benchmark_sets_one_call_of_the_adapter_against_all_steps_of_a_picture():
     pipe = pipeline()
-    guest = adapter(pipe)
-    found = measured(pipe.unet, guest, LENGTH, 8, repeats=2)
-    products = sum(p.numel() for name, p in guest.named_parameters() if p.ndim == 2 and "pooled" not in name)
+    adapter = make_adapter(pipe)
+    found = measured(pipe.unet, adapter, LENGTH, 8, repeats=2)
+    products = sum(p.numel() for name, p in adapter.named_parameters() if p.ndim == 2 and "pooled" not in name)
     assert found["adapter"]["gigaflop"] == pytest.approx(2 * LENGTH * products / 1e9, rel=0.1)  # and a little for attention
     assert found["step"]["gigaflop"] > found["adapter"]["gigaflop"]
     assert found["share_of_gigaflop"] == pytest.approx(found["adapter"]["gigaflop"] / found["step"]["gigaflop"] / STEPS, abs=1e-6)
-    assert found["adapter"]["million_weights"] == round(sum(p.numel() for p in guest.parameters()) / 1e6, 2)
+    assert found["adapter"]["million_weights"] == round(sum(p.numel() for p in adapter.parameters()) / 1e6, 2)
     assert found["step"]["seconds"] > 0
 
 

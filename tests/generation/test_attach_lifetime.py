@@ -1,4 +1,4 @@
-"""While it stays, a guest bears what is done to a pipeline: halves, offloading, compiling, new words, LoRA. When it leaves, it is gone."""
+"""An attached adapter works with fp16, offloading, compilation, textual inversion and LoRA, and is removed completely."""
 
 import gc
 import pickle
@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from helpers.small_models import digest
-from helpers.tiny_pipelines import ALL, adapter, draw, encode, every_model, pipeline
+from helpers.tiny_pipelines import PIPELINES, draw, encode, every_model, make_adapter, pipeline
 from torch import nn
 
 from sur_adapter import attach
-from sur_adapter.generation import attach as guest
+from sur_adapter.generation import attach as attach_module
 
 GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="weights that come and go between two devices need a GPU")
 
@@ -30,40 +30,40 @@ def by_layer(pipe) -> None:
             accelerate.cpu_offload(part, torch.device("cpu"))
 
 
-def attached(pipe, guest, deed, first: str):
-    """The handle of a guest that comes before what is done to its pipeline, or after it."""
-    if first != "the guest":
-        deed(pipe)
-    handle = attach(pipe, guest)
-    if first == "the guest":
-        deed(pipe)
+def attached(pipe, adapter, change, first: str):
+    """The handle of an adapter that is attached before or after another change of the pipeline."""
+    if first != "attach":
+        change(pipe)
+    handle = attach(pipe, adapter)
+    if first == "attach":
+        change(pipe)
     return handle
 
 
 @every_model
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_a_pipeline_in_half_precision_draws_with_its_guest_and_without_it_as_ever(model, dtype):
-    pipe = ALL[model]().to(dtype)
+def test_a_pipeline_in_half_precision_works_with_the_adapter_and_is_restored(model, dtype):
+    pipe = PIPELINES[model]().to(dtype)
     before = draw(pipe)
-    handle = attach(pipe, adapter(pipe))
+    handle = attach(pipe, make_adapter(pipe))
     after = draw(pipe)
     assert np.isfinite(after).all() and not np.allclose(after, before, atol=1e-2)
-    handle.strength = 0.0
+    handle.scale = 0.0
     assert np.array_equal(draw(pipe), before)
 
 
 @every_model
 @pytest.mark.parametrize("offload", [by_model, by_layer])
-@pytest.mark.parametrize("first", ["the guest", "offloading"])
-def test_weights_that_are_kept_elsewhere_draw_the_same_picture(model, offload, first):
-    reference, pipe = ALL[model](), ALL[model]()
-    guest, before = adapter(pipe), draw(pipe)
-    attach(reference, guest)
+@pytest.mark.parametrize("first", ["attach", "offloading"])
+def test_offloading_gives_the_same_image(model, offload, first):
+    reference, pipe = PIPELINES[model](), PIPELINES[model]()
+    adapter, before = make_adapter(pipe), draw(pipe)
+    attach(reference, adapter)
     expected = draw(reference)
-    handle = attached(pipe, guest, offload, first)
+    handle = attached(pipe, adapter, offload, first)
     assert pipe.unet.device.type == ("meta" if offload is by_layer else "cpu")
     assert np.array_equal(draw(pipe), expected) and not np.array_equal(expected, before)
-    assert {p.device.type for p in guest.parameters()} == {"cpu"}
+    assert {p.device.type for p in adapter.parameters()} == {"cpu"}
     handle.remove()
     assert np.array_equal(draw(pipe), before)
 
@@ -71,41 +71,41 @@ def test_weights_that_are_kept_elsewhere_draw_the_same_picture(model, offload, f
 @GPU
 @every_model
 @pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_the_adapter_goes_where_the_features_are(model, offload):
-    pipe = ALL[model]()
+def test_the_adapter_moves_to_the_device_of_the_embeddings(model, offload):
+    pipe = PIPELINES[model]()
     getattr(pipe, offload)()
-    guest, before = adapter(pipe), draw(pipe)
-    attach(pipe, guest)
-    assert not np.array_equal(draw(pipe), before) and {p.device.type for p in guest.parameters()} == {"cuda"}
+    adapter, before = make_adapter(pipe), draw(pipe)
+    attach(pipe, adapter)
+    assert not np.array_equal(draw(pipe), before) and {p.device.type for p in adapter.parameters()} == {"cuda"}
 
 
 @every_model
-def test_a_compiled_unet_is_not_compiled_anew_for_a_guest_or_another_strength(model):
-    pipe = ALL[model]()
+def test_attaching_or_another_scale_does_not_recompile_the_unet(model):
+    pipe = PIPELINES[model]()
     before = draw(pipe)
-    handle = attach(pipe, adapter(pipe))
+    handle = attach(pipe, make_adapter(pipe))
     expected = draw(pipe)
     handle.remove()
     pipe.unet = torch.compile(pipe.unet, backend="eager")
     draw(pipe)
     with torch._dynamo.config.patch(error_on_recompile=True):
-        handle = attach(pipe, adapter(pipe))
+        handle = attach(pipe, make_adapter(pipe))
         assert np.allclose(draw(pipe), expected, atol=1e-4)
-        handle.strength = 0.5
+        handle.scale = 0.5
         assert not np.allclose(draw(pipe), expected, atol=1e-4)
         handle.remove()
         assert np.allclose(draw(pipe), before, atol=1e-4)
 
 
-def test_a_text_encoder_that_was_compiled_is_known_again_before_and_after():
+def test_a_compiled_text_encoder_is_recognised():
     pipe = pipeline()
-    guest = adapter(pipe)
-    handle = attach(pipe, guest)
+    adapter = make_adapter(pipe)
+    handle = attach(pipe, adapter)
     expected = draw(pipe)
     pipe.text_encoder = torch.compile(pipe.text_encoder, backend="eager")
     assert np.allclose(draw(pipe), expected, atol=1e-4)
     handle.remove()
-    attach(pipe, guest)
+    attach(pipe, adapter)
     assert np.allclose(draw(pipe), expected, atol=1e-4)
 
 
@@ -118,18 +118,18 @@ def learn(pipe) -> None:
 
 
 @every_model
-@pytest.mark.parametrize("first", ["the guest", "the word"])
+@pytest.mark.parametrize("first", ["attach", "the word"])
 @torch.no_grad()
-def test_a_word_of_several_vectors_that_was_learned_is_adapted_as_any_other(model, first):
-    pipe = ALL[model]()
+def test_a_textual_inversion_of_several_vectors_is_adapted_like_any_word(model, first):
+    pipe = PIPELINES[model]()
     if model == "sdxl":
         pipe.tokenizer_2 = deepcopy(pipe.tokenizer)
-    guest = adapter(pipe)
-    handle = attached(pipe, guest, learn, first)
+    adapter = make_adapter(pipe)
+    handle = attached(pipe, adapter, learn, first)
     adapted, picture = encode(pipe, "a <cat>"), draw(pipe, ("a <cat>",))
     handle.remove()
     own = encode(pipe, "a <cat>")
-    assert torch.equal(adapted[0], guest(own[0])) and not torch.equal(adapted[0], own[0])
+    assert torch.equal(adapted[0], adapter(own[0])) and not torch.equal(adapted[0], own[0])
     assert not torch.equal(own[0], encode(pipe, "a <cat> <cat>")[0]) and not np.array_equal(picture, draw(pipe, ("a <cat>",)))
 
 
@@ -145,49 +145,49 @@ def low_rank(pipe) -> dict:
 
 
 @every_model
-@pytest.mark.parametrize("first", ["the guest", "the LoRA"])
+@pytest.mark.parametrize("first", ["attach", "the LoRA"])
 @torch.no_grad()
-def test_a_lora_of_unet_and_text_encoder_and_its_scale_act_beside_the_guest(model, first):
+def test_a_lora_of_unet_and_text_encoder_works_with_the_adapter(model, first):
     pytest.importorskip("peft", reason="diffusers loads a LoRA by the package peft alone")
-    pipe = ALL[model]()
-    guest, plain = adapter(pipe), draw(pipe)
-    handle = attached(pipe, guest, lambda pipe: pipe.load_lora_weights(low_rank(pipe), adapter_name="style"), first)
+    pipe = PIPELINES[model]()
+    adapter, plain = make_adapter(pipe), draw(pipe)
+    handle = attached(pipe, adapter, lambda pipe: pipe.load_lora_weights(low_rank(pipe), adapter_name="style"), first)
     pipe.set_adapters("style", 1.0)
     scales = [{}, {"cross_attention_kwargs": {"scale": 0.5}}]
     with_both, adapted = [draw(pipe, **scale) for scale in scales], encode(pipe)
-    handle.strength = 0.0
+    handle.scale = 0.0
     with_lora, own = [draw(pipe, **scale) for scale in scales], encode(pipe)
     pictures = [plain, *with_both, *with_lora]
     assert not any(np.array_equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
-    assert torch.equal(adapted[0], guest(own[0]))
+    assert torch.equal(adapted[0], adapter(own[0]))
     pipe.unload_lora_weights()
     assert np.array_equal(draw(pipe), plain)
 
 
 @every_model
-def test_of_a_guest_that_left_nothing_is_to_be_found_in_the_pipeline_however_deep(model):
-    pipe = ALL[model]()
-    guest, own, weights = adapter(pipe), dict(vars(pipe)), {name: p.clone() for name, p in pipe.unet.state_dict().items()}
-    with attach(pipe, guest):
-        if model != "sdxl":  # whose text encoders, with or without a guest, transformers 5 cannot pickle once they have run
+def test_after_remove_nothing_of_the_adapter_is_left_in_the_pipeline(model):
+    pipe = PIPELINES[model]()
+    adapter, own, weights = make_adapter(pipe), dict(vars(pipe)), {name: p.clone() for name, p in pipe.unet.state_dict().items()}
+    with attach(pipe, adapter):
+        if model != "sdxl":  # whose text encoders, with or without an adapter, transformers 5 cannot pickle once they have run
             draw(pipe)
         assert b"sur_adapter" in pickle.dumps(pipe)
     assert b"sur_adapter" not in pickle.dumps(pipe)
-    with attach(pipe, guest):
+    with attach(pipe, adapter):
         draw(pipe)
     assert "encode_prompt" not in vars(pipe) and all(vars(pipe)[name] is own[name] for name in pipe.components)
     assert all(torch.equal(p, weights[name]) for name, p in pipe.unet.state_dict().items())
-    gone = weakref.ref(guest)
-    del guest
+    gone = weakref.ref(adapter)
+    del adapter
     gc.collect()
     assert gone() is None
 
 
 @every_model
-def test_a_pipeline_is_saved_without_its_guest_and_copied_with_it(model, tmp_path):
-    pipe = ALL[model]()
-    guest = adapter(pipe)
-    handle = attach(pipe, guest)
+def test_a_pipeline_is_saved_without_the_adapter_and_copied_with_it(model, tmp_path):
+    pipe = PIPELINES[model]()
+    adapter = make_adapter(pipe)
+    handle = attach(pipe, adapter)
     copies = [deepcopy(pipe), pickle.loads(pickle.dumps(pipe))]
     adapted = draw(pipe)
     pipe.save_pretrained(tmp_path / "with")
@@ -202,25 +202,25 @@ def test_a_pipeline_is_saved_without_its_guest_and_copied_with_it(model, tmp_pat
         assert np.array_equal(draw(other), before)
 
 
-def test_what_goes_wrong_in_the_house_ends_the_visit_too():
+def test_an_exception_in_the_with_block_removes_the_adapter():
     pipe = pipeline()
-    with pytest.raises(KeyError), attach(pipe, adapter(pipe)):
+    with pytest.raises(KeyError), attach(pipe, make_adapter(pipe)):
         raise KeyError("a mishap")
     assert "encode_prompt" not in vars(pipe)
 
 
-def test_a_handle_whose_guest_has_left_does_not_turn_out_the_next_one():
+def test_a_removed_handle_does_not_remove_the_next_adapter():
     pipe = pipeline()
-    guest = adapter(pipe)
-    first = attach(pipe, guest)
+    adapter = make_adapter(pipe)
+    first = attach(pipe, adapter)
     first.remove()
-    attach(pipe, guest)
+    attach(pipe, adapter)
     adapted = draw(pipe)
     first.remove()
     assert np.array_equal(draw(pipe), adapted)
 
 
-def test_a_way_of_encoding_that_the_caller_set_is_adapted_and_put_back():
+def test_an_encode_prompt_that_the_user_set_is_adapted_and_restored():
     pipe = pipeline()
     way, plain = pipe.encode_prompt, draw(pipe)
 
@@ -229,42 +229,44 @@ def test_a_way_of_encoding_that_the_caller_set_is_adapted_and_put_back():
 
     pipe.encode_prompt = politely
     before = draw(pipe)
-    handle = attach(pipe, adapter(pipe))
+    handle = attach(pipe, make_adapter(pipe))
     assert not np.array_equal(draw(pipe), before) and not np.array_equal(before, plain)
-    handle.strength = 0.0
+    handle.scale = 0.0
     assert np.array_equal(draw(pipe), before)
     handle.remove()
     assert pipe.encode_prompt is politely and np.array_equal(draw(pipe), before)
 
 
 @pytest.mark.parametrize("model", ["sd 1.x", "sdxl"])
-def test_a_text_encoder_that_was_exchanged_for_another_is_refused_at_the_next_prompt(model):
-    pipe, own = ALL[model](), ALL[model]()
-    handle = attach(pipe, adapter(pipe))
+def test_an_exchanged_text_encoder_is_refused_at_the_next_prompt(model):
+    pipe, own = PIPELINES[model](), PIPELINES[model]()
+    handle = attach(pipe, make_adapter(pipe))
     name = "text_encoder_2" if model == "sdxl" else "text_encoder"
-    setattr(pipe, name, getattr(ALL[model](seed=1), name))
+    setattr(pipe, name, getattr(PIPELINES[model](seed=1), name))
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one: load tiny/base"):
         draw(pipe)
-    handle.strength = 0.0
+    handle.scale = 0.0
     draw(pipe)
-    handle.strength = 1.0
+    handle.scale = 1.0
     setattr(pipe, name, getattr(own, name))
     draw(pipe)
 
 
-def test_another_text_encoder_at_the_place_in_memory_of_one_that_was_let_go_is_refused_all_the_same(monkeypatch):
-    monkeypatch.setattr(guest, "id", lambda _: 7, raising=False)  # as memory is given out again: by its place, each is the one before
-    attach(pipe := pipeline(), adapter(pipe))
+def test_another_text_encoder_at_the_address_of_a_freed_one_is_refused(monkeypatch):
+    monkeypatch.setattr(
+        attach_module, "id", lambda _: 7, raising=False
+    )  # as if each object were at the same address
+    attach(pipe := pipeline(), make_adapter(pipe))
     pipe.text_encoder = pipeline(seed=1).text_encoder
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one"):
         draw(pipe)
 
 
-def test_a_text_encoder_that_is_let_go_gives_its_memory_back_and_the_callers_features_are_drawn_from():
+def test_a_removed_text_encoder_is_freed_and_given_embeddings_still_work():
     pipe = pipeline()
     positive, negative = encode(pipe, "three red circles")
     before = draw(pipe)
-    attach(pipe, adapter(pipe))
+    attach(pipe, make_adapter(pipe))
     gone = weakref.ref(pipe.text_encoder)
     pipe.text_encoder = None
     gc.collect()
@@ -275,15 +277,31 @@ def test_a_text_encoder_that_is_let_go_gives_its_memory_back_and_the_callers_fea
     assert np.array_equal(pictures, before)
 
 
-@pytest.mark.parametrize("eta", ["0.5", None, float("nan"), float("inf")])
-def test_a_strength_that_is_no_number_is_refused_and_the_last_one_stays(eta):
+@pytest.mark.parametrize("value", ["0.5", None, float("nan"), float("inf")])
+def test_a_scale_that_is_not_a_finite_number_is_refused_and_the_last_one_stays(value):
     pipe = pipeline()
-    handle = attach(pipe, adapter(pipe), strength=0.25)
+    handle = attach(pipe, make_adapter(pipe), scale=0.25)
     with pytest.raises(ValueError, match=r"scale is .*: give a number, 0 for the base model, 1 for the whole adapter"):
-        handle.strength = eta
-    assert handle.strength == 0.25
+        handle.scale = value
+    assert handle.scale == 0.25
     other = pipeline()
-    if eta is not None:
+    if value is not None:
         with pytest.raises(ValueError, match="give a number"):
-            attach(other, adapter(other), strength=eta)
+            attach(other, make_adapter(other), scale=value)
         assert "encode_prompt" not in vars(other)
+
+
+def test_strength_is_another_name_of_scale_and_both_at_once_are_refused():
+    pipe = pipeline()
+    with attach(pipe, make_adapter(pipe), strength=0.25) as handle:
+        assert (handle.scale, handle.scale) == (0.25, 0.25)
+        handle.scale = 0.5
+        half = draw(pipe)
+        assert handle.scale == 0.5
+        handle.scale = 0.25
+        assert handle.scale == 0.25 and not np.array_equal(draw(pipe), half)
+    with attach(pipe, make_adapter(pipe), 0.5):
+        assert np.array_equal(draw(pipe), half)
+    with pytest.raises(ValueError, match="scale is 0.5 and strength 0.5, but they are two names of one setting: give only scale"):
+        attach(pipe, make_adapter(pipe), scale=0.5, strength=0.5)
+    assert "encode_prompt" not in vars(pipe)

@@ -1,4 +1,4 @@
-"""Every kind of Stable Diffusion pipeline takes the same guest: text-to-image, image-to-image, inpainting, each with a ControlNet too."""
+"""Every Stable Diffusion pipeline takes the same adapter: text-to-image, image-to-image and inpainting, each also with a ControlNet."""
 
 from inspect import signature
 
@@ -15,7 +15,7 @@ from diffusers import (
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionXLInstructPix2PixPipeline,
 )
-from helpers.tiny_pipelines import ALL, adapter, draw, encode, every_model, pipeline, xl
+from helpers.tiny_pipelines import PIPELINES, draw, encode, every_model, make_adapter, pipeline, xl
 
 from sur_adapter import attach
 
@@ -26,7 +26,7 @@ every_control = pytest.mark.parametrize("controlled", [False, True], ids=["plain
 
 
 def host(model: str, task: str, controlled: bool):
-    base = ALL[model]()
+    base = PIPELINES[model]()
     net = {"controlnet": ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(16,))} if controlled else {}
     pipe = TASKS[task].from_pipe(base, **net)
     pipe.set_progress_bar_config(disable=True)
@@ -48,22 +48,22 @@ def go(pipe, task: str, controlled: bool, **prompt) -> np.ndarray:
 @every_model
 @every_task
 @every_control
-def test_a_task_draws_from_the_adapted_prompt_and_else_as_ever(model, task, controlled):
+def test_a_task_uses_the_adapted_prompt_and_is_otherwise_unchanged(model, task, controlled):
     pipe = host(model, task, controlled)
     assert type(pipe).__name__.count("ControlNet") == controlled
-    guest, before = adapter(pipe), go(pipe, task, controlled)
+    adapter, before = make_adapter(pipe), go(pipe, task, controlled)
     own = dict(zip(NAMES, encode(pipe, negative_prompt="three red circles"), strict=False))
-    by_hand = own | {"prompt_embeds": guest(own["prompt_embeds"])}
+    by_hand = own | {"prompt_embeds": adapter(own["prompt_embeds"])}
     if model == "sdxl":
-        by_hand |= {"pooled_prompt_embeds": guest.pool(own["pooled_prompt_embeds"])}
+        by_hand |= {"pooled_prompt_embeds": adapter.pool(own["pooled_prompt_embeds"])}
     expected = go(pipe, task, controlled, **by_hand)
     inside = set(vars(pipe))
-    handle = attach(pipe, guest)
+    handle = attach(pipe, adapter)
     assert np.array_equal(go(pipe, task, controlled), expected) and not np.array_equal(expected, before)
     assert np.array_equal(go(pipe, task, controlled, **own), before)
-    handle.strength = 0.0
+    handle.scale = 0.0
     assert np.array_equal(go(pipe, task, controlled), before)
-    handle.strength = 0.5
+    handle.scale = 0.5
     half = go(pipe, task, controlled)
     assert not np.array_equal(half, before) and not np.array_equal(half, expected)
     handle.remove()
@@ -72,10 +72,10 @@ def test_a_task_draws_from_the_adapted_prompt_and_else_as_ever(model, task, cont
 
 @every_model
 @pytest.mark.parametrize("auto", [*TASKS.values(), DiffusionPipeline], ids=lambda auto: auto.__name__)
-def test_a_pipeline_made_of_another_is_without_its_guest_and_takes_one_of_its_own(model, auto):
-    first = ALL[model]()
-    guest, (task, made) = adapter(first), ("text", type(first))
-    plain, handle = draw(first), attach(first, guest)
+def test_a_pipeline_made_by_from_pipe_has_no_adapter_and_takes_its_own(model, auto):
+    first = PIPELINES[model]()
+    adapter, (task, made) = make_adapter(first), ("text", type(first))
+    plain, handle = draw(first), attach(first, adapter)
     adapted = draw(first)
     if auto is DiffusionPipeline:
         other = made.from_pipe(first)
@@ -83,9 +83,9 @@ def test_a_pipeline_made_of_another_is_without_its_guest_and_takes_one_of_its_ow
         other, task = auto.from_pipe(first), next(name for name, kind in TASKS.items() if kind is auto)
     other.set_progress_bar_config(disable=True)
     assert other.unet is first.unet and "encode_prompt" not in vars(other) and np.array_equal(draw(first), adapted)
-    before, second = go(other, task, False), attach(other, guest)
+    before, second = go(other, task, False), attach(other, adapter)
     assert not np.array_equal(go(other, task, False), before)
-    second.strength = 0.5
+    second.scale = 0.5
     assert np.array_equal(draw(first), adapted)
     handle.remove()
     assert np.array_equal(draw(first), plain) and not np.array_equal(go(other, task, False), before)
@@ -94,19 +94,19 @@ def test_a_pipeline_made_of_another_is_without_its_guest_and_takes_one_of_its_ow
 
 
 @pytest.mark.parametrize("cls", [StableDiffusionInstructPix2PixPipeline, LEditsPPPipelineStableDiffusion])
-def test_a_pipeline_that_encodes_prompts_in_a_way_of_its_own_is_refused(cls):
+def test_a_pipeline_with_another_encode_prompt_is_refused(cls):
     base = pipeline()
     parts = {name: part for name, part in base.components.items() if name in signature(cls).parameters}
     edits = cls(**parts, requires_safety_checker=False)
     with pytest.raises(ValueError, match=f"{cls.__name__} encodes its prompts in a way of its own, so no adapter can be attached"):
-        attach(edits, adapter(base))
+        attach(edits, make_adapter(base))
     assert "encode_prompt" not in vars(edits)
 
 
 @torch.no_grad()
-def test_a_pipeline_that_edits_pictures_and_encodes_its_prompts_as_all_do_takes_a_guest():
+def test_an_editing_pipeline_with_the_usual_encode_prompt_is_accepted():
     parts = {name: part for name, part in xl().components.items() if name not in ("image_encoder", "feature_extractor")}
     pipe = StableDiffusionXLInstructPix2PixPipeline(**parts)
-    own, guest = encode(pipe), adapter(pipe)
-    attach(pipe, guest)
-    assert torch.equal(encode(pipe)[0], guest(own[0]))
+    own, adapter = encode(pipe), make_adapter(pipe)
+    attach(pipe, adapter)
+    assert torch.equal(encode(pipe)[0], adapter(own[0]))

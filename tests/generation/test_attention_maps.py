@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.repository import ROOT
-from helpers.tiny_pipelines import ALL, every_model
+from helpers.tiny_pipelines import PIPELINES, every_model
 
 from sur_adapter.generation.attention_maps import record_attention, word_attention
 from sur_adapter.models.stable_diffusion import load_pipeline
@@ -24,7 +24,7 @@ def miniature():
 
 @every_model
 def test_recording_changes_no_bit_of_the_image_and_leaves_no_hook(model):
-    pipe = ALL[model]()
+    pipe = PIPELINES[model]()
     before = drawn(pipe)
     with record_attention(pipe.unet):
         assert np.array_equal(drawn(pipe), before)
@@ -34,7 +34,7 @@ def test_recording_changes_no_bit_of_the_image_and_leaves_no_hook(model):
 
 @every_model
 def test_the_shares_of_all_tokens_sum_to_one(model):
-    pipe = ALL[model]()
+    pipe = PIPELINES[model]()
     with record_attention(pipe.unet) as recorder:
         drawn(pipe)
     shares = recorder.shares()

@@ -9,7 +9,7 @@ from miniature.judge import shows
 from miniature.prompts import FIRST, prompts, write
 from miniature.scenes import CATEGORIES, make
 from miniature.words import read, simple_prompt
-from sur_adapter.evaluation.judges.pictograms import judge
+from sur_adapter.evaluation.judges import pictograms
 from sur_adapter.generation.prompts import read_prompts
 
 ROOT = Path(__file__).parents[2]
@@ -50,17 +50,22 @@ def test_both_prompts_ask_for_what_must_be_seen():
         assert read(row["prompt"]) == read(row["complex_prompt"]) == row["include"], row["id"]
 
 
-def test_the_judge_passes_a_picture_of_the_prompt_and_no_other():
+def judge(image, row: dict) -> bool:
+    (verdict,) = pictograms.verdicts([image], [row], pictograms.Config())
+    return verdict
+
+
+def test_the_judge_accepts_an_image_of_the_prompt_and_no_other():
     rows = {category: prompts(category, 10) for category in CATEGORIES}
     for row in sum(rows.values(), []):
         scene = next(s for s in (make(n, row["category"]) for n in range(FIRST, FIRST + 1000)) if s.include == row["include"])
-        assert judge(scene.draw(), row) is True and shows(scene.draw(), row["include"])
-        assert judge(make(5).draw(), row) is (make(5).include == row["include"])
+        assert judge(scene.draw(), row) and shows(scene.draw(), row["include"])
+        assert judge(make(5).draw(), row) == (make(5).include == row["include"])
 
 
-def test_the_judge_says_what_a_prompt_lacks():
+def test_the_judge_names_what_a_prompt_lacks():
     with pytest.raises(ValueError, match="'a-1' has no `include`"):
-        judge(make(0).draw(), GOOD)
+        pictograms.verdicts([make(0).draw()], [GOOD], pictograms.Config())
 
 
 def test_a_folder_is_read_by_file_name_and_each_file_as_it_stands(tmp_path):
@@ -79,7 +84,7 @@ def test_a_line_may_hold_the_separators_of_other_languages(tmp_path):
     ("lines", "sentence"),
     [
         ([json.dumps(GOOD), "{oops"], r"list\.jsonl, line 2: not JSON"),
-        (["[1]"], "line 1: a list where an object"),
+        (["[1]"], "line 1: a list instead of an object"),
         ([json.dumps({"id": "a", "category": "b"})], "line 1: 'prompt' is missing"),
         ([json.dumps(GOOD | {"prompt": 3})], "'prompt' is missing or not a text"),
         ([json.dumps(GOOD | {"category": " "})], "'category' is missing"),

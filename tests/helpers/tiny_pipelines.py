@@ -1,4 +1,4 @@
-"""Small pipelines of diffusers that an adapter can be a guest in: the real classes, tiny and untrained, of the three generations."""
+"""Small pipelines of diffusers that an adapter can be a adapter in: the real classes, tiny and untrained, of the three generations."""
 
 import numpy as np
 import pytest
@@ -68,11 +68,11 @@ def xl(cls=StableDiffusionXLPipeline, widths=(32, 48), pooled: int = 20, seed: i
     return pipe
 
 
-ALL = {"sd 1.x": pipeline, "sd 2.x": second, "sdxl": xl}
-every_model = pytest.mark.parametrize("model", ALL)
+PIPELINES = {"sd 1.x": pipeline, "sd 2.x": second, "sdxl": xl}
+every_model = pytest.mark.parametrize("model", PIPELINES)
 
 
-def adapter(pipe, trained: bool = True, **changed) -> SURAdapter:
+def make_adapter(pipe, trained: bool = True, **changed) -> SURAdapter:
     torch.manual_seed(5)
     encoders = {name: getattr(pipe, name) for name in ("text_encoder", "text_encoder_2") if hasattr(pipe, name)}
     about = {"base_model": "tiny/base"} | {name: fingerprint(encoder) for name, encoder in encoders.items()}
