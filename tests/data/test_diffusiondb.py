@@ -4,50 +4,14 @@ import zipfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import pandas as pd
 import pyarrow.dataset as ds
 import pytest
+from helpers.diffusiondb import table, write
 from helpers.made_images import png
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sur_adapter.data.sources.diffusiondb import Config, hub, level, read, rows
-
-
-def table(count: int = 12) -> pd.DataFrame:
-    """Rows of parts 1, 2 and 3 by turns, in no order of parts."""
-    i = range(count)
-    return pd.DataFrame(
-        {
-            "image_name": [f"{k:08x}.png" for k in i],
-            "prompt": [f"a (cat:1.2) no {k}" for k in i],
-            "part_id": [3 - k % 3 for k in i],
-            "seed": list(i),
-            "step": [50] * count,
-            "cfg": [7.0 + k for k in i],
-            "sampler": [8] * count,
-            "width": [512 if k % 2 else 768 for k in i],
-            "height": [512] * count,
-            "user_name": ["x"] * count,
-            "image_nsfw": [0.1] * count,
-            "prompt_nsfw": [0.01] * count,
-        }
-    ).astype(
-        {"part_id": "uint16", "width": "uint16", "height": "uint16", "cfg": "float32", "image_nsfw": "float32", "prompt_nsfw": "float32"}
-    )
-
-
-def write(home: Path, told: pd.DataFrame, name: str = "metadata.parquet", folder: str = "images") -> Path:
-    """The table, and a zip of each part with its JSON beside the pictures."""
-    home.mkdir(exist_ok=True)
-    told.to_parquet(home / name, row_group_size=4)
-    for part, some in told.groupby("part_id"):
-        (home / folder).mkdir(exist_ok=True)
-        with zipfile.ZipFile(home / folder / f"part-{part:06d}.zip", "w") as archive:
-            for k, image in enumerate(some.image_name):
-                archive.writestr(image, png((k, int(part), 0)))
-            archive.writestr(f"part-{part:06d}.json", "{}")
-    return home
 
 
 @pytest.fixture
@@ -197,7 +161,7 @@ def test_a_folder_that_is_no_copy_of_diffusiondb_is_refused_in_one_sentence(tmp_
     with pytest.raises(ValueError, match="metadata.parquet cannot be read .*: fetch it again"):
         list(rows(Config(path=str(tmp_path), limit=1)))
     with pytest.raises(FileNotFoundError, match="metadata.parquet of poloclub/diffusiondb cannot be fetched"):
-        list(rows(Config(limit=1)))  # the tests ask no hub
+        list(rows(Config(limit=1)))  # the tests use no network
 
 
 def test_the_filter_is_pushed_down_to_the_row_groups(home):

@@ -63,10 +63,9 @@ for where, tag, code in json.load(sys.stdin):
 """
 PROGRAMS = {"cat", "cd", "cp", "export", "git", "ls", "rm", "ruff", "sed"}
 # the page of errors quotes every message of these packages and modules, and of others some
-DOCUMENTED = (
-    "stages|sur_adapter/(config|(tools|io|executors|features|training)/.*|(data/(filtering|crawl)|evaluation|generation|models)/\\w+).py"
-)
-ERRORS = sorted(file for file in sentences() if re.fullmatch(DOCUMENTED, file) or file.startswith("stages/"))
+PACKAGES = r"(tools|io|executors|features|training)/.*|(data/filtering|data/crawl|evaluation|generation|models)/\w+"
+DOCUMENTED = rf"stages/\w+\.py|sur_adapter/(config|{PACKAGES})\.py"
+ERRORS = sorted(file for file in sentences() if re.fullmatch(DOCUMENTED, file))
 FOR_DEVELOPERS = {  # messages for callers in code, which a user of the stages never sees
     "sur_adapter/features/store.py": {"…: … ids, but … rows of …"}
 }

@@ -1,4 +1,4 @@
-"""Archives, pictures and folders of strangers lead nowhere else, burst nothing, and end in a sentence or a reason."""
+"""Untrusted archives, images and folders lead nowhere else, unpack within limits, and end in an error message or a reason."""
 
 import io
 import json
@@ -8,10 +8,9 @@ import zipfile
 import zlib
 
 import pytest
+from helpers import diffusiondb as diffusiondb_copy
 from helpers.hostile_server import bounded
 from helpers.made_images import png
-from test_diffusiondb import table as diffusiondb_table
-from test_diffusiondb import write as write_diffusiondb
 
 from sur_adapter.data.prompts import comfyui, embedded
 from sur_adapter.data.prompts.cleaning import clean
@@ -30,13 +29,13 @@ def member(name="0123456789abcdef.png", kind=tarfile.REGTYPE, size=4, link="", *
 
 
 def signed(header: bytes) -> bytes:
-    """With the checksum that belongs to it."""
+    """The header with its checksum."""
     total = sum(header[:148]) + sum(header[156:]) + 8 * 32
     return header[:148] + b"%06o\0 " % total + header[156:]
 
 
 BODY = b"abcd".ljust(512, b"\0")
-BACKWARDS = signed(member()[:124] + b"\xff" * 11 + b"\0" + member()[136:])  # a size of -256, in the notation for large ones
+BACKWARDS = signed(member()[:124] + b"\xff" * 11 + b"\0" + member()[136:])  # a size of -256, in the notation for large sizes
 TARS = {
     "a link": member(kind=tarfile.SYMTYPE, size=0, link="/etc/passwd"),
     "a hard link": member() + BODY + member("a.png", kind=tarfile.LNKTYPE, size=0, link="0123456789abcdef.png"),
@@ -53,16 +52,16 @@ TARS = {
 }
 
 
-@pytest.mark.parametrize("how", TARS)
-def test_a_tar_with_anything_but_plain_files_is_refused_at_once(tmp_path, how):
+@pytest.mark.parametrize("kind", TARS)
+def test_a_tar_with_anything_but_regular_files_is_refused_at_once(tmp_path, kind):
     (tmp_path / "raw/here").mkdir(parents=True)
-    (tmp_path / "raw/here/images-000000.tar").write_bytes(TARS[how] + bytes(1024))
+    (tmp_path / "raw/here/images-000000.tar").write_bytes(TARS[kind] + bytes(1024))
     for read in (lambda: list(read_tar(tmp_path / "raw/here")), lambda: ImageIndex(tmp_path / "raw", {"0123456789abcdef"})):
         with pytest.raises(ValueError, match="images-000000.tar is cut short or broken .*: remove it and run `dvc repro`"), bounded(4, 2):
             read()
 
 
-def test_a_tar_that_was_packed_is_refused_and_not_unpacked(tmp_path):
+def test_a_compressed_tar_is_refused_without_unpacking(tmp_path):
     for kind in ("gz", "bz2", "xz"):
         with tarfile.open(tmp_path / f"{kind}.tar", f"w:{kind}") as tar:
             info = tarfile.TarInfo("a.png")
@@ -73,8 +72,8 @@ def test_a_tar_that_was_packed_is_refused_and_not_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA], ids=["deflate", "bzip2", "lzma"])
-def test_a_zip_unpacks_no_more_than_may_be_kept_however_it_is_packed(tmp_path, kind):
-    home = write_diffusiondb(tmp_path / "db", diffusiondb_table())
+def test_a_zip_member_is_unpacked_up_to_the_size_limit(tmp_path, kind):
+    home = diffusiondb_copy.write(tmp_path / "db", diffusiondb_copy.table())
     with zipfile.ZipFile(home / "images/part-000001.zip", "w", kind) as archive:
         archive.writestr("00000002.png", bytes(2**25))
     with bounded(8, 5):
@@ -82,35 +81,35 @@ def test_a_zip_unpacks_no_more_than_may_be_kept_however_it_is_packed(tmp_path, k
     assert row["data"] is None and row["dropped"] in ("too many bytes", "file broken")
 
 
-# pictures
+# images
 
 
-def texted(count: int, size: int) -> bytes:
-    """A PNG with so many packed text chunks of so many letters."""
-    atomic_write = png()
+def png_with_texts(count: int, size: int) -> bytes:
+    """A PNG with `count` compressed text chunks of `size` letters."""
+    plain = png()
     data = b"parameters\0\0" + zlib.compress(b"a" * size, 9)
     chunk = len(data).to_bytes(4, "big") + b"zTXt" + data + zlib.crc32(b"zTXt" + data).to_bytes(4, "big")
-    return atomic_write[:33] + chunk * count + atomic_write[33:]
+    return plain[:33] + chunk * count + plain[33:]
 
 
 @pytest.mark.parametrize(("count", "size"), [(1, 2**26), (300, 2**20 - 1)])
-def test_text_that_unpacks_to_more_than_a_picture_may_say_is_not_unpacked(count, size):
+def test_text_chunks_are_not_unpacked_beyond_the_limit(count, size):
     with bounded(160, 5):
-        assert embedded.embedded_prompts(texted(count, size)) == (None, None) or count > 1
+        assert embedded.embedded_prompts(png_with_texts(count, size)) == (None, None) or count > 1
         with pytest.raises(InvalidImageError):
-            decode(texted(count, size))
+            decode(png_with_texts(count, size))
 
 
-def sampled(samplers: int, inputs: int) -> str:
-    """A graph whose every sampler leads through all its inputs, and to no word."""
+def graph_of_samplers(samplers: int, inputs: int) -> str:
+    """A ComfyUI graph in which each sampler leads through all inputs and to no prompt."""
     nodes = {str(i): {"class_type": "KSampler", "inputs": {side: ["x", 0] for side in comfyui.OTHER_SIDE}} for i in range(samplers)}
     links = {f"text{i}": [f"y{i}", 0] for i in range(inputs)}
     return json.dumps(nodes | {"x": {"class_type": "Concat", "inputs": links}})
 
 
-def test_what_is_read_costs_in_proportion_to_its_length():
+def test_parsing_time_grows_with_length_only():
     with bounded(400, 3):
-        comfyui.graph_prompts(sampled(1500, 1500))
+        comfyui.graph_prompts(graph_of_samplers(1500, 1500))
         deep = "(a" * 100_000 + ")" * 100_000
         assert clean(deep) == deep
 
@@ -118,7 +117,7 @@ def test_what_is_read_costs_in_proportion_to_its_length():
 # folders
 
 
-def test_a_link_that_leads_out_of_a_folder_publishes_nothing(tmp_path):
+def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
     home, secret = tmp_path / "pictures", tmp_path / "secret"
     home.mkdir(), secret.mkdir()
     (secret / "key.txt").write_text("BEGIN PRIVATE KEY")
@@ -127,15 +126,15 @@ def test_a_link_that_leads_out_of_a_folder_publishes_nothing(tmp_path):
     (home / "b.png").symlink_to(secret / "mine.png")
     (home / "a.txt").symlink_to(secret / "key.txt")
     (home / "c.png").symlink_to(home / "a.png")
-    found = {row["url"]: (row["data"] is None, row["dropped"], row["complex_prompt"]) for row in folder.rows(folder.Config(str(home)))}
-    assert found == {"a.png": (False, None, None), "b.png": (True, "outside the folder", None), "c.png": (False, None, None)}
+    rows = {row["url"]: (row["data"] is None, row["dropped"], row["complex_prompt"]) for row in folder.rows(folder.Config(str(home)))}
+    assert rows == {"a.png": (False, None, None), "b.png": (True, "outside the folder", None), "c.png": (False, None, None)}
     (secret / "metadata.csv").write_text("file_name,prompt\na.png,BEGIN PRIVATE KEY\n")
     (home / "metadata.csv").symlink_to(secret / "metadata.csv")
     with pytest.raises(ValueError, match="metadata.csv cannot be read .outside the folder.: repair or remove it"):
         list(folder.rows(folder.Config(str(home))))
 
 
-def test_a_snapshot_of_the_hub_is_links_to_its_blobs_and_is_read(tmp_path):
+def test_a_snapshot_of_the_hub_is_read_through_its_links(tmp_path):
     blobs, snapshot = tmp_path / "models--a--b/blobs", tmp_path / "models--a--b/snapshots/0123"
     blobs.mkdir(parents=True), snapshot.mkdir(parents=True)
     for name, data in (("a.png", png()), ("metadata.csv", b"file_name,prompt\na.png,a cat\n")):
@@ -144,18 +143,19 @@ def test_a_snapshot_of_the_hub_is_links_to_its_blobs_and_is_read(tmp_path):
     assert [(row["complex_prompt"], row["dropped"]) for row in folder.rows(folder.Config(str(snapshot)))] == [("a cat", None)]
 
 
-def test_a_picture_larger_than_memory_likes_and_a_pipe_are_not_opened(tmp_path):
+def test_a_huge_image_and_a_pipe_are_not_opened(tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     with (tmp_path / "b.png").open("wb") as file:
         file.truncate(2**40)
     os.mkfifo(tmp_path / "metadata.csv")
     os.mkfifo(tmp_path / "a.txt")
     with bounded(8, 2):
-        assert [(row["url"], row["dropped"]) for row in folder.rows(folder.Config(str(tmp_path)))] == [("a.png", None), ("b.png", "too many bytes")]
+        rows = [(row["url"], row["dropped"]) for row in folder.rows(folder.Config(str(tmp_path)))]
+    assert rows == [("a.png", None), ("b.png", "too many bytes")]
 
 
 @pytest.mark.parametrize("text", ["{red|blue} cat", '{"prompt": 3', '{"a":' * 200_000, '{"1": {"class_type": "KSampler"}}', "{}"])
-def test_a_text_beside_a_picture_that_only_looks_like_json_is_no_end_of_the_crawl(tmp_path, text):
+def test_a_text_that_only_looks_like_json_does_not_end_the_crawl(tmp_path, text):
     (tmp_path / "a.png").write_bytes(png())
     (tmp_path / "a.txt").write_text(text)
     (row,) = folder.rows(folder.Config(str(tmp_path)))
