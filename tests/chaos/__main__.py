@@ -1,23 +1,24 @@
-"""Kills stages at random moments, again and again, and looks at what is left.
+"""Kills stages at random moments, again and again, and checks what is left.
 
     python -m tests.chaos KILLS SEED              # all stages in order, each in a process that is killed
-    python -m tests.chaos KILLS SEED TARGET…      # by `dvc repro TARGET…`, DVC killed too; minutes a kill where evaluate is the target
+    python -m tests.chaos KILLS SEED TARGET…      # by `dvc repro TARGET…`, DVC killed too; minutes per kill if evaluate is the target
 
-After each kill no file may lie half done under a final name, and in the end every file must be that of the run left in peace, nothing else
-be left, and no lock be held.
+After each kill no file under a final name may be partial. In the end every file must be that of the undisturbed run, nothing else may be
+left, and no lock be held.
 """
 
 import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[2]))  # the tests' helpers stand beside one another
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for `helpers` and `chaos`
 
 
-def storm(home: Path, kills: int, seed: int, targets: list[str]):
-    """The storm that has passed, with what it has to tell in `killed`."""
+def run_and_kill(home: Path, kills: int, seed: int, targets: list[str]) -> Counter:
+    """Counts the kills by kind."""
     from helpers.repository import copy
 
     from chaos import SMALL
@@ -27,18 +28,18 @@ def storm(home: Path, kills: int, seed: int, targets: list[str]):
     copy(folder, "miniature", SMALL)
     shutil.rmtree(folder / "reports")
     if targets:
-        from chaos.dvc import Dvc as Storm
+        from chaos.dvc_killer import DvcKiller as Killer
     else:
-        from chaos.verbs import Verbs as Storm
-    passing = Storm(folder, home / "work", seed, tuple(targets))
-    passing.storm(kills)
-    return passing
+        from chaos.stage_killer import StageKiller as Killer
+    killer = Killer(folder, home / "work", seed, tuple(targets))
+    killer.run(kills)
+    return killer.killed
 
 
 def main(kills: str, seed: str, *targets: str) -> None:
     with tempfile.TemporaryDirectory(prefix="sur-chaos-") as home:
-        killed = storm(Path(home), int(kills), int(seed), list(targets)).killed
-    print(f"{killed.total()} kills ({dict(killed)}), and the outs are those of a run left in peace")
+        killed = run_and_kill(Path(home), int(kills), int(seed), list(targets))
+    print(f"{killed.total()} kills ({dict(killed)}), and the outs are those of an undisturbed run")
 
 
 if __name__ == "__main__":

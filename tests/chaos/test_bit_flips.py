@@ -17,10 +17,10 @@ from ruamel.yaml import YAML
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
-from sur_adapter.evaluation.measurement_cache import MeasurementCache, Picture
-from sur_adapter.features import writer as lane
+from sur_adapter.evaluation.measurement_cache import GeneratedImage, MeasurementCache
 from sur_adapter.features.query_bank import load_query_bank, save_query_bank
 from sur_adapter.features.store import FeatureStore, write_features
+from sur_adapter.features.writer import is_finished
 from sur_adapter.io.checksummed_safetensors import load_checked, save_checked
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.raw_shards import iter_shards
@@ -120,37 +120,37 @@ def test_weights_of_other_software_are_loaded_without_a_checksum(tmp_path):
 
 def test_a_corrupt_shard_in_the_work_cache_is_not_finished(tmp_path):
     write_features(file := tmp_path / "train-000000.parquet", ["a", "b"], {"simple": np.ones((2, 4, 8), np.float16)})
-    assert lane.finished(file)
+    assert is_finished(file)
     flip(file, file.read_bytes().index(np.ones(8, np.float16).tobytes()) + 20)
-    assert FeatureStore(tmp_path) and not lane.finished(file)
+    assert FeatureStore(tmp_path) and not is_finished(file)
 
 
 def test_training_does_not_resume_from_a_corrupt_checkpoint(own_work):
     model = torch.nn.Linear(3, 3)
     with WorkCache("train", a=1) as work:
-        checkpoint.keep(work, {"model": model}, step=7)
-        assert checkpoint.resume(work, {"model": model})["step"] == 7
+        checkpoint.save_checkpoint(work, {"model": model}, step=7)
+        assert checkpoint.load_checkpoint(work, {"model": model})["step"] == 7
         flip(work.folder / checkpoint.KEY)
-        assert checkpoint.resume(work, {"model": model}) == {}
+        assert checkpoint.load_checkpoint(work, {"model": model}) == {}
 
 
 def test_verify_names_corrupt_unfinished_work_and_cached_measurements(own_work, source):
-    gauge = MeasurementCache("redness", lambda images: [np.asarray(image)[..., 0].mean() for image in images], __file__)
-    gauge([Picture(png(colour), {}) for colour in COLOURS])
+    cache = MeasurementCache("redness", lambda images, _: [np.asarray(image)[..., 0].mean() for image in images], __file__)
+    cache([GeneratedImage(png(colour), {}) for colour in COLOURS])
     with pytest.raises(KeyError), WorkCache("crawl-s", a=1) as work:
         for file in source.iterdir():
             (work.folder / file.name).write_bytes(file.read_bytes())
         write_features(work.folder / "train-000000.parquet", ["a"], {"simple": np.ones((1, 4, 8), np.float16)})
-        checkpoint.keep(work, {"model": torch.nn.Linear(3, 3)}, step=1)
+        checkpoint.save_checkpoint(work, {"model": torch.nn.Linear(3, 3)}, step=1)
         raise KeyError
     assert find_corrupt_work(work_dir()) == []
     files = sorted(work.folder.iterdir())
     for file in files:
         flip(file, 400)
-    with sqlite3.connect(gauge.file) as table:
-        key, row = table.execute("SELECT picture, numbers FROM kept").fetchone()
-        table.execute("UPDATE kept SET numbers = ? WHERE picture = ?", (bytes([row[0] ^ 1]) + row[1:], key))
-    assert find_corrupt_work(work_dir()) == [*files, gauge.file]
+    with sqlite3.connect(cache.file) as table:
+        key, row = table.execute("SELECT key, numbers FROM measurements").fetchone()
+        table.execute("UPDATE measurements SET numbers = ? WHERE key = ?", (bytes([row[0] ^ 1]) + row[1:], key))
+    assert find_corrupt_work(work_dir()) == [*files, cache.file]
 
 
 STAGES = {

@@ -1,7 +1,7 @@
-"""`dvc repro` at some targets, killed and started again until all is done, again and again from the start.
+"""Runs `dvc repro` at some targets, kills it and starts it again until all is done, again and again from the start.
 
-Of ten kills eight hit DVC and its stage at once, one the stage alone, one DVC alone, whose stage then runs on beside the next start's.
-What DVC itself is left unable to read is counted and removed, as docs/troubleshooting.md says.
+Of ten kills eight hit DVC and its stage at once, one the stage alone, and one DVC alone, whose stage then runs beside the next one. What
+DVC itself can no longer read is counted and removed, as docs/troubleshooting.md says.
 """
 
 import os
@@ -17,39 +17,39 @@ from random import Random
 import psutil
 from helpers.repository import ran, run
 
-from chaos import files, half, left
+from chaos import changed_files, files, leftovers
 
 KINDS = ("both",) * 8 + ("stage", "dvc")
 
 
-class Dvc:
+class DvcKiller:
     def __init__(self, folder: Path, work: Path, seed: int, targets: tuple[str, ...]):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
         self.folder, self.work, self.log = folder, work, folder.parent / "log"
         self.command, self.random, self.killed = ("dvc", "repro", *targets), Random(seed), Counter()
-        self.afresh()
+        self.reset()
         start = time.monotonic()
         stages = ran(run(folder, *self.command))
         self.longest = 1.5 * (time.monotonic() - start) / len(stages)
-        self.peace = files(folder)
-        self.calm()
+        self.expected = files(folder)
+        self.check_files()
 
-    def afresh(self) -> None:
-        """As nothing was ever run."""
+    def reset(self) -> None:
+        """Removes all outs, caches and locks."""
         for name in ("data", "models/adapter", "reports", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         run(self.folder, "git", "checkout", "-q", "data")
         (self.folder / "dvc.lock").unlink(missing_ok=True)
 
-    def storm(self, kills: int) -> None:
+    def run(self, kills: int) -> None:
         while sum(self.killed[kind] for kind in KINDS[-3:]) < kills:
-            self.strike()
+            self.start_and_kill()
             print(dict(self.killed), flush=True)
         run(self.folder, *self.command)
-        self.calm()
+        self.check_files()
 
-    def strike(self) -> None:
-        """A start, and a kill at some moment of it, unless all is done before."""
+    def start_and_kill(self) -> None:
+        """Starts DVC and kills it at a random moment, unless all is done before."""
         with self.log.open("w") as log:
             process = subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
         try:
@@ -57,7 +57,7 @@ class Dvc:
         except subprocess.TimeoutExpired:
             self.kill(process)
         else:
-            self.ended(process.returncode)
+            self.check_end(process.returncode)
 
     def kill(self, process: subprocess.Popen) -> None:
         kind, stage = self.random.choice(KINDS), psutil.Process(process.pid).children(recursive=True)[-1:]
@@ -69,23 +69,24 @@ class Dvc:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
         self.killed[kind] += 1
-        assert kind == "dvc" or not half(self.folder, self.peace), half(self.folder, self.peace)
+        changed = changed_files(self.folder, self.expected)
+        assert kind == "dvc" or not changed, changed
 
-    def check_end_of_archive(self, status: int) -> None:
-        """Known ends: all is done; DVC cannot read what it wrote itself; a stage of a DVC that was killed runs on."""
-        said = self.log.read_text()
+    def check_end(self, status: int) -> None:
+        """Allows the known ends: all is done; DVC cannot read its own lock; a stage of a killed DVC still runs."""
+        output = self.log.read_text()
         if status == 0:
-            self.calm()
-            self.afresh()
-            self.killed["times through"] += 1
-        elif "RWLock-file" in said:
+            self.check_files()
+            self.reset()
+            self.killed["complete runs"] += 1
+        elif "RWLock-file" in output:
             (self.folder / ".dvc/tmp/rwlock").unlink()
             self.killed["DVC's rwlock was broken"] += 1
         else:
-            self.killed["a stage ran on"] += 1
-            assert self.killed["a stage ran on"] <= 3 * self.killed["dvc"], said[-3000:]
+            self.killed["a stage still ran"] += 1
+            assert self.killed["a stage still ran"] <= 3 * self.killed["dvc"], output[-3000:]
             time.sleep(5)
 
-    def calm(self) -> None:
-        assert files(self.folder) == self.peace, half(self.folder, self.peace)
-        assert not left(self.folder, self.work), left(self.folder, self.work)
+    def check_files(self) -> None:
+        assert files(self.folder) == self.expected, changed_files(self.folder, self.expected)
+        assert not leftovers(self.folder, self.work), leftovers(self.folder, self.work)
