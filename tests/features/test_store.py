@@ -97,6 +97,50 @@ def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
     assert found[:, 0, 0].tolist() == [1, 0] and found.nbytes == 400_000 < most < 1_000_000  # of 20 MB
 
 
+LAYOUTS = {
+    "compressed": {"compression": "zstd"},
+    "several row groups": {"row_group_size": 2},
+    "dictionaries": {"use_dictionary": True},
+    "small pages": {"data_page_size": 8, "write_batch_size": 1},
+    "pages of version 2, compressed": {"data_page_version": "2.0", "compression": "snappy"},
+    "another encoding": {"column_encoding": {"frame.list.element": "DELTA_BINARY_PACKED"}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_file_that_was_rewritten_with_another_layout_gives_the_same_rows(folder, caplog, layout):
+    mapped, index = FeatureStore(folder[0]), [3, 0, 6, 8, 6]
+    names = ["simple", "length", "frame", "layer_1"]
+    wanted, latents, shapes = mapped.rows(index, names), mapped.rows([0, 4], ["latents"])["latents"], mapped.shapes("latents")
+    for file in folder[0].iterdir():
+        table, changed = pq.read_table(file), {"compression": "none", "use_dictionary": False} | LAYOUTS[layout]
+        pq.write_table(table, file, **changed)
+    assert not caplog.messages
+    store = FeatureStore(folder[0])
+    assert any("is read into memory" in message for message in caplog.messages)
+    found = store.rows(index, names)
+    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
+    assert {name: values.dtype for name, values in found.items()} == {name: values.dtype for name, values in wanted.items()}
+    assert np.array_equal(store.shapes("latents"), shapes)
+    assert torch.equal(store.rows([0, 4], ["latents"])["latents"], latents)
+    store.verify()
+
+
+def test_a_file_as_this_project_writes_it_is_mapped_and_not_read(folder, caplog):
+    for shard in FeatureStore(folder[0]).shards:
+        for column in shard.columns.values():
+            assert isinstance(getattr(column, "values", column), np.memmap)
+    assert not caplog.messages
+
+
+def test_a_constant_in_several_pages_is_not_mapped_across_their_headers(tmp_path):
+    file = tmp_path / "train-000000.parquet"
+    write_features(file, list("abcd"), {"x": np.zeros((4, 4000), np.float32)})
+    pq.write_table(pq.read_table(file), file, compression="none", use_dictionary=False, data_page_size=20_000, write_batch_size=100)
+    assert pq.read_metadata(file).row_group(0).column(1).total_compressed_size > 4 * 4 * 4000 + 60, "more than one page"
+    assert FeatureStore(tmp_path).rows(range(4))["x"].eq(0).all()
+
+
 def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
     values = fixed(3, 4)
     for name, content in (("one", values), ("two", values.copy()), ("three", -values)):
