@@ -131,7 +131,8 @@ def _convert_union(value: Any, hint: Any, key: str) -> Any:
         except ValueError as error:
             if is_dataclass(choice) and isinstance(value, Mapping):
                 raise  # it says which key inside is wrong
-            if get_origin(choice) in (list, tuple, dict) and isinstance(value, list | tuple | dict):
+            lists = get_origin(choice) in (list, tuple) and isinstance(value, list | tuple)
+            if lists or (get_origin(choice) is dict and isinstance(value, Mapping)):
                 raise error from None
     texts = [a for choice in get_args(hint) if get_origin(choice) is Literal for a in get_args(choice)]
     raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, texts)}: give {_describe(hint)}")
@@ -162,24 +163,3 @@ def _describe(hint: Any) -> str:
     if is_dataclass(hint):
         return f"the keys {', '.join(field.name for field in fields(hint))}"
     return DESCRIPTIONS.get(hint, "a path" if hint is Path else getattr(hint, "__name__", str(hint)))
-
-
-def choose(key: str, value, known) -> None:
-    """Deprecated: a `Literal` field checks this. Raises ValueError if `value` is none of `known`."""
-    if value not in known:
-        raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, known)}: choose {' or '.join(known)}")
-
-
-def settings(function, values: dict | None, section: str) -> dict:
-    """Deprecated: use `from_dict` with a dataclass. Checks `values` against the keyword-only parameters of a function."""
-    from inspect import Parameter, signature
-
-    values = dict(values or {})
-    takes = {p.name: p for p in signature(function).parameters.values() if p.kind is Parameter.KEYWORD_ONLY}
-    for key in values:
-        if key not in takes:
-            raise ValueError(f"params.yaml: {section}.{key} is unknown{did_you_mean(key, takes)}; known are {', '.join(takes) or 'none'}")
-    for name, p in takes.items():
-        if p.default is Parameter.empty and name not in values:
-            raise ValueError(f"params.yaml: {section}.{name} is missing: add it, as in presets/miniature.yaml")
-    return values

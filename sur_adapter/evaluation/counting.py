@@ -1,22 +1,22 @@
-"""How many were asked for, against how many a judge counts: where counting goes wrong, and which way."""
+"""Requested against counted numbers of things: where counting goes wrong, and in which direction."""
 
 import numpy as np
 import pandas as pd
 
-ASKED, COUNTED = "asked", "counted"  # columns of judged pictures: whole numbers; NaN where the prompt asks for no single number
+ASKED, COUNTED = "asked", "counted"  # columns of the table of judgements: whole numbers; NaN where the prompt names no single number
 
 
-def asked_for(prompt: dict) -> float:
-    """The number a prompt asks for, where it asks for one kind of thing and names its number; else NaN."""
+def requested_count(prompt: dict) -> float:
+    """The number that a counting prompt asks for, if it asks for one class of things; else NaN."""
     include = prompt.get("include") or []
     single = len(include) == 1 and isinstance(include[0].get("count"), int) and prompt["category"] == "counting"
     return float(include[0]["count"]) if single else np.nan
 
 
-def confusion(judged: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Pictures by number asked for (rows) and counted (columns, from 0; the last holds all beyond what is ever asked for)."""
-    rows = judged[(judged.arm == arm) & judged[ASKED].notna() & judged[COUNTED].notna()]
-    asked = rows[ASKED].astype(int)
-    most = int(judged[ASKED].max()) + 1
-    counted = rows[COUNTED].astype(int).clip(0, most)
-    return pd.crosstab(asked, counted).reindex(columns=range(most + 1), fill_value=0)
+def count_matrix(judgements: pd.DataFrame, arm: str) -> pd.DataFrame:
+    """Images of an arm by requested number (rows) and counted number (columns, from 0; the last holds every larger count, too)."""
+    rows = judgements[(judgements.arm == arm) & judgements[ASKED].notna() & judgements[COUNTED].notna()]
+    requested = rows[ASKED].astype(int)
+    last = int(judgements[ASKED].max()) + 1
+    counted = rows[COUNTED].astype(int).clip(0, last)
+    return pd.crosstab(requested, counted).reindex(columns=range(last + 1), fill_value=0)

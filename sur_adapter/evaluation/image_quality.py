@@ -1,4 +1,4 @@
-"""Classical measures of one picture, RGB. None knows what is good; they show where arms differ, and a drop is worth a look."""
+"""Statistics of one RGB image. None of them measures quality by itself; they show where arms differ, and a drop deserves a look."""
 
 import numpy as np
 from PIL import Image
@@ -8,16 +8,16 @@ LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def _pixels(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.convert("RGB"), np.float64) / 255  # (H, W, 3), 0 … 1
+    return np.asarray(image.convert("RGB"), np.float64) / 255  # (H, W, 3), 0 to 1
 
 
 def sharpness(image: Image.Image) -> float:
-    """Standard deviation of the Laplacian of the luma (Pech-Pacheco et al. 2000, there its square)."""
+    """Standard deviation of the Laplacian of the luma (Pech-Pacheco et al. 2000, who use its square)."""
     return float(laplace(_pixels(image) @ LUMA).std())
 
 
 def contrast(image: Image.Image) -> float:
-    """Standard deviation of the luma (RMS contrast), 0 … 0.5."""
+    """Standard deviation of the luma (RMS contrast), 0 to 0.5."""
     return float((_pixels(image) @ LUMA).std())
 
 
@@ -29,15 +29,15 @@ def colourfulness(image: Image.Image) -> float:
 
 
 def entropy(image: Image.Image) -> float:
-    """−Σ p log₂ p of the luma's histogram in 256 steps (Shannon 1948), 0 … 8 bits."""
+    """−Σ p log₂ p of the luma's histogram with 256 bins (Shannon 1948), 0 to 8 bits."""
     counts = np.bincount((_pixels(image) @ LUMA * 255).round().astype(int).ravel(), minlength=256)
     p = counts[counts > 0] / counts.sum()
     return float(-(p * np.log2(p)).sum()) + 0.0  # no −0.0
 
 
-MEASURES = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness, "entropy": entropy}
+IMAGE_STATISTICS = {"sharpness": sharpness, "contrast": contrast, "colourfulness": colourfulness, "entropy": entropy}
 
 
-def classical(images: list[Image.Image]) -> list[list[float]]:
-    """All MEASURES of each picture."""
-    return [[of(image) for of in MEASURES.values()] for image in images]
+def image_statistics(images: list[Image.Image]) -> list[list[float]]:
+    """IMAGE_STATISTICS of each image, (N, 4)."""
+    return [[statistic(image) for statistic in IMAGE_STATISTICS.values()] for image in images]

@@ -1,8 +1,8 @@
-"""What pictures were measured to be: each once for each measure, however often and beside whatever else it is asked for.
+"""Persistent cache of what was measured for images: each image is measured once per measurement, whatever else is measured beside it.
 
-A file for each measure lies where unfinished work does (work.py), outside the outs. Its name tells the measure's version: its code, its
-settings and the state of its models. In it, numbers lie under the hash of a picture's bytes, and of its prompt where the measure reads
-that. A kill loses a batch at most; what nobody asked for in a month goes.
+One SQLite file per measurement lies in the work folder (io/work_cache.py), outside the outs. Its name holds the measurement's version: a
+digest of its code, its settings and the files of its models. Its rows are keyed by the hash of the image's bytes and, if the measurement
+reads it, of the prompt. A kill loses one batch at most; files that were not used for a month are removed.
 """
 
 import json
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import cached_property
 from hashlib import sha256
-from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -22,11 +21,11 @@ from sur_adapter.io.code_version import code_version
 from sur_adapter.io.images import open_image
 from sur_adapter.io.work_cache import file_stats, work_dir
 
-PATIENCE = 600  # seconds that others may write
+LOCK_TIMEOUT = 600  # seconds that another process may hold the file's write lock
 
 
-class Picture:
-    """Bytes as they lie, and the prompt (prompts.py) that they are judged by; decoded when first looked at."""
+class GeneratedImage:
+    """The bytes of an image file, with the prompt (generation/prompts.py) that it is judged by. It is decoded on first access."""
 
     def __init__(self, data: bytes, prompt: dict):
         self.data, self.prompt = data, prompt
@@ -37,78 +36,81 @@ class Picture:
 
 
 class MeasurementCache:
-    """`measure(images)` or `measure(images, prompts)`, one number or K of them for each picture, asked for new pictures alone.
+    """Calls `measure(images, prompts)`, which gives K numbers for each of N images, (N,) or (N, K), for new images only.
 
-    file: the measure's source; about: its settings. Raises ValueError where the numbers cannot be kept.
+    code_file: the measurement's source file, settings: its settings, both part of its version. reads_prompts: whether the numbers depend
+    on the prompts. Raises ValueError if the file cannot be written.
     """
 
-    def __init__(self, name: str, measure: Callable, file: str | Path, **about):
-        version = json.dumps([about, code_version(file), file_stats(*about.values())], sort_keys=True, default=str)
+    def __init__(self, name: str, measure: Callable, code_file: str | Path, settings: dict | None = None, reads_prompts: bool = False):
+        settings = settings or {}
+        version = json.dumps([settings, code_version(code_file), file_stats(*settings.values())], sort_keys=True, default=str)
         self.file = work_dir() / f"measure-{name}-{sha256(version.encode()).hexdigest()[:16]}"
-        self.measure, self._reads_prompts = measure, "prompts" in signature(measure).parameters
+        self.measure, self.reads_prompts = measure, reads_prompts
 
-    def __call__(self, pictures: list[Picture]) -> np.ndarray:
-        """(N, K)"""
-        keys = [self._key(picture) for picture in pictures]
-        with self._table() as table:
-            found = {key: values for key in keys if (values := _read(table, key)) is not None}
-        if new := {key: picture for key, picture in zip(keys, pictures, strict=True) if key not in found}:
-            found |= self._measured(new)
-        return np.stack([found[key] for key in keys])
+    def __call__(self, images: list[GeneratedImage]) -> np.ndarray:
+        """The numbers of each image, (N, K)."""
+        keys = [self._key(image) for image in images]
+        with self._connection() as connection:
+            numbers = {key: values for key in keys if (values := _read(connection, key)) is not None}
+        if new := {key: image for key, image in zip(keys, images, strict=True) if key not in numbers}:
+            numbers |= self._measure(new)
+        return np.stack([numbers[key] for key in keys])
 
-    def _measured(self, new: dict[bytes, Picture]) -> dict[bytes, np.ndarray]:
-        images, prompts = [p.image for p in new.values()], [p.prompt for p in new.values()]
-        values = self.measure(images, prompts) if self._reads_prompts else self.measure(images)
+    def _measure(self, new: dict[bytes, GeneratedImage]) -> dict[bytes, np.ndarray]:
+        values = self.measure([image.image for image in new.values()], [image.prompt for image in new.values()])
         values = np.asarray(values, np.float64).reshape(len(new), -1)  # (M, K)
-        with self._table() as table, _alone(table):  # at one stroke
-            rows = [(key, _sealed(key, row.tobytes())) for key, row in zip(new, values, strict=True)]
-            table.executemany("INSERT OR REPLACE INTO kept VALUES (?, ?)", rows)
+        with self._connection() as connection, _transaction(connection):
+            rows = [(key, _with_checksum(key, row.tobytes())) for key, row in zip(new, values, strict=True)]
+            connection.executemany("INSERT OR REPLACE INTO measurements VALUES (?, ?)", rows)
         return dict(zip(new, values, strict=True))
 
-    def _key(self, picture: Picture) -> bytes:
-        words = json.dumps(picture.prompt, sort_keys=True).encode() if self._reads_prompts else b""
-        return sha256(picture.data).digest() + sha256(words).digest()
+    def _key(self, image: GeneratedImage) -> bytes:
+        prompt = json.dumps(image.prompt, sort_keys=True).encode() if self.reads_prompts else b""
+        return sha256(image.data).digest() + sha256(prompt).digest()
 
     @contextmanager
-    def _table(self) -> Iterator[sqlite3.Connection]:
+    def _connection(self) -> Iterator[sqlite3.Connection]:
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.file, timeout=PATIENCE, isolation_level=None)) as table:
-                table.execute("PRAGMA synchronous = OFF")  # a slow disk keeps nobody waiting: what a power cut spoils, its seal tells
-                if table.execute("SELECT 1 FROM sqlite_master WHERE name = 'kept'").fetchone() is None:
-                    table.execute("CREATE TABLE IF NOT EXISTS kept (picture BLOB PRIMARY KEY, numbers BLOB) WITHOUT ROWID")
-                yield table
+            with closing(sqlite3.connect(self.file, timeout=LOCK_TIMEOUT, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = OFF")  # no wait for slow disks: checksums find what a power cut damages
+                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'measurements'").fetchone() is None:
+                    connection.execute("CREATE TABLE IF NOT EXISTS measurements (key BLOB PRIMARY KEY, numbers BLOB) WITHOUT ROWID")
+                yield connection
             os.utime(self.file)
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
-                f"numbers of pictures cannot be kept in {self.file} ({error}): remove it, or set SUR_WORK elsewhere"
+                f"measurements cannot be saved in {self.file} ({error}): remove the file, or set SUR_WORK to a writable folder"
             ) from error
 
 
 @contextmanager
-def _alone(table: sqlite3.Connection) -> Iterator[None]:
-    """The lock to write, from the start: who reads first and then wants to write is refused at once where another waits for readers."""
-    table.execute("BEGIN IMMEDIATE")
-    with table:  # commits, or takes all back
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """A transaction that takes the write lock at its start: a reader that asks for it later is refused if another one waits for readers."""
+    connection.execute("BEGIN IMMEDIATE")
+    with connection:  # commits, or rolls back
         yield
 
 
-def _read(table: sqlite3.Connection, key: bytes) -> np.ndarray | None:
-    row = table.execute("SELECT numbers FROM kept WHERE picture = ?", (key,)).fetchone()
-    atomic_write = row is not None and len(row[0]) % 8 == 0 and _sealed(key, row[0][:-8]) == row[0]
-    return np.frombuffer(row[0][:-8], np.float64) if atomic_write else None
+def _read(connection: sqlite3.Connection, key: bytes) -> np.ndarray | None:
+    """The numbers of `key`; None if there are none, or if their checksum is wrong: they are measured again."""
+    row = connection.execute("SELECT numbers FROM measurements WHERE key = ?", (key,)).fetchone()
+    if row is None or len(row[0]) % 8 or _with_checksum(key, row[0][:-8]) != row[0]:
+        return None
+    return np.frombuffer(row[0][:-8], np.float64)
 
 
-def sound(file: Path) -> bool:
-    """Whether every number of a file is as it was measured."""
+def is_intact(file: Path) -> bool:
+    """Whether SQLite can read a cache file and all its checksums are right."""
     try:
-        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=PATIENCE)) as table:
-            rows = table.execute("SELECT picture, numbers FROM kept")
-            return all(_sealed(key, row[:-8]) == row for key, row in rows) and table.execute("PRAGMA quick_check").fetchone() == ("ok",)
+        with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCK_TIMEOUT)) as connection:
+            rows = connection.execute("SELECT key, numbers FROM measurements")
+            intact = all(_with_checksum(key, numbers[:-8]) == numbers for key, numbers in rows)
+            return intact and connection.execute("PRAGMA quick_check").fetchone() == ("ok",)
     except (sqlite3.Error, TypeError):
         return False
 
 
-def _sealed(key: bytes, numbers: bytes) -> bytes:
-    """With a seal of eight bytes, by which a flipped bit is found; the picture is measured anew then."""
+def _with_checksum(key: bytes, numbers: bytes) -> bytes:
     return numbers + sha256(key + numbers).digest()[:8]

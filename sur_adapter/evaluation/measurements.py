@@ -1,53 +1,66 @@
-"""Who is asked about every picture: a judge, a CLIP, measures, by the names that params.yaml gives them."""
+"""What is measured for every image: image statistics, a judge's verdict, CLIP embeddings, and the metrics that params.yaml names."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import partial
 from types import ModuleType
 
-from sur_adapter.config import settings
-from sur_adapter.evaluation import image_quality as quality
+from sur_adapter.config import from_dict
+from sur_adapter.evaluation import image_quality
+from sur_adapter.evaluation.judges import Judge
 from sur_adapter.evaluation.measurement_cache import MeasurementCache
-from sur_adapter.models import clip as clip_score
-from sur_adapter.models.clip import Clip
+from sur_adapter.evaluation.metrics import ImageMetric, SetMetric
+from sur_adapter.models import clip as clip_module
+from sur_adapter.models.clip import CLIPEncoder
 from sur_adapter.registry import load
+
+JUDGES, METRICS = "sur_adapter.evaluation.judges", "sur_adapter.evaluation.metrics"
+Names = str | Sequence[str] | Mapping[str, Mapping | None] | None  # plug-ins by name, or by name with their settings
 
 
 class Measurements:
-    """judge, measures: files of sur_adapter/evaluation/judges and sur_adapter/evaluation/metrics, by name or by name with settings; clip: a model. Each may
-    be null.
+    """Measurements of params.yaml: evaluate, each behind its cache.
 
-    each: name -> what is asked of every picture: "classical", "judge", "counted", "clip", and `measures`, those that give a number for
-    each picture. sets: name -> the modules that compare whole sets of pictures. Raises ValueError for what is unknown.
+    judge: a file of evaluation/judges, metrics: files of evaluation/metrics, by name or by name with settings; clip: a CLIP model, by
+    folder or hub id. Each may be None. Raises ValueError for unknown names and settings, FileNotFoundError for a missing CLIP.
+
+    caches: name -> measurement of every image: "statistics", "judge", "counted" (a judge that counts), "clip", and `metrics`.
+    metrics: names of those metrics that give a number for each image. set_metrics: name -> metrics that compare sets of images.
     """
 
-    def __init__(self, judge: str | dict | None = None, clip: str | None = None, measures: list | dict | None = None):
-        judges = _chosen("sur_adapter.evaluation.judges", judge, "evaluate.judge", "verdicts")
+    def __init__(self, judge: Names = None, clip: str | None = None, metrics: Names = None):
+        judges = _load_all(JUDGES, judge, "evaluate.judge")
         if len(judges) > 1:
             raise ValueError(f"params.yaml: evaluate.judge names {' and '.join(judges)}: choose one")
-        found = _chosen("sur_adapter.evaluation.metrics", measures, "evaluate.measures", "measure")
-        self.sets = {name: module for name, (module, ask) in found.items() if ask is None}
-        self.measures = [name for name in found if name not in self.sets]
-        self.judge, self.clip = next(iter(judges), None), Clip(clip, "evaluate.clip") if clip else None
-        self.each = {"classical": MeasurementCache("classical", quality.classical, quality.__file__)}
+        loaded = _load_all(METRICS, metrics, "evaluate.metrics")
+        self.set_metrics: dict[str, SetMetric] = {name: module for name, (module, _) in loaded.items() if hasattr(module, "compare")}
+        self.metrics = [name for name in loaded if name not in self.set_metrics]
+        self.judge, self.clip = next(iter(judges), None), CLIPEncoder(clip, "evaluate.clip") if clip else None
+        statistics = MeasurementCache("statistics", lambda images, _: image_quality.image_statistics(images), image_quality.__file__)
+        self.caches = {"statistics": statistics}
         if self.judge:
-            self.each["judge"] = _kept(self.judge, *judges[self.judge])
-            if counts := getattr(judges[self.judge][0], "counts", None):
-                self.each["counted"] = MeasurementCache(f"{self.judge}-counts", counts, judges[self.judge][0].__file__)
+            self.caches |= _judge_caches(self.judge, *judges[self.judge])
         if self.clip:
-            self.each["clip"] = MeasurementCache("clip", self.clip.images, clip_score.__file__, model=clip)
-        self.each |= {name: _kept(name, *found[name]) for name in self.measures}
+            encode = self.clip.encode_images
+            self.caches["clip"] = MeasurementCache("clip", lambda images, _: encode(images), clip_module.__file__, {"model": clip})
+        self.caches |= {name: _metric_cache(name, *loaded[name]) for name in self.metrics}
 
 
-def _chosen(package: str, names: str | list | dict | None, section: str, function: str) -> dict[str, tuple]:
-    """name -> (module, its function with the settings given; None where it has no such function)."""
-    rows = names.items() if isinstance(names, dict) else [(name, None) for name in ([names] if isinstance(names, str) else names or [])]
-    found = {}
-    for name, values in rows:
-        module = load(package, name)
-        ask = getattr(module, function, None)
-        values = settings(ask or (lambda: None), values, f"{section}.{name}")
-        found[name] = module, partial(ask, **values) if ask else None
-    return found
+def _load_all(package: str, names: Names, key: str) -> dict[str, tuple[ModuleType, object]]:
+    """name -> (module, its checked `Config`)."""
+    if not isinstance(names, Mapping):
+        names = dict.fromkeys([names] if isinstance(names, str) else names or [])
+    modules = {name: load(package, name) for name in names}
+    return {name: (modules[name], from_dict(modules[name].Config, names[name], f"{key}.{name}")) for name in names}
 
 
-def _kept(name: str, module: ModuleType, ask: partial) -> MeasurementCache:
-    return MeasurementCache(name, ask, module.__file__, **ask.keywords)
+def _judge_caches(name: str, judge: Judge, config) -> dict[str, MeasurementCache]:
+    caches = {"judge": MeasurementCache(name, partial(judge.verdicts, config=config), judge.__file__, asdict(config), reads_prompts=True)}
+    if hasattr(judge, "counts"):
+        count = partial(judge.counts, config=config)
+        caches["counted"] = MeasurementCache(f"{name}_counts", count, judge.__file__, asdict(config), reads_prompts=True)
+    return caches
+
+
+def _metric_cache(name: str, metric: ImageMetric, config) -> MeasurementCache:
+    return MeasurementCache(name, partial(metric.measure, config=config), metric.__file__, asdict(config), metric.READS_PROMPTS)

@@ -1,45 +1,54 @@
-"""Selects the images that a report shows."""
+"""Selects the images that the report shows and the pairs that people vote on."""
 
 from random import Random
 
 import pandas as pd
 
-HEADINGS = {
-    "random": ("Drawn by lot", "Chosen by a fixed seed, not by us."),
-    "best": ("Where the adapter helps most", "Right with it, wrong without; then by CLIP score."),
-    "worst": ("Where it fails", "The worst of each category: right without it and wrong with it; then by CLIP score."),
-}
+Key = tuple[str, int]  # prompt id, seed
 
 
-def choose(table: pd.DataFrame, seed: int = 0, each: int = 2) -> dict[str, list[tuple[str, int]]]:
-    """heading -> (prompt id, seed) of the rows to show, `each` a category."""
-    wide = table.set_index(["category", "id", "seed", "arm"])[["shown", "clip_score"]].unstack("arm")
+def select_samples(judgements: pd.DataFrame, seed: int = 0, per_category: int = 2) -> dict[str, list[Key]]:
+    """{"random", "best", "worst": keys of the rows to show, `per_category` of each category, one per prompt}.
+
+    best, worst: by adapter − baseline of `shown`, then by whether the adapter's image is right, then by the difference in CLIP score.
+    """
+    wide = judgements.set_index(["category", "id", "seed", "arm"])[["shown", "clip_score"]].unstack("arm")
     gain = pd.DataFrame({"shown": 0.0, "clip_score": 0.0}, index=wide.index)
     for column in ("shown", "clip_score"):
-        if table[column].notna().any():
+        if judgements[column].notna().any():
             gain[column] = wide[column]["adapter"] - wide[column]["baseline"]
             gain[f"{column}_adapter"] = wide[column]["adapter"]
-    order = [c for c in ("shown", "shown_adapter", "clip_score") if c in gain]
-    rows = {heading: [] for heading in HEADINGS}
-    for name in sorted(gain.index.unique("category")):
-        part = gain.loc[name].sort_values([*order, "id", "seed"], kind="stable")
-        keys = [(str(i), int(k)) for i, k in part.index]
-        rows["worst"] += one_a_prompt(keys)[:each]
-        rows["best"] += one_a_prompt(keys[::-1])[:each]
-        rows["random"] += by_lot(keys, f"{seed} {name}")[:each]
-    return rows
+    order = [column for column in ("shown", "shown_adapter", "clip_score") if column in gain]
+    samples: dict[str, list[Key]] = {"random": [], "best": [], "worst": []}
+    for category in sorted(gain.index.unique("category")):
+        ranked = gain.loc[category].sort_values([*order, "id", "seed"], kind="stable")
+        keys = [(str(name), int(number)) for name, number in ranked.index]
+        samples["worst"] += first_per_prompt(keys)[:per_category]
+        samples["best"] += first_per_prompt(keys[::-1])[:per_category]
+        samples["random"] += shuffled(keys, f"{seed} {category}")[:per_category]
+    return samples
 
 
-def by_lot(keys: list[tuple[str, int]], seed: str) -> list[tuple[str, int]]:
-    """One (prompt id, seed) a prompt, in an order that the seed alone decides: a longer list begins with the shorter one."""
+def sample_pairs(judgements: pd.DataFrame, per_category: int, seed: int = 0) -> list[Key]:
+    """Keys of the pairs to vote on: `per_category` random prompts of each category with one random seed each, categories mixed."""
+    pairs = []
+    for category, rows in judgements.groupby("category"):
+        keys = [(str(name), int(number)) for name, number in zip(rows.id, rows.seed, strict=True)]
+        pairs += shuffled(sorted(set(keys)), f"vote {seed} {category}")[:per_category]
+    Random(f"vote {seed}").shuffle(pairs)
+    return pairs
+
+
+def shuffled(keys: list[Key], seed: str) -> list[Key]:
+    """One key per prompt, in a random order that depends on the seed alone: a longer selection begins with the shorter one."""
     keys = sorted(keys)
     Random(seed).shuffle(keys)
-    return one_a_prompt(keys)
+    return first_per_prompt(keys)
 
 
-def one_a_prompt(keys: list[tuple[str, int]]) -> list[tuple[str, int]]:
-    """The first of each prompt."""
+def first_per_prompt(keys: list[Key]) -> list[Key]:
+    """The first key of each prompt."""
     first: dict[str, int] = {}
-    for name, k in keys:
-        first.setdefault(name, k)
+    for name, number in keys:
+        first.setdefault(name, number)
     return list(first.items())

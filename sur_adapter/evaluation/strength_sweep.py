@@ -1,42 +1,43 @@
-"""How much of the adapter is right: what the judge says of pictures drawn at several strengths, on the noise of the arms."""
+"""Accuracy as a function of the adapter's strength, on images that start from the noise of the arms."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 
-from sur_adapter.evaluation.measurement_cache import Picture
+from sur_adapter.evaluation.measurement_cache import GeneratedImage
 from sur_adapter.evaluation.summary import rate
-from sur_adapter.io.shards import chunks, read_tar
+from sur_adapter.io.shards import batched, read_tar
 
-BATCH = 32  # pictures that the judge sees at once
+BATCH = 32  # images per call of the judge
 
 
-def strengths(folder: Path, asked: dict[str, dict], judge: Callable) -> dict[str, dict]:
-    """strength, as its folder is named, -> value, low, high: the share of pictures that show what was asked for, over prompts.
+def accuracy_by_strength(folder: Path, prompts: dict[str, dict], judge: Callable) -> dict[str, dict]:
+    """strength, as its folder is named -> value, low, high: share of images that show what was asked for, over prompts.
 
-    asked: prompts by their ids; judge(pictures) -> (N, 1 or 2). Raises ValueError for a folder or a picture named otherwise.
+    prompts: by id; judge(images) -> (N, 1 or 2). Raises ValueError for a folder that is not named by a number, or an unknown prompt.
     """
-    return {eta: rate(_by_prompt(place, asked, judge)) for eta, place in sorted(_places(folder), key=lambda found: float(found[0]))}
+    folders = sorted(_folders(folder), key=lambda item: float(item[0]))
+    return {strength: rate(_accuracy_by_prompt(images, prompts, judge)) for strength, images in folders}
 
 
-def _places(folder: Path) -> Iterator[tuple[str, Path]]:
-    for place in folder.iterdir():
+def _folders(folder: Path) -> Iterator[tuple[str, Path]]:
+    for path in folder.iterdir():
         try:
-            float(place.name)
+            float(path.name)
         except ValueError:
             raise ValueError(
-                f"{place} is no strength: folders of {folder} are named by numbers, as `python -m stages sweep` does"
+                f"{path} is not named by a strength: the folders of {folder} are numbers, as `python -m stages sweep` writes them"
             ) from None
-        yield place.name, place
+        yield path.name, path
 
 
-def _by_prompt(place: Path, asked: dict[str, dict], judge: Callable) -> pd.Series:
+def _accuracy_by_prompt(folder: Path, prompts: dict[str, dict], judge: Callable) -> pd.Series:
     rows = []
-    for some in chunks(list(read_tar(place)), BATCH):
-        names = [key.rpartition("-")[0] for key, *_ in some]
-        if strange := sorted(set(names) - set(asked)):
-            raise ValueError(f"{place} holds a picture of {strange[0]!r}, which is no prompt of the list: draw the sweep again")
-        verdicts = judge([Picture(data, asked[name]) for name, (*_, data) in zip(names, some, strict=True)])
+    for batch in batched(list(read_tar(folder)), BATCH):
+        names = [key.rpartition("-")[0] for key, *_ in batch]
+        if unknown := sorted(set(names) - set(prompts)):
+            raise ValueError(f"{folder} holds an image of {unknown[0]!r}, which is not in the prompt list: generate the sweep again")
+        verdicts = judge([GeneratedImage(data, prompts[name]) for name, (*_, data) in zip(names, batch, strict=True)])
         rows += zip(names, verdicts[:, 0], strict=True)
     return pd.DataFrame(rows, columns=["id", "shown"]).groupby("id").shown.mean()

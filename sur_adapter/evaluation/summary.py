@@ -1,8 +1,8 @@
-"""From judged pictures to figures: a table with a row a picture in, nested numbers and reasons for what is left out, out.
+"""Turns judged images into metrics: a table with a row per image in; nested numbers, and reasons for what is left out, out.
 
-The table: id, category, arm, seed, `shown` (0 or 1), `soft` (how likely the judge holds it to be shown), `clip_score`, `distance` (to the
-prompt's other seeds), measures of quality, the higher the better; a column that could not be measured is all NaN. Every arm holds the same
-prompts and seeds.
+Columns of the table: id, category, arm, seed, `shown` (0 or 1), `soft` (the judge's probability), `clip_score`, `distance` (to the other
+seeds' images of the prompt), image metrics (higher is better); a column that was not measured is all NaN. Every arm has the same prompts
+and seeds.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,186 +11,182 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-import sur_adapter.evaluation.statistics as st
-from sur_adapter.evaluation.image_quality import MEASURES
+from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
+from sur_adapter.evaluation.statistics import Bootstrap, holm, sign_flip, smallest_detectable, spearman, wilson, win_tie_loss
 from sur_adapter.generation.arms import ARMS
 
-DIGITS = 4  # of the figures written
-BESIDE = {"overall", "difference", "gap_closed", "on_complex"}  # the categories in `semantic`
-RESERVED = BESIDE | set(ARMS) | {"prompts", "seeds", "pictures"}  # no names for a category
+DIGITS = 4  # of the numbers in metrics.json
+NOT_CATEGORIES = {"overall", "difference", "gap_closed", "on_complex"}  # other keys of metrics.json: semantic
+RESERVED = NOT_CATEGORIES | set(ARMS) | {"prompts", "seeds", "pictures"}  # a category cannot have these names
 JUDGEMENTS = pa.schema(
     [
         ("id", pa.string()),  # of the prompt
         ("category", pa.string()),
         ("arm", pa.string()),
         ("seed", pa.int32()),
-        ("text", pa.string()),  # the words that the pipeline was given
-        ("shown", pa.float32()),  # 1: all that was asked for and nothing besides; null: no judge
-        ("soft", pa.float32()),  # 0 … 1; null: the judge knows right and wrong alone
-        ("asked", pa.float32()),  # how many; null: the prompt asks for no single number
-        ("counted", pa.float32()),  # how many of them the judge sees; null: not asked for, or no judge that counts
+        ("text", pa.string()),  # the prompt that the pipeline got
+        ("shown", pa.float32()),  # 1: all that was asked for and nothing else; null: no judge
+        ("soft", pa.float32()),  # probability, 0 to 1; null: the judge gives none
+        ("asked", pa.float32()),  # requested number; null: the prompt names no single number
+        ("counted", pa.float32()),  # number that the judge counts; null: none requested, or the judge does not count
         ("clip_score", pa.float32()),  # with the plain prompt, in every arm; null: no CLIP
-        ("distance", pa.float32()),  # to the other seeds' pictures of the prompt; null: no CLIP or one seed
-        *((measure, pa.float32()) for measure in MEASURES),
+        ("distance", pa.float32()),  # to the images of the prompt's other seeds; null: no CLIP or one seed
+        *((name, pa.float32()) for name in IMAGE_STATISTICS),
     ]
 )
 
 
-def figures(
-    table: pd.DataFrame,
+def summarize(
+    judgements: pd.DataFrame,
     with_complex: set[str],
-    resamples: int = 10_000,
+    bootstrap_resamples: int = 10_000,
     seed: int = 0,
     tolerance: float = 0.05,
-    measures: Sequence[str] = (),
+    metrics: Sequence[str] = (),
 ) -> tuple[dict, dict]:
-    """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt, which alone have a gap to close.
+    """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt; only these have a gap to close.
 
-    tolerance: share of a measure of quality that may be lost. measures: columns of the table beside those of quality.py.
+    tolerance: share of a quality metric that may be lost. metrics: image metrics of the table beside IMAGE_STATISTICS.
+    Raises ValueError if a category has the name of a key of metrics.json.
     """
-    prompts = table.drop_duplicates("id").set_index("id").category  # id -> category
-    names = sorted(set(prompts))
+    categories = judgements.drop_duplicates("id").set_index("id").category  # prompt id -> category
+    names = sorted(set(categories))
     if taken := RESERVED & set(names):
-        raise ValueError(f"the prompts have a category {min(taken)!r}, which is a key of its own in metrics.json: call it otherwise")
-    frame = Frame(prompts, resamples, seed)
-    metrics, notes = {}, {}
-    family = {}
-    if table.shown.notna().all():
-        rates = by_prompt(table, "shown", prompts)
-        metrics["semantic"], notes["semantic"] = _semantic(rates, frame, with_complex)
-        family |= {("semantic", name): metrics["semantic"]["difference"][name] for name in names}
-    if table.soft.notna().all():
-        soft = by_prompt(table, "soft", prompts)
-        metrics["soft"] = dict(soft.mean()) | {name: dict(soft[prompts == name].mean()) for name in names}
-        metrics["soft"]["difference"] = frame.difference(soft)
-    if table.clip_score.notna().all():
-        scores = by_prompt(table, "clip_score", prompts)
-        metrics["clip_score"] = dict(scores.mean()) | {"difference": frame.difference(scores)}
-        family["clip_score"] = metrics["clip_score"]["difference"]
-    for key, p in st.holm({k: d["p"] for k, d in family.items()}).items():
+        raise ValueError(f"the prompts have a category {min(taken)!r}, which is a key of its own in metrics.json: rename the category")
+    bootstrap = Bootstrap(categories.to_numpy(), bootstrap_resamples, seed)
+    quality = (*IMAGE_STATISTICS, *metrics)
+    result, notes, family = {}, {}, {}
+    if judgements.shown.notna().all():
+        rates = by_prompt(judgements, "shown", categories)
+        result["semantic"], notes["semantic"] = _semantic(rates, bootstrap, with_complex)
+        family |= {("semantic", name): result["semantic"]["difference"][name] for name in names}
+    if judgements.soft.notna().all():
+        soft = by_prompt(judgements, "soft", categories)
+        result["soft"] = dict(soft.mean()) | {name: dict(soft[categories == name].mean()) for name in names}
+        result["soft"]["difference"] = difference(soft, bootstrap)
+    if judgements.clip_score.notna().all():
+        scores = by_prompt(judgements, "clip_score", categories)
+        result["clip_score"] = dict(scores.mean()) | {"difference": difference(scores, bootstrap)}
+        family["clip_score"] = result["clip_score"]["difference"]
+    for key, p in holm({key: test["p"] for key, test in family.items()}).items():
         family[key]["p_holm"] = p
-    if table.distance.notna().all():
-        metrics["diversity"] = dict(by_prompt(table, "distance", prompts).mean())
-    metrics["quality"] = _quality({m: by_prompt(table, m, prompts) for m in (*MEASURES, *measures)}, frame, tolerance)
-    for name in measures:
-        metrics["quality"][name]["win_rate"] = _win_rate(table, name, prompts, frame)
-    if said := _agreement(table, ("clip_score", *MEASURES, *measures)):
-        metrics["agreement"] = said
-    metrics["counts"] = {"prompts": len(prompts), "seeds": table.seed.nunique(), "pictures": len(table)}
-    metrics["counts"] |= {name: int((prompts == name).sum()) for name in names}
-    return plain(metrics), dict(_flat(notes))
+    if judgements.distance.notna().all():
+        result["diversity"] = dict(by_prompt(judgements, "distance", categories).mean())
+    result["quality"] = _quality({name: by_prompt(judgements, name, categories) for name in quality}, bootstrap, tolerance)
+    for name in metrics:
+        result["quality"][name]["win_rate"] = _win_rate(judgements, name, categories, bootstrap)
+    if agreement := _agreement(judgements, ("clip_score", *quality)):
+        result["agreement"] = agreement
+    result["counts"] = {"prompts": len(categories), "seeds": judgements.seed.nunique(), "pictures": len(judgements)}
+    result["counts"] |= {name: int((categories == name).sum()) for name in names}
+    return round_floats(result), dict(_flatten(notes))
 
 
-def categories(semantic: dict) -> list[str]:
-    """Those that metrics.json's `semantic` tells of."""
-    return [name for name in semantic if name not in BESIDE]
+def category_names(semantic: dict) -> list[str]:
+    """The categories among the keys of metrics.json: semantic."""
+    return [name for name in semantic if name not in NOT_CATEGORIES]
 
 
-def by_prompt(table: pd.DataFrame, column: str, prompts: pd.Series) -> pd.DataFrame:
-    """Prompts × arms: the mean over a prompt's seeds."""
-    means = table.groupby(["id", "arm"])[column].mean().unstack("arm").loc[prompts.index]
+def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> pd.DataFrame:
+    """Means over the seeds of each prompt: a row per prompt, a column per arm."""
+    means = judgements.groupby(["id", "arm"])[column].mean().unstack("arm").loc[categories.index]
     return means[[arm for arm in ARMS if arm in means]].astype(float)
 
 
-class Frame:
-    """Which prompts there are, and the draws that every interval shares."""
-
-    def __init__(self, prompts: pd.Series, resamples: int, seed: int):
-        self.categories, self.resamples, self.seed = prompts.to_numpy(), resamples, seed
-        self.every = st.draws(self.categories, resamples, seed), self.categories
-
-    def draws(self, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """(weights, strata) of the rows chosen."""
-        return self.every if rows is None else (st.draws(self.categories[rows], self.resamples, self.seed), self.categories[rows])
-
-    def difference(self, arms: pd.DataFrame, rows: np.ndarray | None = None, of: tuple[str, str] = ("adapter", "baseline")) -> dict:
-        """The first arm − the second on the rows chosen: interval, p, wins, and what could have been seen."""
-        chosen = arms if rows is None else arms[rows]
-        x = (chosen[of[0]] - chosen[of[1]]).to_numpy()
-        value, low, high = st.mean(x, *self.draws(rows))
-        win, tie, loss = st.win_tie_loss(x)
-        p, smallest = st.sign_flip(x, self.resamples, self.seed), st.smallest_detectable(x)
-        return {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest, "win": win, "tie": tie, "loss": loss}
+def difference(
+    arms: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray | None = None, pair: tuple[str, str] = ("adapter", "baseline")
+) -> dict:
+    """First − second arm of `pair`, on the prompts of the mask `rows`: interval, p-value, wins, and the smallest detectable difference."""
+    if rows is not None:
+        arms, bootstrap = arms[rows], bootstrap.subset(rows)
+    x = (arms[pair[0]] - arms[pair[1]]).to_numpy()
+    value, low, high = bootstrap.mean(x)
+    win, tie, loss = win_tie_loss(x)
+    p = sign_flip(x, bootstrap.resamples, bootstrap.seed)
+    interval = {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest_detectable(x)}
+    return interval | {"win": win, "tie": tie, "loss": loss}
 
 
-def _semantic(rates: pd.DataFrame, frame: Frame, with_complex: set[str]) -> tuple[dict, dict]:
-    everything = np.full(len(rates), True)
-    parts = {name: frame.categories == name for name in sorted(set(frame.categories))} | {"overall": everything}
-    semantic = {name: {arm: rate(rates[arm][rows]) for arm in rates} for name, rows in parts.items()}
-    semantic["difference"] = frame.difference(rates) | {n: frame.difference(rates, rows) for n, rows in parts.items() if n != "overall"}
+def _semantic(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str]) -> tuple[dict, dict]:
+    categories = np.asarray(bootstrap.strata)
+    masks = {name: categories == name for name in sorted(set(categories))}
+    groups = masks | {"overall": np.full(len(rates), True)}
+    semantic = {name: {arm: rate(rates[arm][rows]) for arm in rates} for name, rows in groups.items()}
+    semantic["difference"] = difference(rates, bootstrap) | {name: difference(rates, bootstrap, rows) for name, rows in masks.items()}
     semantic["gap_closed"], notes = {}, {}
     paired = rates.index.isin(with_complex)
     if {"complex", "complex_adapter"} <= set(rates) and paired.any():
-        semantic["on_complex"] = frame.difference(rates, paired, of=("complex_adapter", "complex"))
-    for name, rows in parts.items():
-        found, reason = _gap(rates, frame, rows & paired)
-        into = semantic["gap_closed"]
-        if found:
-            into.update(found if name == "overall" else {name: found})
-        else:
+        semantic["on_complex"] = difference(rates, bootstrap, paired, ("complex_adapter", "complex"))
+    for name, rows in groups.items():
+        gap, reason = _gap_closed(rates, bootstrap, rows & paired)
+        if gap is None:
             notes["gap_closed" if name == "overall" else f"gap_closed.{name}"] = reason
+        else:
+            semantic["gap_closed"].update(gap if name == "overall" else {name: gap})
     return semantic, notes
 
 
 def rate(x: pd.Series) -> dict:
-    """The mean of shares, one a prompt, and its interval (Wilson's)."""
-    low, high = st.wilson(x.mean(), len(x))
+    """The mean of rates, one per prompt, with Wilson's interval."""
+    low, high = wilson(x.mean(), len(x))
     return {"value": x.mean(), "low": low, "high": high}
 
 
-def _gap(rates: pd.DataFrame, frame: Frame, rows: np.ndarray) -> tuple[dict | None, str]:
+def _gap_closed(rates: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray) -> tuple[dict | None, str]:
+    """(interval, ""), or (None, reason)."""
     if "complex" not in rates or not rows.any():
-        return None, "no prompt with a keyword prompt was drawn in the arm `complex`"
+        return None, "the arm `complex` has no prompt with a keyword prompt"
     chosen = rates[rows]
-    found = st.gap_closed(chosen["baseline"], chosen["adapter"], chosen["complex"], *frame.draws(rows))
-    if found is None:
+    interval = bootstrap.subset(rows).gap_closed(chosen["baseline"], chosen["adapter"], chosen["complex"])
+    if interval is None:
         gap = (chosen["complex"] - chosen["baseline"]).mean()
-        why = f"complex − baseline is {gap:+.3f} over {len(chosen)} prompts, and its interval is not clear above 0"
-        return None, f"{why}: there is no gap to close"
-    return dict(zip(("value", "low", "high"), found, strict=True)), ""
+        reason = f"complex − baseline is {gap:+.3f} over {len(chosen)} prompts, and its interval is not above 0: there is no gap to close"
+        return None, reason
+    return dict(zip(("value", "low", "high"), interval, strict=True)), ""
 
 
-def _quality(measures: dict[str, pd.DataFrame], frame: Frame, tolerance: float) -> dict:
-    """Means of each arm, adapter − baseline, and `regressed`: whether its interval lies below a loss of tolerance · |baseline|."""
+def _quality(arms_by_metric: dict[str, pd.DataFrame], bootstrap: Bootstrap, tolerance: float) -> dict:
+    """Means by arm, adapter − baseline, and `regressed`: 1 if the interval lies below a loss of tolerance · |baseline|."""
     result = {}
-    for name, arms in measures.items():
+    for name, arms in arms_by_metric.items():
         pair = arms[["adapter", "baseline"]].to_numpy()  # (N, 2)
-        value, low, high = st.mean(pair[:, 0] - pair[:, 1], *frame.draws())
-        _, _, beyond = st.interval(lambda m: m[..., 0] - m[..., 1] + tolerance * abs(m[..., 1]), pair, *frame.draws())
-        difference = {"value": value, "low": low, "high": high}
-        result[name] = dict(arms.mean()) | {"difference": difference, "regressed": int(beyond < 0)}
-    return result | {"regressed": max(measure["regressed"] for measure in result.values())}
+        value, low, high = bootstrap.mean(pair[:, 0] - pair[:, 1])
+        _, _, margin = bootstrap.interval(lambda means: means[..., 0] - means[..., 1] + tolerance * abs(means[..., 1]), pair)
+        result[name] = dict(arms.mean()) | {"difference": {"value": value, "low": low, "high": high}, "regressed": int(margin < 0)}
+    return result | {"regressed": max(metric["regressed"] for metric in result.values())}
 
 
-def _win_rate(table: pd.DataFrame, column: str, prompts: pd.Series, frame: Frame) -> dict:
-    """How often the adapter's picture is better than the baseline's of the same prompt and seed; a draw is half a win."""
-    wide = table.set_index(["id", "seed", "arm"])[column].unstack("arm")
+def _win_rate(judgements: pd.DataFrame, column: str, categories: pd.Series, bootstrap: Bootstrap) -> dict:
+    """How often the adapter's image is better than the baseline's of the same prompt and seed; a tie is half a win."""
+    wide = judgements.set_index(["id", "seed", "arm"])[column].unstack("arm")
     wins = (wide["adapter"] > wide["baseline"]) + 0.5 * (wide["adapter"] == wide["baseline"])
-    value, low, high = st.mean(wins.groupby("id").mean().loc[prompts.index].to_numpy(), *frame.draws())
+    value, low, high = bootstrap.mean(wins.groupby("id").mean().loc[categories.index].to_numpy())
     return {"value": value, "low": low, "high": high}
 
 
-def _agreement(table: pd.DataFrame, columns: Sequence[str]) -> dict:
-    """Spearman's ρ of each measure with what the judge says, over all pictures: how far the measure tells right from wrong."""
-    said = table.soft if table.soft.notna().all() else table.shown
-    return {name: st.spearman(table[name], said) for name in columns if said.notna().all() and table[name].notna().all()}
+def _agreement(judgements: pd.DataFrame, columns: Sequence[str]) -> dict:
+    """Spearman's ρ of each metric with the judge's verdict, over all images."""
+    verdict = judgements.soft if judgements.soft.notna().all() else judgements.shown
+    if verdict.isna().any():
+        return {}
+    return {name: spearman(judgements[name], verdict) for name in columns if judgements[name].notna().all()}
 
 
-def plain(tree: dict) -> dict:
-    """Keys sorted, numpy's numbers as Python's, rounded; what is no number is left out: NaN turns up in every `dvc metrics diff`."""
+def round_floats(tree: dict) -> dict:
+    """Sorts keys, turns numpy numbers into Python's and rounds them; leaves NaN out, which would be in every `dvc metrics diff`."""
     result = {}
     for key in sorted(tree):
         value = tree[key]
         if isinstance(value, dict):
-            result[key] = plain(value)
+            result[key] = round_floats(value)
         elif np.isfinite(value):
             result[key] = int(value) if isinstance(value, (int, np.integer)) else round(float(value), DIGITS) + 0.0  # no −0.0
     return result
 
 
-def _flat(tree: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
+def _flatten(tree: dict, prefix: str = "") -> Iterator[tuple[str, str]]:
     for key, value in tree.items():
         if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -1,62 +1,51 @@
-"""What a report was made of: models and their licences, settings, and where the data came from. No clock and no commit.
+"""What a report was made from: models with their licences, settings, and the data card. No clock and no commit.
 
-A commit's name cannot stand in a file that the commit holds, and the same figures must give the same file: the page says in words
-where it is found instead.
+A commit's hash cannot be in a file that the commit contains, and equal results must give equal files: the page says where to find it.
 """
 
 import re
+from collections.abc import Iterator
 from html import unescape
 from os.path import isdir, isfile
 from pathlib import Path
 
 from huggingface_hub import metadata_load
 
-from sur_adapter.reporting.html import said, table, tame
+from sur_adapter.reporting.html import sanitize
 
-COMMIT = (
-    "The commit is not named here, since the same figures must give the same file: it is the one that holds the dvc.lock whose entry "
-    "for this file has its hash; that dvc.lock names every file behind it by its hash, too."
-)
+MODEL_KEYS = ("base_model", "llm", "diffusion", "clip", "model", "judge")  # last part of the keys that name a model
 
 
-def colophon(config: dict, params: dict, data: str) -> str:
-    """config: of the adapter; params: sections of params.yaml; data: the data card, Markdown. What is empty is not shown."""
-    models = dict(_models({"adapter": config, **params}))
-    parts = [f"<p>{COMMIT}</p>"]
-    if models:
-        rows = [[said(name), said(where), said(licence(name))] for name, where in models.items()]
-        parts.append(f"<h3>Models and their licences</h3>{table('Models', ['model', 'named in', 'licence'], rows)}")
-    leaves = [[said(key), said(value)] for key, value in _leaves({"adapter": config, **params})]
-    settings = table("Settings", ["key", "value"], leaves)
-    parts.append(f"<h3>Settings</h3><details><summary>the adapter's config, and params</summary>{settings}</details>")
-    if data:
-        parts.append(f"<h3>Data and licences</h3><details><summary>the data card</summary>{card(data)}</details>")
-    return "".join(parts)
+def provenance(config: dict, settings: dict, data_card: str) -> dict:
+    """Variables of templates/sections/provenance.html. config: of the adapter; settings: sections of params.yaml; data_card: Markdown."""
+    leaves = list(_leaves({"adapter": config, **settings}))
+    models = [{"name": name, "key": key, "licence": licence(name)} for name, key in _models(leaves).items()]
+    return {"models": models, "settings": leaves, "card": list(parse_card(data_card)) if data_card else []}
 
 
 def licence(model: str) -> str:
-    """What the card in a model's folder says; for a model that lies elsewhere, where to look."""
+    """The licence in the model card of a folder; for any other model, where to find it."""
     readme = next((file for folder in (Path(model), Path(model).parent) if isfile(file := folder / "README.md")), None)
     if not isdir(model) or readme is None:
         return "see its model card on the hub"
     try:
-        told = (metadata_load(readme) or {}).get("license")
-    except Exception:  # a stranger's card can break its reader in any way
-        return "its card cannot be read"
-    return told if told and isinstance(told, str) else "its card names none"  # a list may hold itself a thousand times over
+        name = (metadata_load(readme) or {}).get("license")
+    except Exception:  # a card from elsewhere can break its parser in any way
+        return "its model card cannot be read"
+    return name if name and isinstance(name, str) else "its model card names none"  # a list may contain itself many times
 
 
-def _models(tree, key: str = ""):
-    """(model, the first key that names it), of every setting that names one."""
-    found: dict[str, str] = {}
-    for name, value in _leaves(tree):
-        last = name.rpartition(".")[2]
-        if isinstance(value, str) and "/" in value and last in ("base_model", "llm", "diffusion", "clip", "model", "judge"):
-            found.setdefault(value, name)
-    return found
+def _models(leaves: list[tuple[str, object]]) -> dict[str, str]:
+    """model -> the first key that names it."""
+    models: dict[str, str] = {}
+    for key, value in leaves:
+        if isinstance(value, str) and "/" in value and key.rpartition(".")[2] in MODEL_KEYS:
+            models.setdefault(value, key)
+    return models
 
 
-def _leaves(tree, prefix: str = ""):
+def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+    """(dotted key, value) of nested settings, sorted by key."""
     if isinstance(tree, dict):
         for key in sorted(tree):
             yield from _leaves(tree[key], f"{prefix}{key}.")
@@ -64,23 +53,22 @@ def _leaves(tree, prefix: str = ""):
         yield prefix.rstrip("."), tree
 
 
-def card(markdown: str) -> str:
-    """The data card as HTML: its headings, paragraphs and tables, no other markup."""
-    parts, heading = [], "The data"
+def parse_card(markdown: str) -> Iterator[dict]:
+    """The headings, paragraphs and tables of a data card, without its title: {"kind": "heading" | "paragraph" | "table", …}, as text."""
+    heading = "The data"
     for block in re.split(r"\n\s*\n", markdown.strip()):
         if block.startswith("# "):
             continue
         if block.startswith("## "):
-            heading = tame(unescape(block[3:]))
-            parts.append(f"<h4>{said(heading)}</h4>")
+            heading = unescape(block[3:])
+            yield {"kind": "heading", "text": heading}
         elif block.startswith("|"):
             head, _, *rows = [_cells(line) for line in block.splitlines()]
-            parts.append(table(heading, head, rows))
+            yield {"kind": "table", "caption": sanitize(heading), "head": head, "rows": rows}
         else:
-            parts.append(f"<p>{said(unescape(block))}</p>")
-    return "".join(parts)
+            yield {"kind": "paragraph", "text": unescape(block)}
 
 
 def _cells(line: str) -> list[str]:
     cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-    return [said(unescape(cell.strip().replace("\\|", "|"))) for cell in cells]
+    return [unescape(cell.strip().replace("\\|", "|")) for cell in cells]

@@ -1,5 +1,6 @@
 """What a detector finds is counted, and its colour named, as the prompt lists it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +18,21 @@ from transformers import (
     SwinConfig,
 )
 
-from miniature.scenes import Scene
-from miniature.scenes import Thing as Drawn
+from miniature.scenes import Scene, Thing
 from sur_adapter.evaluation.judges import detector
-from sur_adapter.evaluation.judges.detector import Thing, agrees, apart, colour
+from sur_adapter.evaluation.judges.detector import Detection, classify_color, matches, suppress_duplicates
 from sur_adapter.models.clip import CLIPEncoder
 
 CLIP = str(ROOT / "models/miniature/clip")
-SCENE = Scene(0, "color", (Drawn("circle", "red", None, 16, 32, 10), Drawn("circle", "blue", None, 46, 32, 10)))
+SCENE = Scene(0, "color", (Thing("circle", "red", None, 16, 32, 10), Thing("circle", "blue", None, 46, 32, 10)))
 
 
-def thing(name: str, x: float = 0, score: float = 0.95, size: float = 10) -> Thing:
-    return Thing(name, score, (x, 0, x + size, size))
+def thing(name: str, x: float = 0, score: float = 0.95, size: float = 10) -> Detection:
+    return Detection(name, score, (x, 0, x + size, size))
 
 
-def shown(things: list[Thing], include: list[dict], exclude=(), colours: dict | None = None) -> bool:
-    return agrees(things, {"include": include, "exclude": list(exclude)}, lambda t: (colours or {})[t.box[0]])
+def shown(things: list[Detection], include: list[dict], exclude=(), colours: dict | None = None) -> bool:
+    return matches(things, {"include": include, "exclude": list(exclude)}, lambda t: (colours or {})[t.box[0]])
 
 
 def test_at_least_so_many_are_wanted_and_the_excluded_number_is_too_many():
@@ -59,14 +59,16 @@ def test_the_colour_must_be_that_of_so_many_of_the_class():
 
 def test_one_thing_that_is_found_twice_counts_once_and_neighbours_count_twice():
     twice = [thing("apple", 0, 0.6), thing("apple", 1, 0.9), thing("pear", 0, 0.5), thing("apple", 8, 0.7)]
-    assert sorted((t.name, t.score) for t in apart(twice, 0.5)) == [("apple", 0.7), ("apple", 0.9), ("pear", 0.5)]
-    assert apart([], 0.5) == []
+    assert sorted((t.name, t.score) for t in suppress_duplicates(twice, 0.5)) == [("apple", 0.7), ("apple", 0.9), ("pear", 0.5)]
+    assert suppress_duplicates([], 0.5) == []
 
 
 def test_the_colour_of_a_thing_is_that_inside_its_box():
     picture, clip = SCENE.draw(), CLIPEncoder(CLIP, "evaluate.clip")
     boxes = {"red": (6, 22, 26, 42), "blue": (36, 22, 56, 42)}
-    assert {name: colour(clip, picture, Thing("circle", 1.0, box)) for name, box in boxes.items()} == {name: name for name in boxes}
+    assert {name: classify_color(clip, picture, Detection("circle", 1.0, box)) for name, box in boxes.items()} == {
+        name: name for name in boxes
+    }
 
 
 def test_what_lies_around_a_masked_thing_does_not_colour_it():
@@ -77,7 +79,7 @@ def test_what_lies_around_a_masked_thing_does_not_colour_it():
         picture = Image.new("RGB", (64, 64), around)
         picture.paste("red", (24, 24, 44, 44))
         for kind, drawn in (("bare", None), ("masked", mask)):
-            seen[kind].add(colour(clip, picture, Thing("square", 1.0, (0, 0, 64, 64), drawn)))
+            seen[kind].add(classify_color(clip, picture, Detection("square", 1.0, (0, 0, 64, 64), drawn)))
     assert len(seen["masked"]) == 1 and len(seen["bare"]) == 3
 
 
@@ -126,26 +128,29 @@ def test_each_kind_of_detector_finds_things_inside_the_picture(build, name, tmp_
 def test_a_thing_counts_above_the_threshold_and_in_counting_above_a_higher_one(tmp_path):
     model, picture = worded(tmp_path / "model"), SCENE.draw()
     best = max(t.score for t in detector.load(model)(picture, ["circle"], 0.0))
-    levels = {"threshold": best - 0.01, "counting": best + 0.01, "model": model, "clip": CLIP}
-    asked = [prompt("circle"), prompt("circle", "counting")]
-    assert detector.verdicts([picture] * 2, asked, **levels) == [True, False]
-    assert detector.verdicts([picture], asked[:1], **levels | {"threshold": best + 0.01}) == [False]
+    config = detector.Config(model, CLIP, threshold=best - 0.01, counting_threshold=best + 0.01)
+    prompts = [prompt("circle"), prompt("circle", "counting")]
+    assert detector.verdicts([picture] * 2, prompts, config) == [True, False]
+    assert detector.verdicts([picture], prompts[:1], replace(config, threshold=best + 0.01)) == [False]
 
 
 def test_published_models_of_coco_are_asked_in_genevals_words(tmp_path):
     find = detector.load(masked(tmp_path / "model", 80))
-    assert find.known["tv remote"] == find.known["thing 65"] == 65 and len(detector.COCO) == len(set(detector.COCO)) == 80
+    assert (
+        find.label_ids["tv remote"] == find.label_ids["thing 65"] == 65
+        and len(detector.COCO_CLASSES) == len(set(detector.COCO_CLASSES)) == 80
+    )
     assert all(t.name == "person" for t in find(SCENE.draw(), ["person"], 0.0))
 
 
 def test_what_cannot_be_asked_gets_a_sentence(tmp_path, models):
     model, picture = masked(tmp_path / "model"), SCENE.draw()
-    with pytest.raises(ValueError, match=r"knows no 'thing 9' \(did you mean 'thing [012]'\?\): name an OWLv2"):
-        detector.verdicts([picture], [prompt("thing 9")], model=model)
+    with pytest.raises(ValueError, match=r"has no class 'thing 9' \(did you mean 'thing [012]'\?\): name an OWLv2"):
+        detector.verdicts([picture], [prompt("thing 9")], detector.Config(model))
     with pytest.raises(ValueError, match="'a-1' has no `include`"):
-        detector.verdicts([picture], [{"id": "a-1", "category": "color", "prompt": "a"}], model=model)
+        detector.verdicts([picture], [{"id": "a-1", "category": "color", "prompt": "a"}], detector.Config(model))
     with pytest.raises(ValueError, match="asks for 'mauve': `detector` knows red, orange"):
-        detector.verdicts([picture], [prompt("thing 1", color="mauve")], model=model)
+        detector.verdicts([picture], [prompt("thing 1", color="mauve")], detector.Config(model))
     with pytest.raises(ValueError, match="of the kind clip: name an OWLv2 or a Mask2Former"):
         detector.load(str(models / "clip"))
     with pytest.raises(FileNotFoundError, match="evaluate.judge.detector.model is 'models/none'"):

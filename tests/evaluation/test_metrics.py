@@ -8,7 +8,7 @@ from helpers.repository import ROOT
 from scipy.linalg import sqrtm
 
 from miniature.scenes import Scene, Thing
-from stages.evaluate import compared
+from sur_adapter.evaluation.evaluator import compare_sets
 from sur_adapter.evaluation.metrics import clip_iqa, cmmd, fid_clip, iqa, pickscore
 from sur_adapter.models.clip import CLIPEncoder
 
@@ -22,13 +22,13 @@ def cloud(n: int, d: int = 6, shift: float = 0.0, scale: float = 1.0) -> np.ndar
 
 
 def test_between_opposite_sentences_a_picture_goes_to_the_one_it_shows():
-    red = clip_iqa.measure([RED, BLUE], model=CLIP, good="a red circle", bad="a blue circle")
-    blue = clip_iqa.measure([RED, BLUE], model=CLIP, good="a blue circle", bad="a red circle")
+    red = clip_iqa.measure([RED, BLUE], [{}, {}], clip_iqa.Config(CLIP, "a red circle", "a blue circle"))
+    blue = clip_iqa.measure([RED, BLUE], [{}, {}], clip_iqa.Config(CLIP, "a blue circle", "a red circle"))
     assert red[0] > 0.9 and red[1] < 0.1 and red + blue == pytest.approx([1, 1])
 
 
 def test_of_two_pictures_of_a_prompt_the_one_that_shows_it_is_picked_by_the_models_own_scale():
-    values = pickscore.measure([RED, BLUE], [{"prompt": "a red circle"}] * 2, model=CLIP, processor=CLIP)
+    values = pickscore.measure([RED, BLUE], [{"prompt": "a red circle"}] * 2, pickscore.Config(CLIP, CLIP))
     clip = CLIPEncoder(CLIP, "evaluate.clip")
     with torch.inference_mode():
         scale = float(clip.model.logit_scale.exp())
@@ -38,17 +38,16 @@ def test_of_two_pictures_of_a_prompt_the_one_that_shows_it_is_picked_by_the_mode
 
 def test_each_picture_is_read_with_its_own_prompt():
     prompts = [{"prompt": "a red circle"}, {"prompt": "a blue circle " * 60}]
-    both = pickscore.measure([RED, BLUE], prompts, model=CLIP, processor=CLIP)
-    alone = [pickscore.measure([i], [p], model=CLIP, processor=CLIP)[0] for i, p in zip((RED, BLUE), prompts, strict=True)]
+    both = pickscore.measure([RED, BLUE], prompts, pickscore.Config(CLIP, CLIP))
+    alone = [pickscore.measure([i], [p], pickscore.Config(CLIP, CLIP))[0] for i, p in zip((RED, BLUE), prompts, strict=True)]
     assert both == pytest.approx(alone, rel=1e-4)
 
 
 @pytest.mark.parametrize(("module", "key"), [(clip_iqa, "clip_iqa.model"), (pickscore, "pickscore.model")])
 def test_a_model_that_is_not_there_is_named(module, key):
-    more = [[{"prompt": "a"}]] if module is pickscore else []
-    given = {"processor": CLIP} if module is pickscore else {}
-    with pytest.raises(FileNotFoundError, match=f"evaluate.measures.{key} is 'models/none', where no model"):
-        module.measure([RED], *more, model="models/none", **given)
+    config = pickscore.Config("models/none", CLIP) if module is pickscore else clip_iqa.Config("models/none")
+    with pytest.raises(FileNotFoundError, match=f"evaluate.metrics.{key} is 'models/none', where no model"):
+        module.measure([RED], [{"prompt": "a"}], config)
 
 
 def test_what_is_not_installed_is_said_with_its_licence():
@@ -56,7 +55,7 @@ def test_what_is_not_installed_is_said_with_its_licence():
         import pyiqa  # noqa: F401
     except ImportError:
         with pytest.raises(ValueError, match="needs pyiqa: .*not for commercial use"):
-            iqa.measure([RED])
+            iqa.measure([RED], [{}], iqa.Config())
     else:
         pytest.skip("pyiqa is installed here")
 
@@ -98,20 +97,20 @@ def judged(each: int) -> tuple[pd.DataFrame, np.ndarray]:
 
 
 def test_the_arm_that_draws_as_keyword_prompts_do_lies_nearer_to_them():
-    found, notes = compared(*judged(2000), {"cmmd": cmmd, "fid_clip": fid_clip})
+    found, notes = compare_sets(*judged(2000), {"cmmd": cmmd, "fid_clip": fid_clip})
     assert notes == {} and set(found["distance"]) == {"cmmd", "fid_clip"}
     assert all(arms.keys() == {"baseline", "adapter"} and arms["adapter"] < arms["baseline"] / 10 for arms in found["distance"].values())
 
 
 def test_below_its_least_number_of_pictures_a_distance_is_left_out_and_said():
-    found, notes = compared(*judged(500), {"cmmd": cmmd, "fid_clip": fid_clip})
-    assert set(found["distance"]) == {"cmmd"} and "needs 2000 pictures an arm, and there are 500" in notes["distance.fid_clip"]
-    found, notes = compared(*judged(499), {"cmmd": cmmd})
+    found, notes = compare_sets(*judged(500), {"cmmd": cmmd, "fid_clip": fid_clip})
+    assert set(found["distance"]) == {"cmmd"} and "needs 2000 images per arm, and there are 500" in notes["distance.fid_clip"]
+    found, notes = compare_sets(*judged(499), {"cmmd": cmmd})
     assert found == {} and "needs 500" in notes["distance.cmmd"]
 
 
 def test_without_a_clip_or_the_arm_complex_nothing_is_compared_and_it_is_said():
     table, vectors = judged(600)
     for args in ((table, None), (table[table.arm != "complex"], vectors[:1200])):
-        found, notes = compared(*args, {"cmmd": cmmd})
+        found, notes = compare_sets(*args, {"cmmd": cmmd})
         assert found == {} and "it needs evaluate.clip and the arm `complex`" in notes["distance.cmmd"]

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.finished_run import CLIP, PROMPTS, RIGHT, FinishedRun
 from helpers.small_models import encode
 from helpers.stages import evaluate
 from helpers.training_setup import adapter
 from PIL import Image
-from test_evaluate import CLIP, PROMPTS, RIGHT, World
 from test_vqa import ATOM, asked
 
 from sur_adapter.evaluation import image_quality
@@ -83,7 +83,7 @@ def test_a_measure_that_follows_the_judge_agrees_with_it():
 
 
 def test_measures_that_are_asked_for_are_in_the_metrics_and_in_the_table(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     without = world.run()
     metrics, judged = world.run(metrics=ASKED), pd.read_parquet(world.reports / "judgements.parquet")
     for name in ASKED:
@@ -97,7 +97,7 @@ def test_a_new_measure_asks_none_of_the_old_ones_again(tmp_path, monkeypatch):
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
-    world = World(tmp_path / "run")
+    world = FinishedRun(tmp_path / "run")
     before = world.run(), len(measured)
     after = world.run(metrics=ASKED), len(measured)
     assert 0 < before[1] == after[1] and before[0]["quality"]["sharpness"] == after[0]["quality"]["sharpness"]
@@ -107,7 +107,7 @@ def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypat
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
-    world = World(tmp_path / "run")
+    world = FinishedRun(tmp_path / "run")
     world.run(clip=None)
     measured.clear()
     grey = [(f"{p['id']}-{k}", "png", encode(Image.new("RGB", (64, 64), (i, 90, 10 * k)))) for i, p in enumerate(PROMPTS) for k in (0, 1)]
@@ -118,7 +118,7 @@ def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypat
 
 def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
     model = asked(tmp_path / "blip")
-    world = World(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
+    world = FinishedRun(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
     metrics = world.run(judge={"vqa": {"model": model}}, clip=None)
     judged = pd.read_parquet(world.reports / "judgements.parquet")
     assert metrics["semantic"]["overall"]["adapter"]["value"] == 0, "nothing is red and blue"
@@ -135,7 +135,7 @@ def test_a_category_is_no_key_of_the_metrics(name):
 
 
 def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     metrics = world.run(metrics=["cmmd"])
     assert "distance" not in metrics and "needs 500 images per arm, and there are 48" in world.notes()["distance.cmmd"]
     assert "needs 500 images" in (world.reports / "index.html").read_text()
@@ -159,13 +159,13 @@ def test_wrong_choices_get_a_sentence(tmp_path, changes, sentence):
 
 
 def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     assert world.run(judge={"pictograms": None}, clip=None) == world.run(judge="pictograms", clip=None)
     assert set(json.loads((world.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
 
 
 def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_picture(tmp_path):
-    world = World(tmp_path / "run")
+    world = FinishedRun(tmp_path / "run")
     adapter(trained=True).save_pretrained(world.adapter)
     words = {
         name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))

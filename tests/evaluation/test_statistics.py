@@ -12,28 +12,39 @@ TIFA = Path(__file__).parents[3] / "shared" / "realdata" / "tifa" / "human_annot
 RNG = np.random.default_rng(7)
 
 
-def ready(n: int, strata=None, resamples: int = 4000):
-    strata = ["all"] * n if strata is None else strata
-    return st.draws(strata, resamples), strata
+def bootstrap(n: int, strata=None, resamples: int = 4000, seed: int = 0) -> st.Bootstrap:
+    return st.Bootstrap(["all"] * n if strata is None else strata, resamples, seed)
 
 
 def test_a_resample_keeps_the_number_of_prompts_of_every_category():
-    strata = ["action"] * 7 + ["color"] * 20 + ["counting"] * 3
-    weights = st.draws(strata, 500) * len(strata)
-    np.testing.assert_allclose(weights, weights.round(), atol=1e-9)
-    for name, n in (("action", 7), ("color", 20), ("counting", 3)):
-        np.testing.assert_allclose(weights[:, np.array(strata) == name].sum(1), n)
+    strata = ["action"] * 7 + ["color"] * 20 + ["counting"] * 33
+    codes = np.repeat([0.0, 5.0, 100.0], [7, 20, 33])
+    assert bootstrap(60, strata).mean(codes) == pytest.approx((codes.mean(),) * 3)
+    assert bootstrap(40, strata[:40]).mean(codes[:40]) == pytest.approx((codes[:40].mean(),) * 3), "BCa, with fewer than 50 prompts"
+
+
+def test_a_category_of_one_prompt_is_held_fixed():
+    x = np.array([*RNG.normal(size=30), 500.0])
+    value, low, high = bootstrap(31, ["many"] * 30 + ["one"]).mean(x)
+    assert value == pytest.approx(x.mean()) and 500 / 31 - 1 < low < value < high < 500 / 31 + 1
+    assert bootstrap(2, ["a", "b"]).mean([1.0, 3.0]) == (2.0, 2.0, 2.0)
+
+
+def test_a_subset_is_the_bootstrap_of_its_rows():
+    strata, x = np.array(["a", "b"] * 40), RNG.normal(size=80)
+    rows = strata == "a"
+    assert bootstrap(80, strata).subset(rows).mean(x[rows]) == bootstrap(40).mean(x[rows])
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     x = RNG.normal(size=80)
-    low = [st.mean(x, st.draws(["a"] * 80, 1000, seed), ["a"] * 80)[1] for seed in (1, 1, 2)]
+    low = [bootstrap(80, resamples=1000, seed=seed).mean(x)[1] for seed in (1, 1, 2)]
     assert low[0] == low[1] != low[2]
 
 
 def test_the_interval_of_a_mean_is_the_textbook_one():
     x = RNG.normal(3, 2, 400)
-    value, low, high = st.mean(x, *ready(400))
+    value, low, high = bootstrap(400).mean(x)
     half = 1.96 * x.std(ddof=1) / 20
     assert value == pytest.approx(x.mean())
     assert (low, high) == pytest.approx((x.mean() - half, x.mean() + half), abs=0.02)
@@ -42,50 +53,50 @@ def test_the_interval_of_a_mean_is_the_textbook_one():
 def test_differences_between_categories_do_not_widen_the_interval():
     strata = ["low"] * 50 + ["high"] * 50
     x = np.array([0.0] * 50 + [1.0] * 50) + RNG.normal(0, 0.01, 100)
-    _, low, high = st.mean(x, *ready(100, strata))
-    _, low_all, high_all = st.mean(x, *ready(100))
+    _, low, high = bootstrap(100, strata).mean(x)
+    _, low_all, high_all = bootstrap(100).mean(x)
     assert high - low < 0.01 < 0.15 < high_all - low_all
 
 
 @pytest.mark.parametrize(("n", "draw"), [(20, RNG.normal), (30, RNG.exponential), (80, RNG.exponential)])
 def test_the_interval_holds_the_truth_about_as_often_as_it_says(n, draw):
     truth = 1.0 if draw == RNG.exponential else 0.0
-    weights, strata = ready(n, resamples=1000)
-    hits = [low <= truth <= high for _, low, high in (st.mean(draw(size=n), weights, strata) for _ in range(300))]
+    hits = [low <= truth <= high for _, low, high in (bootstrap(n, resamples=1000).mean(draw(size=n)) for _ in range(300))]
     assert 0.88 <= np.mean(hits) <= 0.99
 
 
-def test_the_corrected_interval_is_that_of_scipy():
-    from scipy.stats import bootstrap
-
+def test_below_fifty_prompts_the_interval_is_corrected_for_skew():
+    """BCa of a skewed sample lies to the right of the percentile interval."""
     x = RNG.exponential(size=25)
-    theirs = bootstrap((x,), np.mean, n_resamples=20_000, method="BCa", rng=np.random.default_rng(0)).confidence_interval
-    assert st.mean(x, *ready(25, resamples=20_000))[1:] == pytest.approx((theirs.low, theirs.high), abs=0.02)
+    resampled = np.random.default_rng(1).choice(x, (20_000, 25)).mean(1)
+    percentile = np.quantile(resampled, (0.025, 0.975))
+    _, low, high = bootstrap(25, resamples=20_000).mean(x)
+    assert low > percentile[0] + 0.01 and high > percentile[1] + 0.03 and high - low < 1.3 * np.ptp(percentile)
 
 
 def test_a_gap_half_closed_is_half():
     baseline = RNG.uniform(0.1, 0.3, 90)
-    value, low, high = st.gap_closed(baseline, baseline + 0.25, baseline + 0.5, *ready(90))
+    value, low, high = bootstrap(90).gap_closed(baseline, baseline + 0.25, baseline + 0.5)
     assert (value, low, high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_pairing_makes_the_gap_sharper_than_its_arms():
     prompts = RNG.uniform(0, 1, 100)  # easy and hard ones
     noise = RNG.normal(0, 0.02, (3, 100))
-    value, low, high = st.gap_closed(prompts + noise[0], prompts + 0.3 + noise[1], prompts + 0.4 + noise[2], *ready(100))
+    value, low, high = bootstrap(100).gap_closed(prompts + noise[0], prompts + 0.3 + noise[1], prompts + 0.4 + noise[2])
     assert low < 0.75 < high and high - low < 0.06 and value == pytest.approx(0.75, abs=0.03)
 
 
 def test_where_there_is_no_gap_none_is_closed():
     baseline = RNG.uniform(0, 1, 60)
-    assert st.gap_closed(baseline, baseline + 0.1, baseline + RNG.normal(0, 0.3, 60) * 0.1, *ready(60)) is None
-    assert st.gap_closed(np.ones(60), np.ones(60), np.ones(60), *ready(60)) is None
-    assert st.gap_closed(baseline, baseline - 0.1, baseline - 0.3, *ready(60)) is None
+    assert bootstrap(60).gap_closed(baseline, baseline + 0.1, baseline + RNG.normal(0, 0.3, 60) * 0.1) is None
+    assert bootstrap(60).gap_closed(np.ones(60), np.ones(60), np.ones(60)) is None
+    assert bootstrap(60).gap_closed(baseline, baseline - 0.1, baseline - 0.3) is None
 
 
 def test_an_adapter_that_does_nothing_closes_nothing():
     baseline, best = RNG.integers(0, 2, 100).astype(float), np.ones(100)
-    assert st.gap_closed(baseline, baseline, best, *ready(100)) == (0, 0, 0)
+    assert bootstrap(100).gap_closed(baseline, baseline, best) == (0, 0, 0)
 
 
 def test_sign_flips_find_what_is_there_and_nothing_else():
@@ -95,7 +106,8 @@ def test_sign_flips_find_what_is_there_and_nothing_else():
 
 
 def test_sign_flips_of_few_prompts_give_the_exact_p():
-    assert st.sign_flip(np.ones(5), 40_000) == pytest.approx(2 / 2**5, abs=0.005)
+    assert st.sign_flip(np.ones(5), 40_000) == pytest.approx(2 / 2**5)
+    assert st.sign_flip(np.array([0.7])) == 1.0
 
 
 def test_p_of_nothing_is_spread_evenly():
@@ -141,7 +153,7 @@ def test_real_ratings_give_the_known_differences_between_two_models(measure, gol
     rows = json.loads(TIFA.read_text(encoding="utf-8"))
     models = [{r["text_id"]: r[measure] for k, r in rows.items() if k.endswith(m)} for m in ("diffusion_v1_5", "diffusion_v2_1")]
     paired = np.array([models[1][k] - models[0][k] for k in sorted(models[0]) if k in models[1]])
-    value, low, high = st.mean(paired, *ready(len(paired), resamples=10_000))
+    value, low, high = bootstrap(len(paired), resamples=10_000).mean(paired)
     assert len(paired) == 160
     assert value == pytest.approx(golden[0], abs=0.001)
     assert (low, high) == pytest.approx(golden[1:], abs=0.04 * (golden[2] - golden[1]) + 0.005)

@@ -84,26 +84,26 @@ def chat(tmp_path_factory) -> str:
 
 
 def test_a_taught_model_finds_shown_what_the_picture_shows(taught):
-    found = vqa.verdicts([RED, BLUE], [prompt(ATOM)] * 2, model=taught)
+    found = vqa.verdicts([RED, BLUE], [prompt(ATOM)] * 2, vqa.Config(taught))
     assert found[:, 0].tolist() == [1, 0] and found[0, 1] > 0.9 and found[1, 1] < 0.1
-    turned = vqa.verdicts([RED, BLUE], [prompt(ATOM | {"a": "blue"})] * 2, model=taught)
+    turned = vqa.verdicts([RED, BLUE], [prompt(ATOM | {"a": "blue"})] * 2, vqa.Config(taught))
     assert turned[:, 0].tolist() == [0, 1] and turned[:, 1] == pytest.approx(1 - found[:, 1], abs=1e-5)
 
 
 def test_one_wrong_answer_of_several_is_not_shown_and_costs_its_share(taught):
-    right = vqa.verdicts([RED], [prompt(ATOM)], model=taught)[0, 1]
-    (found,) = vqa.verdicts([RED], [prompt(ATOM, ATOM | {"a": "blue"}, ATOM)], model=taught)
+    right = vqa.verdicts([RED], [prompt(ATOM)], vqa.Config(taught))[0, 1]
+    (found,) = vqa.verdicts([RED], [prompt(ATOM, ATOM | {"a": "blue"}, ATOM)], vqa.Config(taught))
     assert found[0] == 0 and found[1] == pytest.approx((2 * right + (1 - right)) / 3, abs=1e-5)
 
 
 def test_where_all_choices_are_as_likely_nothing_is_shown():
-    assert not vqa._right(np.array([0.5, 0.5]), 0)[0]
+    assert not vqa._right_answer(np.array([0.5, 0.5]), 0)[0]
 
 
 def test_a_choice_is_as_likely_as_the_models_own_loss_says(tmp_path):
     model = asked(tmp_path / "blip")
     choices = ["red", "light green light", "blue"]
-    p, judge = vqa.load(model).ask(RED, QUESTION, choices), vqa.load(model)
+    p, judge = vqa.load(model).choice_probabilities(RED, QUESTION, choices), vqa.load(model)
     with torch.inference_mode():
         loss = []
         for choice in choices:
@@ -112,22 +112,24 @@ def test_a_choice_is_as_likely_as_the_models_own_loss_says(tmp_path):
             inputs = judge.processor(images=RED, text=QUESTION, return_tensors="pt")
             loss.append(judge.model(**inputs, labels=ids).loss.item() * (ids.shape[1] - 1))
     assert p == pytest.approx(np.exp(-np.array(loss)) / np.exp(-np.array(loss)).sum(), rel=1e-3)
-    assert vqa.load(model).ask(RED, QUESTION, choices[::-1]) == pytest.approx(p[::-1], rel=1e-4)
+    assert vqa.load(model).choice_probabilities(RED, QUESTION, choices[::-1]) == pytest.approx(p[::-1], rel=1e-4)
 
 
 def test_a_chat_model_says_how_likely_each_choice_is_from_what_it_sees(chat):
     judge = vqa.load(chat)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
-    p = [judge.ask(image, QUESTION, ["red", "blue", "green"]) for image in (RED, noise)]
+    p = [judge.choice_probabilities(image, QUESTION, ["red", "blue", "green"]) for image in (RED, noise)]
     assert all(each.sum() == pytest.approx(1) and (each > 0).all() for each in p) and abs(p[0] - p[1]).max() > 1e-4
-    assert vqa.verdicts([RED], [prompt(ATOM)], model=chat)[0, 1] == pytest.approx(judge.ask(RED, QUESTION, COLOURS)[0])
+    assert vqa.verdicts([RED], [prompt(ATOM)], vqa.Config(chat))[0, 1] == pytest.approx(
+        judge.choice_probabilities(RED, QUESTION, COLOURS)[0]
+    )
 
 
 def test_a_chat_models_choice_is_the_softmax_of_the_first_tokens_in_small_and_capital_letters(chat):
     judge = vqa.load(chat)
     seen = []
     judge.model.register_forward_hook(lambda _m, _i, out: seen.append(out.logits[0, -1].clone()))
-    p = judge.ask(RED, QUESTION, ["red", "blue"])
+    p = judge.choice_probabilities(RED, QUESTION, ["red", "blue"])
     read = judge.processor.tokenizer
     tokens = [[read(word, add_special_tokens=False).input_ids[0] for word in pair] for pair in (("red", "Red"), ("blue", "Blue"))]
     assert len({t for pair in tokens for t in pair}) == 4
@@ -138,13 +140,13 @@ def test_a_chat_models_choice_is_the_softmax_of_the_first_tokens_in_small_and_ca
 def test_choices_that_begin_with_the_same_token_are_refused_by_a_chat_model_alone(chat, taught):
     choices = ["red circle", "red square"]
     with pytest.raises(ValueError, match="red circle, red square begin with the same token"):
-        vqa.load(chat).ask(RED, QUESTION, choices)
-    assert vqa.load(taught).ask(RED, QUESTION, choices).sum() == pytest.approx(1, abs=1e-5)
+        vqa.load(chat).choice_probabilities(RED, QUESTION, choices)
+    assert vqa.load(taught).choice_probabilities(RED, QUESTION, choices).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_without_choices_the_answer_is_yes_or_no(taught):
-    found = vqa.verdicts([RED], [prompt({"q": "is it red", "a": "yes"}), prompt({"q": "is it red", "a": "no"})][:1], model=taught)
-    assert found[0, 1] == pytest.approx(vqa.load(taught).ask(RED, "is it red", ["yes", "no"])[0], abs=1e-6)
+    found = vqa.verdicts([RED], [prompt({"q": "is it red", "a": "yes"}), prompt({"q": "is it red", "a": "no"})][:1], vqa.Config(taught))
+    assert found[0, 1] == pytest.approx(vqa.load(taught).choice_probabilities(RED, "is it red", ["yes", "no"])[0], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -158,13 +160,13 @@ def test_without_choices_the_answer_is_yes_or_no(taught):
 )
 def test_a_prompt_that_cannot_be_asked_gets_a_sentence(taught, atoms, sentence):
     with pytest.raises(ValueError, match=sentence):
-        vqa.verdicts([RED], [prompt(*atoms)], model=taught)
+        vqa.verdicts([RED], [prompt(*atoms)], vqa.Config(taught))
 
 
 def test_a_model_that_cannot_answer_gets_a_sentence(models, tmp_path):
     with pytest.raises(FileNotFoundError, match="evaluate.judge.vqa.model is 'models/none'"):
         vqa.load("models/none")
-    with pytest.raises(ValueError, match="a BLIP that answers no questions"):
+    with pytest.raises(ValueError, match="a BLIP that does not answer questions"):
         vqa.load(str(models / "blip"))
     with pytest.raises(ValueError, match="no chat template"):
         vqa.load(chatting(tmp_path / "mute", None))

@@ -16,7 +16,7 @@ SMALL = {
     "cache": {"queries": {"count": 100}},
     "train": {"steps": 10},
     "generate": {"num_inference_steps": 1},
-    "evaluate": {"resamples": 200},
+    "evaluate": {"bootstrap_resamples": 200},
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.browser import NEEDED, Browser
-from test_evaluate import EACH, World
+from helpers.finished_run import EACH, FinishedRun
 from test_report import HOSTILE, hostile_world
 
 from miniature.scenes import CATEGORIES
@@ -25,7 +25,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> Path:
-    world = World(tmp_path_factory.mktemp("run"))
+    world = FinishedRun(tmp_path_factory.mktemp("run"))
     world.run()
     return world.reports
 

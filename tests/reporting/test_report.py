@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_evaluate import EACH, PROMPTS, RIGHT, SEEDS, World
+from helpers.finished_run import EACH, PROMPTS, RIGHT, SEEDS, FinishedRun
+from helpers.repository import ROOT
 
-from sur_adapter.evaluation.counting import asked_for, confusion
-from sur_adapter.reporting import charts as svg
-from sur_adapter.reporting.html import LONGEST, STYLE, said
-from sur_adapter.reporting.provenance import card, licence
-from sur_adapter.reporting.report import choose
-from sur_adapter.reporting.report import page as report
+from sur_adapter.evaluation.counting import count_matrix, requested_count
+from sur_adapter.evaluation.sample_selection import select_samples
+from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart
+from sur_adapter.reporting.html import MAX_LENGTH, isolate
+from sur_adapter.reporting.provenance import licence
+from sur_adapter.reporting.report import SECTIONS, report_page
 
 TRICKS = [
     "<script>alert(1)</script> a red circle",
@@ -48,15 +49,15 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    world = World(tmp_path_factory.mktemp("run"))
+    world = FinishedRun(tmp_path_factory.mktemp("run"))
     world.run()
     return (world.reports / "index.html").read_text(encoding="utf-8")
 
 
-def hostile_world(folder: Path) -> World:
+def hostile_world(folder: Path) -> FinishedRun:
     """A finished run whose prompts, config and funnel come from somebody who means harm; evaluated."""
     rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
-    world = World(folder, rows=rows)
+    world = FinishedRun(folder, rows=rows)
     (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a/" + "a" * 10_000}}))
     (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
     world.run()
@@ -70,8 +71,8 @@ def hostile(tmp_path_factory) -> str:
 
 def test_the_sentence_and_the_figure_come_first(page):
     head = page.split("</header>")[0]
-    assert "Plain prompts, made as good as keyword prompts" in head
-    assert ">67 %<" in head and "95 % interval" in head and "24 prompts × 2 seeds" in head
+    assert "Plain prompts with the adapter, compared with keyword prompts" in head
+    assert ">67 %<" in head and "(95 % interval" in head and "24 prompts × 2 seeds" in head
 
 
 def test_it_asks_no_network_and_runs_no_script(page, hostile):
@@ -89,7 +90,7 @@ def test_hostile_prompts_are_shown_as_text(hostile):
     text = "".join(Reader(hostile).words)
     assert "<script>alert(1)</script> a red circle" in text and 'onerror="alert(2)"' in text and "三个红色的圆" in text
     assert not any(c in hostile for c in "\u202e\u202c\u2066\u0000\u001b")
-    assert "a" * LONGEST + "…" in text and "a" * (LONGEST + 1) not in text
+    assert "a" * MAX_LENGTH + "…" in text and "a" * (MAX_LENGTH + 1) not in text
 
 
 def test_hostile_names_in_config_and_funnel_are_text_too(hostile):
@@ -107,7 +108,7 @@ def test_every_picture_has_words_for_those_who_do_not_see_it(page):
     tags = Reader(page).tags
     pictures = [attrs["alt"] for tag, attrs in tags if tag == "img"]
     charts = [attrs["aria-label"] for tag, attrs in tags if tag == "svg"]
-    assert len(pictures) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "show" in p for p in pictures)
+    assert len(pictures) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "correct" in p for p in pictures)
     assert len(charts) >= 4 and all(charts)
 
 
@@ -139,17 +140,17 @@ def judged(**gains: tuple[float, float]) -> pd.DataFrame:
 
 
 def test_the_best_rows_are_gains_and_the_worst_are_losses():
-    rows = choose(judged(same=(1, 1), lost=(1, 0), won=(0, 1), never=(0, 0)), each=1)
+    rows = select_samples(judged(same=(1, 1), lost=(1, 0), won=(0, 1), never=(0, 0)), per_category=1)
     assert [i for i, _ in rows["best"]] == ["won"] and [i for i, _ in rows["worst"]] == ["lost"]
 
 
 def test_between_equals_the_worst_is_wrong_in_both_arms():
-    rows = choose(judged(same=(1, 1), never=(0, 0)), each=1)
+    rows = select_samples(judged(same=(1, 1), never=(0, 0)), per_category=1)
     assert [i for i, _ in rows["worst"]] == ["never"]
 
 
 def test_no_prompt_is_shown_twice_under_one_heading():
-    for keys in choose(judged(a=(0, 1), b=(1, 1), c=(1, 0)), each=3).values():
+    for keys in select_samples(judged(a=(0, 1), b=(1, 1), c=(1, 0)), per_category=3).values():
         assert sorted(i for i, _ in keys) == ["a", "b", "c"]
 
 
@@ -157,12 +158,12 @@ def test_the_worst_comes_first_whatever_its_other_seed_did():
     table = judged(a=(1, 0), b=(1, 0), c=(0, 1))
     table.loc[(table.id == "a") & (table.seed == 1), "shown"] = 1.0
     table.loc[(table.id == "a") & (table.seed == 0) & (table.arm == "adapter"), "clip_score"] = 10.0
-    assert [i for i, _ in choose(table, each=2)["worst"]] == ["a", "b"]
+    assert [i for i, _ in select_samples(table, per_category=2)["worst"]] == ["a", "b"]
 
 
 def test_every_category_shows_its_own_rows():
     table = pd.concat([judged(a=(0, 1), b=(1, 0)), judged(c=(0, 1), d=(1, 0)).assign(category="counting")])
-    rows = choose(table, each=1)
+    rows = select_samples(table, per_category=1)
     assert [i for i, _ in rows["best"]] == ["a", "c"] and [i for i, _ in rows["worst"]] == ["b", "d"]
     assert [i < "c" for i, _ in rows["random"]] == [True, False]
 
@@ -170,21 +171,33 @@ def test_every_category_shows_its_own_rows():
 def test_the_lot_is_drawn_by_the_seed_alone():
     table = judged(**{f"p{i}": (0, i % 2) for i in range(20)})
     shuffled = table.sample(frac=1, random_state=1)
-    assert choose(table, 3)["random"] == choose(shuffled, 3)["random"] != choose(table, 4)["random"]
+    assert select_samples(table, 3)["random"] == select_samples(shuffled, 3)["random"] != select_samples(table, 4)["random"]
 
 
 def test_rows_are_chosen_without_judge_or_clip_too():
     table = judged(a=(0, 1), b=(1, 1)).assign(shown=float("nan"), clip_score=float("nan"))
-    assert all(len(rows) == 2 for rows in choose(table).values())
+    assert all(len(rows) == 2 for rows in select_samples(table).values())
 
 
 def test_a_text_keeps_its_joiners_and_loses_its_tricks():
-    assert said("a\u200db\u202ec\u0000<") == "<bdi>a\u200dbc&lt;</bdi>"
+    assert isolate("a\u200db\u202ec\u0000<") == "<bdi>a\u200dbc&lt;</bdi>"
 
 
 def test_charts_of_nothing_much_do_not_fail():
-    assert svg.curve([], "loss") == "" and svg.curve([(1, float("nan"))], "loss") == ""
-    assert "<path" in svg.curve([(50, 0.5)], "loss") and svg.bars({}, "none") and svg.bars({"a": 0}, "none")
+    assert line_chart([], "loss") == "" and line_chart([(1, float("nan"))], "loss") == ""
+    assert "<path" in line_chart([(50, 0.5)], "loss") and bar_chart({}, "none") and bar_chart({"a": 0}, "none")
+
+
+def test_names_and_titles_of_charts_are_text():
+    trick = '"><script>alert(7)</script>'
+    charts = [
+        line_chart([(1, 0.5)], trick),
+        bar_chart({trick: 1}, trick, (trick,)),
+        interval_chart({trick: {trick: (0.5, 0.4, 0.6)}}, trick),
+    ]
+    for chart in charts:
+        assert {tag for tag, _ in Reader(chart).tags} <= {"svg", "title", "text", "line", "path", "rect", "circle", "g"}
+        assert "alert(7)" in "".join(Reader(chart).words)
 
 
 def luminance(color: str) -> float:
@@ -197,7 +210,8 @@ def luminance(color: str) -> float:
 
 @pytest.mark.parametrize("mode", ["day", "night"])
 def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
-    part = STYLE.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
+    style = (ROOT / "sur_adapter/reporting/templates/base.css").read_text()
+    part = style.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
     colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
     for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "complex_adapter", "expansion"):
         for ground in ("paper", "card"):
@@ -207,20 +221,20 @@ def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
 
 def test_counts_asked_for_and_counts_there_stand_in_a_table():
     cells = [(1, 1), (1, 1), (2, 1), (2, 9), (3, 0), (float("nan"), 1), (2, float("nan"))]
-    found = confusion(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
+    found = count_matrix(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
     assert found.loc[1, 1] == 2 and found.loc[2, 1] == 1 and found.loc[2, 4] == 1 and found.loc[3, 0] == 1
     assert list(found.columns) == [0, 1, 2, 3, 4] and found.to_numpy().sum() == 5
 
 
 def test_a_prompt_for_several_things_asks_for_no_single_number():
     one, two = ({"class": "circle", "count": 3}, {"class": "star", "count": 1})
-    assert asked_for({"category": "counting", "include": [one]}) == 3
+    assert requested_count({"category": "counting", "include": [one]}) == 3
     for prompt in ({"category": "counting", "include": [one, two]}, {"category": "color", "include": [one]}, {"category": "counting"}):
-        assert asked_for(prompt) != asked_for(prompt), "NaN"
+        assert requested_count(prompt) != requested_count(prompt), "NaN"
 
 
 def test_right_pictures_lie_on_the_diagonal(page):
-    section = page.split("How many were asked for, how many are there</h2>")[1].split("</section>")[0]
+    section = page.split("Requested and counted numbers</h2>")[1].split("</section>")[0]
     baseline, adapter = ([int(n) for n in re.findall(r'class="cell right"[^>]*>(\d+)<', part)] for part in section.split("<h3>")[1:])
     assert sum(adapter) >= RIGHT["adapter"] * SEEDS > sum(baseline) >= RIGHT["baseline"] * SEEDS
     assert sum(int(n) for n in re.findall(r'class="cell[^>]*>(\d+)<', section)) == 2 * EACH * SEEDS
@@ -232,19 +246,19 @@ PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
 def told(**more) -> str:
     """A report on next to nothing, and what else it is given."""
     nothing = {"random": [], "best": [], "worst": []}
-    return report(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
+    return report_page(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
 
 
 def test_what_is_not_given_is_not_shown():
     titles = re.findall("<h2[^>]*>(.*?)</h2>", told())
-    assert not {"How much of the adapter", "What people prefer", "How many were asked for, how many are there"} & set(titles)
-    assert "What it was made of" in titles and "Data and licences" not in told()
+    assert not {SECTIONS[name] for name in ("accuracy", "strength", "human", "counting")} & set(titles)
+    assert "Models, settings and data" in titles and "Data and licences" not in told()
 
 
 def test_the_strength_curve_is_drawn_where_there_is_one():
     rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
     page = told(numbers={"strength": rows})
-    assert "How much of the adapter" in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
+    assert SECTIONS["strength"] in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
     assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
 
 
@@ -256,19 +270,23 @@ def test_peoples_votes_are_told_with_their_interval():
 
 def test_settings_models_and_licences_are_told_and_where_the_commit_is(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n")
-    page = told(params={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
+    page = told(settings={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
     text = "".join(Reader(page).words)
     assert "openrail" in text and "see its model card" in text and "models.resolution64" in text and "dvc.lock" in text
 
 
 def test_a_card_without_a_licence_names_none(tmp_path):
     (tmp_path / "README.md").write_text("# A model\n")
-    assert licence(str(tmp_path)) == "its card names none"
+    assert licence(str(tmp_path)) == "its model card names none"
 
 
 def test_the_data_card_is_shown_and_its_strangers_stay_text():
     cards = "# The data\n\n9 rows came in.\n\n## Sources and licences\n\n| source | licence |\n| --- | --- |\n"
-    page = card(cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
+    page = (
+        told(data_card=cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
+        .split("the data card</summary>")[1]
+        .split("</details>")[0]
+    )
     tags, words = Reader(page).tags, "".join(Reader(page).words)
     assert "a|b" in words and "<script>alert(6)</script>" in words and "script" not in {tag for tag, _ in tags}
     assert page.count("<tr>") == 2 and "<h4><bdi>Sources and licences" in page

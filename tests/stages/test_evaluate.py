@@ -1,82 +1,26 @@
 """Figures are known exactly when the pictures are drawn right and wrong on purpose."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.finished_run import CLIP, EACH, PROMPTS, RIGHT, SEEDS, SETTINGS, FinishedRun, incorrect_image, write_arm
 from helpers.small_models import encode
+from helpers.stages import evaluate
 from PIL import Image, ImageFilter
 
-from miniature.prompts import prompts as made_up
 from miniature.scenes import CATEGORIES, make
-from stages.evaluate import beside, evaluate
-from sur_adapter.evaluation.image_quality import MEASURES, colourfulness, contrast, entropy, sharpness
-from sur_adapter.generation.image_grid import GAP, SIDE, sheet
-from sur_adapter.io.shards import write_table, write_tar
+from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS, colourfulness, contrast, entropy, sharpness
+from sur_adapter.generation.image_grid import GAP, SIDE, image_grid
+from sur_adapter.io.shards import write_tar
 from sur_adapter.models.clip import CLIPEncoder, cosine_scores, mean_pairwise_distances
-
-ROOT = Path(__file__).parents[2]
-CLIP = str(ROOT / "models/miniature/clip")
-EACH, SEEDS = 8, 2
-RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "complex_adapter": 7, "expansion": 3}  # of EACH prompts a category, in both seeds
-SETTINGS = {"judge": "pictograms", "clip": CLIP, "resamples": 2000, "seed": 0}
-PROMPTS = [p for category in CATEGORIES for p in made_up(category, EACH)]
-
-
-def right(prompt: dict) -> bytes:
-    seed = next(s for s in range(3_000_000, 3_100_000) if make(s, prompt["category"]).include == prompt["include"])
-    return encode(make(seed, prompt["category"]).draw())
-
-
-def wrong(prompt: dict, k: int) -> bytes:
-    seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, prompt["category"]).include != prompt["include"])
-    return encode(make(seed, prompt["category"]).draw())
-
-
-def draw_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int = SEEDS) -> None:
-    place = {p["id"]: int(p["id"][-3:]) for p in rows}
-    members = [(f"{p['id']}-{k}", "png", right(p) if place[p["id"]] < correct else wrong(p, k)) for p in rows for k in range(seeds)]
-    write_tar(folder / arm / "images-000000.tar", members)
-    text = [p["complex_prompt"] if arm == "complex" else p["prompt"] for p in rows]
-    columns = {"id": [p["id"] for p in rows], "category": [p["category"] for p in rows], "arm": arm, "text": text}
-    write_table(folder / arm / "prompts.parquet", pd.DataFrame(columns))
-
-
-class World:
-    """A finished run, up to `evaluate`."""
-
-    def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS):
-        self.prompts, self.images, self.reports, self.adapter = (folder / n for n in ("prompts", "images", "reports", "adapter"))
-        for path in (self.prompts, self.reports / "train", self.adapter):
-            path.mkdir(parents=True)
-        (self.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
-        for arm, correct in right.items():
-            draw_arm(self.images, arm, rows, correct, seeds)
-        counts = {"in": 30, "kept": 20, "dropped": {"near_duplicate": 10}}
-        funnel = counts | {"by_source": {"miniature": counts}, "by_split": {"train": 18, "validation": 1, "test": 1}}
-        (self.reports / "funnel.json").write_text(json.dumps(funnel))
-        history = [{"step": s, "loss": 1 / s, "gradient_norm": 0.1} for s in (50, 100, 150)]
-        (self.reports / "train" / "history.json").write_text(json.dumps(history))
-        (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
-
-    def run(self, sweep=None, **changes) -> dict:
-        r, out = self.reports, self.reports / "metrics.json"
-        files = self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, out, r / "index.html"
-        evaluate(*files, sweep=sweep, evaluate=SETTINGS | changes)
-        return json.loads(out.read_text())
-
-    def notes(self) -> dict:
-        return json.loads((self.reports / "notes.json").read_text())
-
-    def files(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.reports)): p.read_bytes() for p in sorted(self.reports.rglob("*")) if p.is_file()}
+from sur_adapter.reporting.sample_images import same_seed_grid
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("run"))
+    world = FinishedRun(tmp_path_factory.mktemp("run"))
     world.metrics = world.run()
     return world
 
@@ -110,9 +54,9 @@ def test_what_the_adapter_does_to_keyword_prompts_is_told(world):
 
 
 def test_accuracy_by_strength_is_told_in_the_order_of_strength(world, tmp_path):
-    found = World(tmp_path)
+    found = FinishedRun(tmp_path)
     for eta, correct in {"0": 2, "1.5": 4, "0.25": 8}.items():
-        draw_arm(found.images.parent / "drawn", eta, PROMPTS, correct, seeds=1)
+        write_arm(found.images.parent / "drawn", eta, PROMPTS, correct, seeds=1)
         (tmp_path / "drawn" / eta / "prompts.parquet").unlink()
     numbers = found.run(sweep=tmp_path / "drawn")
     assert {eta: at["value"] for eta, at in numbers["strength"].items()} == {"0": 0.25, "0.25": 1.0, "1.5": 0.5}
@@ -123,10 +67,10 @@ def test_accuracy_by_strength_is_told_in_the_order_of_strength(world, tmp_path):
     assert "judge is null" in (found.run(sweep=tmp_path / "drawn", judge=None) and found.notes()["strength"])
 
 
-@pytest.mark.parametrize("place, said", [("strong", "is no strength"), ("1", "holds a picture of 'nobody'")])
+@pytest.mark.parametrize("place, said", [("strong", "is not named by a strength"), ("1", "holds an image of 'nobody'")])
 def test_a_sweep_of_other_folders_or_prompts_gets_a_sentence(place, said, tmp_path):
-    found = World(tmp_path)
-    write_tar(tmp_path / "drawn" / place / "images-000000.tar", [("nobody-0", "png", wrong(PROMPTS[0], 0))])
+    found = FinishedRun(tmp_path)
+    write_tar(tmp_path / "drawn" / place / "images-000000.tar", [("nobody-0", "png", incorrect_image(PROMPTS[0], 0))])
     with pytest.raises(ValueError, match=said):
         found.run(sweep=tmp_path / "drawn")
 
@@ -147,7 +91,7 @@ def test_every_figure_that_is_promised_is_there(world):
     keys = dict(leaves(world.metrics))
     for arm in RIGHT:
         assert 0 <= keys[f"clip_score.{arm}"] <= 100 and keys[f"diversity.{arm}"] >= 0
-        assert all(keys[f"quality.{measure}.{arm}"] > 0 for measure in MEASURES)
+        assert all(keys[f"quality.{measure}.{arm}"] > 0 for measure in IMAGE_STATISTICS)
     assert keys["quality.regressed"] in (0, 1)
     counts = {"prompts": 24, "seeds": 2, "pictures": 2 * 24 * len(RIGHT)} | dict.fromkeys(CATEGORIES, EACH)
     assert world.metrics["counts"] == counts
@@ -182,25 +126,25 @@ def test_the_printed_table_names_every_arm_and_the_gap(world, capsys):
 
 
 def test_without_a_judge_what_the_pictures_show_is_left_out_and_said(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     metrics = world.run(judge=None)
     assert "semantic" not in metrics and "clip_score" in metrics and "judge is null" in world.notes()["semantic"]
     assert "gap" in (world.reports / "index.html").read_text()
 
 
 def test_without_a_clip_its_figures_are_left_out_and_said(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     metrics = world.run(clip=None)
     assert not {"clip_score", "diversity"} & set(metrics) and {"clip_score", "diversity"} <= set(world.notes())
 
 
 def test_one_seed_has_no_diversity_and_says_so(tmp_path):
-    world = World(tmp_path, seeds=1)
-    assert "diversity" not in world.run() and "one seed" in world.notes()["diversity"]
+    world = FinishedRun(tmp_path, seeds=1)
+    assert "diversity" not in world.run() and "two seeds" in world.notes()["diversity"]
 
 
 def test_where_keyword_prompts_are_no_better_no_gap_is_named(tmp_path):
-    world = World(tmp_path, right=RIGHT | {"complex": 2})
+    world = FinishedRun(tmp_path, right=RIGHT | {"complex": 2})
     metrics = world.run(clip=None)
     assert metrics["semantic"]["gap_closed"] == {} or "value" not in metrics["semantic"]["gap_closed"]
     assert "no gap to close" in world.notes()["semantic.gap_closed"]
@@ -208,30 +152,30 @@ def test_where_keyword_prompts_are_no_better_no_gap_is_named(tmp_path):
 
 def test_prompts_without_a_keyword_prompt_have_no_part_in_the_gap(tmp_path):
     rows = [p | ({"complex_prompt": None} if i % EACH == 7 else {}) for i, p in enumerate(PROMPTS)]
-    world = World(tmp_path, rows=[p | {"complex_prompt": p["complex_prompt"] or p["prompt"]} for p in rows])
+    world = FinishedRun(tmp_path, rows=[p | {"complex_prompt": p["complex_prompt"] or p["prompt"]} for p in rows])
     (world.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows))
     gap = world.run(clip=None)["semantic"]["gap_closed"]  # of 7 prompts a category: 2, 6 and 7 are right
     assert gap["value"] == pytest.approx((6 - 2) / (7 - 2))
 
 
 def test_an_arm_that_is_not_needed_may_be_missing(tmp_path):
-    world = World(tmp_path, right={"baseline": 2, "adapter": 6})
+    world = FinishedRun(tmp_path, right={"baseline": 2, "adapter": 6})
     metrics = world.run(clip=None)
     assert set(metrics["semantic"]["overall"]) == {"baseline", "adapter"}
     assert "complex" in world.notes()["semantic.gap_closed"]
 
 
 def test_pictures_of_other_seeds_are_not_compared(tmp_path):
-    world = World(tmp_path)
-    draw_arm(world.images, "adapter", PROMPTS, 8, seeds=1)
-    with pytest.raises(ValueError, match="other pictures.*use the same prompts"):
+    world = FinishedRun(tmp_path)
+    write_arm(world.images, "adapter", PROMPTS, 8, seeds=1)
+    with pytest.raises(ValueError, match="different images.*use the same prompts"):
         world.run(clip=None)
 
 
 def test_a_picture_of_no_prompt_is_named(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     (world.prompts / "all.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
-    with pytest.raises(ValueError, match="'action-001', which is no prompt"):
+    with pytest.raises(ValueError, match="'action-001', which is not in the prompt list"):
         world.run(clip=None)
 
 
@@ -240,17 +184,17 @@ def test_a_picture_of_no_prompt_is_named(tmp_path):
     [
         ({"juge": "pictograms"}, "evaluate.juge is unknown.*'judge'"),
         ({"judge": "pictogram"}, "has no 'pictogram'.*'pictograms'"),
-        ({"resamples": 3}, "evaluate.resamples is 3"),
+        ({"bootstrap_resamples": 3}, "evaluate.bootstrap_resamples is 3"),
         ({"clip": "models/none"}, "evaluate.clip is 'models/none', where no model"),
     ],
 )
 def test_wrong_settings_get_a_sentence(tmp_path, changes, sentence):
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
-        evaluate(*[tmp_path] * 7, evaluate=SETTINGS | changes)
+        evaluate(*[tmp_path] * 6, evaluate=SETTINGS | changes)
 
 
 def test_a_missing_arm_and_a_cut_tar_get_a_sentence(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     tar = world.images / "adapter" / "images-000000.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
     with pytest.raises(ValueError, match="cut short"):
@@ -263,7 +207,7 @@ def test_a_missing_arm_and_a_cut_tar_get_a_sentence(tmp_path):
 
 
 def test_a_picture_larger_than_a_thumbnail_is_shown_small(tmp_path):
-    world = World(tmp_path, rows=PROMPTS[:1])
+    world = FinishedRun(tmp_path, rows=PROMPTS[:1])
     for arm in RIGHT:
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8))
         write_tar(world.images / arm / "images-000000.tar", [(f"{PROMPTS[0]['id']}-{k}", "png", encode(noise)) for k in range(SEEDS)])
@@ -290,7 +234,7 @@ def test_blur_takes_sharpness_and_grey_takes_colour():
 
 
 def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     members = [(f"{p['id']}-{k}", "png", encode(make(k).draw().filter(ImageFilter.GaussianBlur(3)))) for p in PROMPTS for k in range(SEEDS)]
     write_tar(world.images / "adapter" / "images-000000.tar", members)
     quality = world.run(clip=None)["quality"]
@@ -299,10 +243,10 @@ def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
 
 
 def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     world.run(clip=None)
     drawn = Image.open(world.reports / "same_seed.png").convert("RGB")
-    one = sheet([("a red circle", [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")])], ["without", "with"])
+    one = image_grid([("a red circle", [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")])], ["without", "with"])
     assert [one.getpixel((one.width - SIDE // 2, y)) for y in (one.height - SIDE - SIDE // 2 - 2 * GAP, one.height - SIDE // 2)] == [
         (255, 0, 0),
         (0, 0, 255),
@@ -313,7 +257,7 @@ def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp
 def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_the_one_with_it():
     colors = {"baseline": "red", "adapter": "blue"}
     pictures = {(arm, "a", 0): encode(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
-    drawn = beside([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
+    drawn = same_seed_grid([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
     x, y = drawn.width - GAP - SIDE // 2, drawn.height - GAP - SIDE // 2
     assert drawn.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and drawn.getpixel((x, y)) == (0, 0, 255)
 
@@ -339,7 +283,7 @@ def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing
 
 
 def test_a_category_may_not_take_the_name_of_a_key(tmp_path):
-    world = World(tmp_path)
+    world = FinishedRun(tmp_path)
     (world.prompts / "all.jsonl").write_text("".join(json.dumps(p | {"category": "overall"}) + "\n" for p in PROMPTS))
     with pytest.raises(ValueError, match="category 'overall'"):
         world.run(clip=None)

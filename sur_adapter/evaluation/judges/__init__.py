@@ -1,0 +1,33 @@
+"""Judges decide whether an image shows what its prompt asks for.
+
+To add one, write `<name>.py` in this folder with the attributes of `Judge`; `evaluate.judge: <name>` in params.yaml selects it.
+Verdicts are cached by image, prompt, settings, model files and the module's code, so a judge sees each image once.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from numpy.typing import ArrayLike
+from PIL.Image import Image
+
+
+class Judge(Protocol):
+    """A module of this folder."""
+
+    Config: type  # frozen dataclass of its settings, the keys of params.yaml: evaluate.judge.<name>; may be empty
+
+    def verdicts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
+        """(N,), (N, 1) or (N, 2): 1 if the image shows all that its prompt asks for and nothing else, or 0; then, if known, how
+        probable that is, 0 to 1.
+
+        images: RGB, of any size. prompts: the row of the prompt list (generation/prompts.py) that each image was generated for, with
+        `include` and `exclude` for judges that look for things, `atoms` for judges that answer questions.
+        Raises ValueError with the id of a prompt that the judge cannot judge, FileNotFoundError for a missing model.
+        """
+
+
+class CountingJudge(Judge, Protocol):
+    """A judge that also counts."""
+
+    def counts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
+        """(N,): how many things there are of the class that a counting prompt asks for; NaN for other prompts."""

@@ -1,28 +1,32 @@
-"""The miniature's own judge: pixels are read back to things, colours, counts and poses, without a model."""
+"""The miniature's own judge: reads classes, colours, counts and poses back from the pixels, without a model."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import isnan, nan
 
 from PIL import Image
 
 from miniature.judge import read, shows
-from sur_adapter.evaluation.counting import asked_for
+from sur_adapter.evaluation.counting import requested_count
 
 
-def verdicts(images: list[Image.Image], prompts: list[dict]) -> list[bool]:
-    return [judge(image, prompt) for image, prompt in zip(images, prompts, strict=True)]
+@dataclass(frozen=True)
+class Config:
+    """No settings."""
 
 
-def judge(image: Image.Image, prompt: dict) -> bool:
-    """Whether the picture shows what `prompt["include"]` lists, all of it and nothing besides."""
-    if "include" not in prompt:
-        raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
-    return shows(image, prompt["include"])
+def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[bool]:
+    """Whether each image shows what its prompt's `include` lists, all of it and nothing else."""
+    for prompt in prompts:
+        if "include" not in prompt:
+            raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
+    return [shows(image, prompt["include"]) for image, prompt in zip(images, prompts, strict=True)]
 
 
-def counts(images: list[Image.Image], prompts: list[dict]) -> list[float]:
-    """How many there are of the things that a prompt asks a number of, whatever their colour; NaN where it asks for none."""
-    asked = [asked_for(prompt) for prompt in prompts]
+def counts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[float]:
+    """How many things of the requested class each image shows, whatever their colour; NaN where the prompt names no single number."""
+    requested = [requested_count(prompt) for prompt in prompts]
     return [
-        nan if isnan(wanted) else float(sum(found["count"] for found in read(image) if found["class"] == prompt["include"][0]["class"]))
-        for image, prompt, wanted in zip(images, prompts, asked, strict=True)
+        nan if isnan(number) else float(sum(thing["count"] for thing in read(image) if thing["class"] == prompt["include"][0]["class"]))
+        for image, prompt, number in zip(images, prompts, requested, strict=True)
     ]

@@ -1,8 +1,10 @@
-"""Quality without a reference, by pyiqa: MUSIQ, TOPIQ, BRISQUE, aesthetic and some forty more, by the names that pyiqa gives them.
+"""No-reference image quality by pyiqa: MUSIQ, TOPIQ, BRISQUE, aesthetic scores and some forty more, by pyiqa's names.
 
-An extra of one's own choice, `pip install "sur-adapter[iqa]"`: pyiqa's licence, and that of several of its models, forbids commercial use.
+An optional extra, `pip install "sur-adapter[iqa]"`: the licences of pyiqa and of several of its models forbid commercial use.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -10,12 +12,19 @@ from PIL import Image
 
 from sur_adapter.models.torch_utils import resolve_device
 
+READS_PROMPTS = False
 
-def measure(images: list[Image.Image], *, metric: str = "musiq") -> np.ndarray:
-    """(N,), higher is better: the sign is turned where pyiqa's figure is better when lower. ValueError where pyiqa is not installed."""
-    judge = _load(metric)
-    values = [float(judge(image)) for image in images]
-    return np.array(values) * (-1 if judge.lower_better else 1)
+
+@dataclass(frozen=True)
+class Config:
+    metric: str = "musiq"  # pyiqa's name
+
+
+def measure(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
+    """pyiqa's score of each image, (N,), negated where pyiqa's lower is better. Raises ValueError if pyiqa is not installed."""
+    metric = _load(config.metric)
+    values = [float(metric(image)) for image in images]
+    return np.array(values) * (-1 if metric.lower_better else 1)
 
 
 @cache
@@ -24,6 +33,6 @@ def _load(metric: str):
         import pyiqa
     except ImportError as error:
         raise ValueError(
-            "params.yaml: evaluate.measures has iqa, which needs pyiqa: `pip install pyiqa` (not for commercial use), or leave iqa out"
+            "params.yaml: evaluate.metrics has iqa, which needs pyiqa: `pip install pyiqa` (not for commercial use), or remove iqa"
         ) from error
     return pyiqa.create_metric(metric, device=resolve_device())

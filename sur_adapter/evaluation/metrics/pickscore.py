@@ -1,9 +1,11 @@
-"""What people would choose, as a CLIP says that was trained on half a million choices: PickScore (Kirstain et al., arXiv 2305.01569).
+"""PickScore (Kirstain et al., arXiv 2305.01569): a CLIP trained on half a million human choices between images.
 
-s · cos(picture, prompt). It was trained on pairs of one prompt, so it tells the better of two pictures of a prompt; its mean over
-prompts is no grade. The prompt is the plain one in every arm.
+s · cos(image, prompt). It was trained on pairs of images of one prompt, so it ranks images of the same prompt; its mean over prompts is
+not a quality score. Every arm is scored with the plain prompt.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -14,28 +16,30 @@ from transformers import AutoModel, AutoProcessor
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 from sur_adapter.models.torch_utils import resolve_device
 
-PARAM = "evaluate.measures.pickscore"
+PARAM = "evaluate.metrics.pickscore"
+READS_PROMPTS = True
 
 
-def measure(
-    images: list[Image.Image],
-    prompts: list[dict],
-    *,
-    model: str = "yuvalkirstain/PickScore_v1",
-    processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K",
-) -> np.ndarray:
-    """(N,). processor: the CLIP that PickScore was trained from, whose words and pixels it reads."""
-    read, judge = _load(model, processor)
-    length = judge.config.text_config.max_position_embeddings
+@dataclass(frozen=True)
+class Config:
+    model: str = "yuvalkirstain/PickScore_v1"
+    processor: str = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # of the CLIP that PickScore was trained from
+
+
+def measure(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
+    """PickScore of each image with its own plain prompt, (N,)."""
+    processor, model = _load(config.model, config.processor)
+    length = model.config.text_config.max_position_embeddings
     texts = [prompt["prompt"] for prompt in prompts]
-    inputs = read(text=texts, images=images, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
+    inputs = processor(text=texts, images=images, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     with torch.inference_mode():
-        return judge(**inputs.to(judge.device)).logits_per_image.diagonal().cpu().numpy()  # (N, N) -> (N,)
+        return model(**inputs.to(model.device)).logits_per_image.diagonal().cpu().numpy()  # (N, N) -> (N,)
 
 
 @cache
 def _load(model: str, processor: str) -> tuple:
     with loading_errors(f"{PARAM}.processor", processor):
-        read = AutoProcessor.from_pretrained(processor, **NO_REMOTE_CODE)
+        loaded = AutoProcessor.from_pretrained(processor, **NO_REMOTE_CODE)
     with loading_errors(f"{PARAM}.model", model):
-        return read, AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(resolve_device()).eval()
+        weights = AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY)
+    return loaded, weights.to(resolve_device()).eval()

@@ -1,0 +1,177 @@
+"""Measures the images of all arms: a table with a row per image, and what it takes to compare arms as sets."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.evaluation.counting import requested_count
+from sur_adapter.evaluation.embedding_distance import embedding_distance
+from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
+from sur_adapter.evaluation.measurement_cache import GeneratedImage
+from sur_adapter.evaluation.measurements import Measurements
+from sur_adapter.evaluation.metrics import SetMetric
+from sur_adapter.evaluation.strength_sweep import accuracy_by_strength
+from sur_adapter.features.store import FeatureStore
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.io.shards import read_table, read_tar
+from sur_adapter.models.clip import CLIPEncoder, cosine_scores, mean_pairwise_distances
+
+BATCH = 32  # images per call of a measurement
+
+ImageKey = tuple[str, str, int]  # arm, prompt id, seed
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """params.yaml: evaluate.
+
+    judge, metrics: plug-ins of evaluation/judges and evaluation/metrics, by name or as {name: settings}. clip: an independent CLIP model,
+    by folder or hub id. tolerance: share of a quality metric that may be lost. num_vote_pairs: pairs per category on the vote page.
+    """
+
+    judge: str | dict[str, Any] | None = None
+    clip: str | None = None
+    metrics: tuple[str, ...] | dict[str, Any] | None = None
+    tolerance: float = 0.05
+    bootstrap_resamples: int = 10_000
+    seed: int = 0
+    num_vote_pairs: int = 20
+
+    def __post_init__(self):
+        if self.bootstrap_resamples < 100:
+            raise ValueError(f"bootstrap_resamples is {self.bootstrap_resamples}: give at least 100, better 10000")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"tolerance is {self.tolerance}: give the share of a metric that may be lost, from 0 to below 1")
+        if self.num_vote_pairs < 1:
+            raise ValueError(f"num_vote_pairs is {self.num_vote_pairs}: give at least 1 pair per category")
+
+
+def measure_images(images: Path, prompts: Mapping[str, dict], measurements: Measurements) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """(judgements, CLIP embeddings (N, d) or None). judgements: a row per image, columns JUDGEMENTS (summary.py) and measurements.metrics.
+
+    images: folder of the arms; prompts: by id. Raises FileNotFoundError for a missing arm, ValueError if arms differ in prompts or seeds.
+    """
+    arms = [arm for arm in ARMS if (images / arm).is_dir()]
+    for arm in ("baseline", "adapter"):
+        if arm not in arms:
+            raise FileNotFoundError(f"{images / arm} is missing: generate that arm first (`dvc repro`)")
+    texts = {(arm, row.id): row.text for arm in arms for row in read_table(images / arm / "prompts.parquet").itertuples()}
+    size = sum(file.stat().st_size for arm in arms for file in (images / arm).glob("*.tar"))
+    rows, numbers, members = [], {name: [] for name in measurements.caches}, read_images(images, arms)
+    with tqdm(total=size, desc="evaluate", unit="B", unit_scale=True, disable=None) as bar:
+        while batch := list(islice(members, BATCH)):
+            rows += [_row(key, prompts, texts.get(key[:2], "")) for key, _ in batch]
+            generated = [GeneratedImage(data, prompts[key[1]]) for key, data in batch]
+            for name, measure in measurements.caches.items():
+                numbers[name].append(measure(generated))
+            bar.update(sum(len(data) for _, data in batch))
+    table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text", "asked"])
+    check_same_images(table, arms, images)
+    return _add_columns(table, {name: np.concatenate(values) for name, values in numbers.items()}, prompts, measurements)
+
+
+def _add_columns(
+    table: pd.DataFrame, numbers: dict[str, np.ndarray], prompts: Mapping[str, dict], measurements: Measurements
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Adds the numbers, (N, K) by measurement, to the table; columns that were not measured are NaN."""
+    verdicts, embeds = numbers.get("judge"), numbers["clip"].astype(np.float32) if measurements.clip else None
+    table["shown"] = np.nan if verdicts is None else verdicts[:, 0]
+    table["soft"] = np.nan if verdicts is None or verdicts.shape[1] < 2 else verdicts[:, 1]
+    table["counted"] = numbers["counted"][:, 0] if "counted" in numbers else np.nan
+    table["clip_score"] = table["distance"] = np.nan
+    if embeds is not None:
+        table["clip_score"], table["distance"] = _clip_columns(table, embeds, prompts, measurements.clip)
+    columns = dict(zip(IMAGE_STATISTICS, numbers["statistics"].T, strict=True))
+    return table.assign(**columns, **{name: numbers[name][:, 0] for name in measurements.metrics}), embeds
+
+
+def _row(key: ImageKey, prompts: Mapping[str, dict], text: str) -> dict:
+    arm, name, seed = key
+    if name not in prompts:
+        raise ValueError(f"the arm {arm} has an image of {name!r}, which is not in the prompt list: generate the arm again with this list")
+    category, requested = prompts[name]["category"], requested_count(prompts[name])
+    return {"id": name, "category": category, "arm": arm, "seed": seed, "text": text, "asked": requested}
+
+
+def read_images(images: Path, arms: list[str]) -> Iterator[tuple[ImageKey, bytes]]:
+    """((arm, prompt id, seed), file bytes) of every image of the arms."""
+    for arm in arms:
+        for key, _, data in read_tar(images / arm):
+            name, dash, seed = key.rpartition("-")
+            if not dash or not seed.isdigit():
+                raise ValueError(f"{images / arm} has an image named {key!r}: expected the prompt's id, a hyphen, a number")
+            yield (arm, name, int(seed)), data
+
+
+def check_same_images(table: pd.DataFrame, arms: list[str], images: Path) -> None:
+    """Raises ValueError if arms differ in prompts or seeds: their difference would be chance."""
+    keys = {arm: set(zip(rows.id, rows.seed, strict=True)) for arm, rows in table.groupby("arm")} if len(table) else {}
+    for arm in arms:
+        unpaired = keys.get(arm, set()) ^ keys.get("baseline", set())
+        if unpaired or arm not in keys:
+            name, seed = min(unpaired, default=("all", 0))
+            raise ValueError(f"{images / arm} and {images / 'baseline'} hold different images ({name}, seed {seed}): use the same prompts")
+    if table.groupby("id").seed.nunique().nunique() > 1:
+        raise ValueError(f"{images} holds more seeds for some prompts than for others: remove it and run `dvc repro`")
+
+
+def _clip_columns(table: pd.DataFrame, embeds: np.ndarray, prompts: Mapping[str, dict], clip: CLIPEncoder) -> tuple[np.ndarray, np.ndarray]:
+    """(100 · CLIP score with the plain prompt, whatever text the arm got; mean distance to the images of other seeds), (N,) each."""
+    names = list(dict.fromkeys(table.id))
+    text_embeds = dict(zip(names, clip.encode_texts([prompts[name]["prompt"] for name in names]), strict=True))
+    distance = np.empty(len(table))
+    for rows in table.groupby(["arm", "id"]).indices.values():
+        distance[rows] = mean_pairwise_distances(embeds[rows])
+    return 100 * cosine_scores(embeds, np.stack([text_embeds[name] for name in table.id])), distance
+
+
+def missing_notes(table: pd.DataFrame, measurements: Measurements) -> dict[str, str]:
+    """Why a judge's, CLIP's or an arm's metrics are left out: metric -> reason."""
+    notes = {}
+    if not measurements.judge:
+        notes["semantic"] = "evaluate.judge is null, so nothing decided what the images show"
+    if not measurements.clip:
+        notes |= dict.fromkeys(("clip_score", "diversity"), "evaluate.clip is null: name an independent CLIP")
+    elif table.seed.nunique() < 2:
+        notes["diversity"] = "it needs at least two seeds per prompt"
+    return notes | {f"semantic.*.{arm}": "this arm was not generated" for arm in ARMS if arm not in set(table.arm)}
+
+
+def compare_sets(table: pd.DataFrame, embeds: np.ndarray | None, set_metrics: Mapping[str, SetMetric]) -> tuple[dict, dict]:
+    """(metrics, notes): distance of each arm's images to those of the arm `complex`, by each metric."""
+    arms, distances, notes = [arm for arm in ARMS if arm in set(table.arm)], {}, {}
+    per_arm = len(table) // len(arms)
+    for name, metric in set_metrics.items():
+        if embeds is None or "complex" not in arms:
+            notes[f"distance.{name}"] = "it needs evaluate.clip and the arm `complex`"
+        elif per_arm < metric.MIN_IMAGES:
+            notes[f"distance.{name}"] = f"it needs {metric.MIN_IMAGES} images per arm, and there are {per_arm}: use more prompts or seeds"
+        else:
+            by_arm = {arm: embeds[(table.arm == arm).to_numpy()] for arm in arms}
+            distances[name] = {arm: metric.compare(by_arm[arm], by_arm["complex"]) for arm in arms if arm != "complex"}
+    return {"distance": distances} if distances else {}, notes
+
+
+def measure_embedding_distance(adapter: Path, features: Path | None) -> tuple[dict, dict]:
+    """(metrics, notes): distance of adapted plain prompts to keyword prompts on the test split. features: cache of the text encoder."""
+    if features is None:
+        return {}, {"embedding": "no cached features were given"}
+    store = FeatureStore(features)
+    if not len(store.rows_of_split("test")):
+        return {}, {"embedding": "the test split has no cached pair"}
+    return {"embedding": embedding_distance(SURAdapter.from_pretrained(adapter), store)}, {}
+
+
+def measure_strength(sweep: Path | None, prompts: dict[str, dict], measurements: Measurements) -> tuple[dict, dict]:
+    """(metrics, notes): accuracy at each strength of the adapter."""
+    if sweep and not measurements.judge:
+        return {}, {"strength": "evaluate.judge is null"}
+    accuracy = accuracy_by_strength(sweep, prompts, measurements.caches["judge"]) if sweep else {}
+    return ({"strength": accuracy}, {}) if accuracy else ({}, {"strength": "no images of a sweep were generated (sweep.strengths)"})

@@ -1,0 +1,33 @@
+"""The images that a report shows: the same prompt, seed and noise in every arm; and the grid of same_seed.png."""
+
+import pandas as pd
+from PIL import Image
+
+from sur_adapter.evaluation.sample_selection import Key
+from sur_adapter.generation.image_grid import image_grid
+from sur_adapter.io.images import open_image
+
+
+def sample_rows(keys: list[Key], judgements: pd.DataFrame, prompts: dict[str, dict], arms: list[str], images: dict) -> list[dict]:
+    """Variables of the macro `sample_rows`, one row per key. judgements: by (arm, id, seed); images: (arm, id, seed) -> bytes."""
+    return [
+        {
+            "id": name,
+            "seed": seed,
+            "prompt": prompts[name]["prompt"],
+            "category": prompts[name]["category"],
+            "images": [
+                {"arm": arm, "data": images[arm, name, seed], "shown": float(row.shown), "text": row.text}
+                for arm in arms
+                for row in [judgements.loc[(arm, name, seed)]]
+            ],
+        }
+        for name, seed in keys
+    ]
+
+
+def same_seed_grid(keys: list[Key], prompts: dict[str, dict], images: dict) -> Image.Image:
+    """The images of plain prompts without (above) and with the adapter (below): same seed, same noise."""
+    arms = {"baseline": "without", "adapter": "with the adapter"}
+    columns = [(prompts[name]["prompt"], [open_image(images[arm, name, seed]) for arm in arms]) for name, seed in keys]
+    return image_grid(columns, list(arms.values()))

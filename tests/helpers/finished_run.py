@@ -1,0 +1,71 @@
+"""A finished run up to `evaluate`: images that are correct and incorrect on purpose, so that all numbers are known exactly."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.repository import ROOT
+from helpers.small_models import encode
+from helpers.stages import evaluate
+from miniature.prompts import prompts as make_prompts
+from miniature.scenes import CATEGORIES, make
+from sur_adapter.io.shards import write_table, write_tar
+
+CLIP = str(ROOT / "models/miniature/clip")
+EACH, SEEDS = 8, 2
+RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "complex_adapter": 7, "expansion": 3}  # of EACH prompts a category, in both seeds
+SETTINGS = {"judge": "pictograms", "clip": CLIP, "bootstrap_resamples": 2000, "seed": 0}
+PROMPTS = [p for category in CATEGORIES for p in make_prompts(category, EACH)]
+
+
+def correct_image(prompt: dict) -> bytes:
+    seed = next(s for s in range(3_000_000, 3_100_000) if make(s, prompt["category"]).include == prompt["include"])
+    return encode(make(seed, prompt["category"]).draw())
+
+
+def incorrect_image(prompt: dict, k: int) -> bytes:
+    seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, prompt["category"]).include != prompt["include"])
+    return encode(make(seed, prompt["category"]).draw())
+
+
+def write_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int = SEEDS) -> None:
+    place = {p["id"]: int(p["id"][-3:]) for p in rows}
+    members = [
+        (f"{p['id']}-{k}", "png", correct_image(p) if place[p["id"]] < correct else incorrect_image(p, k))
+        for p in rows
+        for k in range(seeds)
+    ]
+    write_tar(folder / arm / "images-000000.tar", members)
+    text = [p["complex_prompt"] if arm == "complex" else p["prompt"] for p in rows]
+    columns = {"id": [p["id"] for p in rows], "category": [p["category"] for p in rows], "arm": arm, "text": text}
+    write_table(folder / arm / "prompts.parquet", pd.DataFrame(columns))
+
+
+class FinishedRun:
+    """Everything that evaluate reads, in one folder; `run` evaluates."""
+
+    def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS):
+        self.prompts, self.images, self.reports, self.adapter = (folder / n for n in ("prompts", "images", "reports", "adapter"))
+        for path in (self.prompts, self.reports / "train", self.adapter):
+            path.mkdir(parents=True)
+        (self.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
+        for arm, correct in right.items():
+            write_arm(self.images, arm, rows, correct, seeds)
+        counts = {"in": 30, "kept": 20, "dropped": {"near_duplicate": 10}}
+        funnel = counts | {"by_source": {"miniature": counts}, "by_split": {"train": 18, "validation": 1, "test": 1}}
+        (self.reports / "funnel.json").write_text(json.dumps(funnel))
+        history = [{"step": s, "loss": 1 / s, "gradient_norm": 0.1} for s in (50, 100, 150)]
+        (self.reports / "train" / "history.json").write_text(json.dumps(history))
+        (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
+
+    def run(self, sweep=None, **changes) -> dict:
+        r = self.reports
+        evaluate(self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, r, sweep=sweep, evaluate=SETTINGS | changes)
+        return json.loads((r / "metrics.json").read_text())
+
+    def notes(self) -> dict:
+        return json.loads((self.reports / "notes.json").read_text())
+
+    def files(self) -> dict[str, bytes]:
+        return {str(p.relative_to(self.reports)): p.read_bytes() for p in sorted(self.reports.rglob("*")) if p.is_file()}
