@@ -45,7 +45,7 @@ class CaptionWorker:
         if len(captions) == count:
             return captions
         remaining = missing & (missing.cumsum() > len(captions))
-        with tqdm(initial=len(captions), total=count, desc=f"caption {number}", unit="image", disable=None) as bar:
+        with tqdm(initial=len(captions), total=count, desc=f"caption {number}", unit="image") as bar:
             for batch in self.captioner().caption_batches(read_images(remaining), list(ids[remaining]), self.config.batch_size):
                 self.work.set(f"{number}-{len(captions):06d}", json.dumps(batch).encode())
                 captions += batch

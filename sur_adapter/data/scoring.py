@@ -30,7 +30,7 @@ class ScoreWorker:
         source, number = task
         rows, read_images = read_shard(self.raw / source, number)
         rows = _with_captions(rows, self.captions / source / captions_file(number))
-        images = tqdm(read_images(), f"{self.name} {source} {number}", len(rows), unit="image", disable=None)
+        images = tqdm(read_images(), f"{self.name} {source} {number}", len(rows), unit="image")
         values = self.plugin.score(images, rows.to_dict("records"), self.config)
         table = pd.DataFrame({"id": rows.id} | (values if isinstance(values, dict) else {"": values}))
         with self.work.open(scores_file(*task)) as part:
