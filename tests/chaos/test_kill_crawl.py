@@ -11,7 +11,7 @@ from threading import Lock
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from helpers.hostile_server import Site, claimed, item, page
+from helpers.hostile_server import Site, item, page, png_of_claimed_size
 from helpers.made_images import png
 from helpers.repository import ROOT
 from helpers.small_models import encode
@@ -30,10 +30,10 @@ COUNT, WORKERS, SHARD = 300, 4, 64
 
 
 class Pictures(Site):
-    """COUNT pictures in pages of 40; some are missing, some are there twice. `after(n)` is called when n pictures have been asked for."""
+    """COUNT images in pages of 40; some are missing, some are duplicates. `after(n)` is called after the n-th image request."""
 
     def __init__(self):
-        self.asked_for, self.after, self.lock = 0, lambda _: None, Lock()
+        self.num_requests, self.after, self.lock = 0, lambda _: None, Lock()
         super().__init__(self.answer)
 
     def answer(self, path, _):
@@ -42,8 +42,8 @@ class Pictures(Site):
             end = min(start + 40, COUNT)
             return page([item(f"{self.url}/{i}") for i in range(start, end)], **({"nextCursor": end} if end < COUNT else {}))
         with self.lock:
-            self.asked_for += 1
-            self.after(self.asked_for)
+            self.num_requests += 1
+            self.after(self.num_requests)
         number = int(path[1:])
         return (404, {}, b"") if number % 17 == 3 else (200, {}, png(text={"number": str(number if number % 13 else 0)}))
 
@@ -65,11 +65,11 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_a_crawl_killed_at_any_moment_ends_with_the_same_bytes_and_requests_nothing_twice(tmp_path, seed):
     with Pictures() as site:
         assert start(site, tmp_path / "peace" / "civitai").wait() == 0
-        peace = len(site.asked)
-        assert site.asked_for == COUNT
-        site.asked.clear()
+        peace = len(site.requests)
+        assert site.num_requests == COUNT
+        site.requests.clear()
         moments = sorted(Random(seed).sample(range(1, COUNT), 3))
-        site.asked_for = 0
+        site.num_requests = 0
         for moment in moments:
             process = start(site, tmp_path / "killed" / "civitai")
             site.after = lambda n, moment=moment, process=process: process.kill() if n >= moment else None
@@ -78,10 +78,10 @@ def test_a_crawl_killed_at_any_moment_ends_with_the_same_bytes_and_requests_noth
         site.after = lambda n: None
         assert start(site, tmp_path / "killed" / "civitai").wait() == 0
         assert contents(tmp_path / "killed" / "civitai") == contents(tmp_path / "peace" / "civitai")
-        asked = [path for path, _ in site.asked]
-        twice = {p for p in asked if asked.count(p) > 1}
+        paths = [path for path, _ in site.requests]
+        twice = {p for p in paths if paths.count(p) > 1}
         assert len(twice) <= len(moments) * WORKERS, "none but those under way at a kill"
-        assert sum(p.startswith("/api") for p in asked) <= peace - COUNT + len(moments), "pages are not asked for again either"
+        assert sum(p.startswith("/api") for p in paths) <= peace - COUNT + len(moments), "pages are not requested again either"
     assert not [f for f in work_dir().iterdir() if f.is_dir()]
 
 
@@ -101,11 +101,11 @@ def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_ar
         shards = len(list(work.glob("prompts-*.parquet")))
         rows = len(list(work.glob("row-*")))
         assert shards and rows, "a shard is finished, and some rows of the next are there"
-        first = {path for path, _ in site.asked}
-        site.asked.clear()
+        first = {path for path, _ in site.requests}
+        site.requests.clear()
         site.after = lambda n: None
         assert start(site, tmp_path / "a" / "civitai").wait() == 0
-        again = {p for p, _ in site.asked} & first
+        again = {p for p, _ in site.requests} & first
         assert len(again) <= WORKERS
     table = read_table(tmp_path / "a" / "civitai")
     assert len(table) == COUNT and list(table.url.str.rpartition("/")[2].astype(int)) == list(range(COUNT))
@@ -153,9 +153,9 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
         next(rows)
         assert "fetcher" in {thread.name for thread in threading.enumerate()}
         rows.close()
-        asked = len(site.asked)
+        before = len(site.requests)
         time.sleep(0.3)
-        assert "fetcher" not in {thread.name for thread in threading.enumerate()} and len(site.asked) <= asked + 8 < 60
+        assert "fetcher" not in {thread.name for thread in threading.enumerate()} and len(site.requests) <= before + 8 < 60
 
 
 def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):
@@ -194,13 +194,13 @@ def test_every_row_of_a_hostile_site_ends_with_an_image_or_a_reason(tmp_path):
         "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
         "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),
         "cut.jpg": ((200, {}, encode(Image.effect_noise((64, 64), 80), "jpeg")[:-900]), "truncated"),
-        "bomb.png": ((200, {}, claimed(9000, 9000)), "too many pixels"),
+        "bomb.png": ((200, {}, png_of_claimed_size(9000, 9000)), "too many pixels"),
         "nothing.png": ((200, {}, b""), "not an image"),
         "noai.png": ((200, {"X-Robots-Tag": "noai"}, png("blue")), "opted out: noai"),
         "private/x.png": ((200, {}, png("green")), "robots.txt forbids"),
         "gone.png": ((410, {}, b""), "http 410"),
     }
-    assert len(claimed(9000, 9000)) == 75
+    assert len(png_of_claimed_size(9000, 9000)) == 75
 
     def answer(path, _):
         return page([item(f"{site.url}/{name}") for name in served]) if path.startswith("/api") else served[path[1:]][0]

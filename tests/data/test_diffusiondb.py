@@ -19,8 +19,8 @@ def home(tmp_path):
     return write(tmp_path / "db", table())
 
 
-def names(some) -> list[int]:
-    return [int(row["url"].rpartition("/")[2].split(".")[0], 16) for row in some]
+def names(selected) -> list[int]:
+    return [int(row["url"].rpartition("/")[2].split(".")[0], 16) for row in selected]
 
 
 def test_rows_come_part_by_part_with_their_pictures_up_to_the_limit(home):
@@ -64,8 +64,8 @@ def test_only_images_that_meet_the_conditions_are_rows(home, conditions, expecte
 
 
 def test_likely_nsfw_rows_are_excluded_by_default_and_blurred_ones_have_their_own_level(tmp_path):
-    told = table(6).assign(part_id=1, image_nsfw=[0.1, 0.3, 0.6, 0.99, 2.0, float("nan")], prompt_nsfw=[0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
-    home = write(tmp_path / "db", told)
+    metadata = table(6).assign(part_id=1, image_nsfw=[0.1, 0.3, 0.6, 0.99, 2.0, float("nan")], prompt_nsfw=[0.1, 0.1, 0.1, 0.1, 0.1, 0.1])
+    home = write(tmp_path / "db", metadata)
     assert names(rows(Config(path=str(home), limit=9))) == [0]
     assert names(rows(Config(path=str(home), limit=9, image_nsfw=0.5))) == [0, 1]
     got = rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=None))
@@ -123,15 +123,15 @@ def test_a_member_with_a_path_out_of_its_folder_is_read_and_nothing_is_written(h
 def test_the_table_may_name_no_file_outside_the_zips(tmp_path):
     (tmp_path / "secret.png").write_bytes(png())
     home = write(tmp_path / "db", table(3).assign(part_id=1))
-    told = table(3).assign(part_id=1, image_name=["../secret.png", str(tmp_path / "secret.png"), "00000002.png"])
-    told.to_parquet(home / "metadata.parquet")
+    metadata = table(3).assign(part_id=1, image_name=["../secret.png", str(tmp_path / "secret.png"), "00000002.png"])
+    metadata.to_parquet(home / "metadata.parquet")
     assert [row["dropped"] for row in rows(Config(path=str(home), limit=3))] == ["file missing", "file missing", None]
 
 
 def test_the_large_set_has_two_folders_and_its_own_table(tmp_path):
-    told = table(4).assign(part_id=[10_001, 10_000, 1, 14_000])
+    metadata = table(4).assign(part_id=[10_001, 10_000, 1, 14_000])
     requested = []
-    told.to_parquet(tmp_path / "metadata-large.parquet")
+    metadata.to_parquet(tmp_path / "metadata-large.parquet")
 
     def download(repository, name, repo_type, revision):
         requested.append(name)

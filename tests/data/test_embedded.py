@@ -6,7 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from helpers.made_images import commented, png, stealthy
+from helpers.made_images import png, with_hidden_text, with_user_comment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
@@ -32,7 +32,7 @@ GRAPH = {
 
 
 @pytest.mark.parametrize(
-    ("chunk", "text", "found"),
+    ("chunk", "text", "expected"),
     [
         ("parameters", "a\nb (c:1.2) <lora:x:0.8>\nNegative prompt: d\ne\nSteps: 20, Size: 8x8", ("a\nb (c:1.2) <lora:x:0.8>", "d\ne")),
         ("parameters", "no settings at all", ("no settings at all", None)),
@@ -66,14 +66,14 @@ GRAPH = {
         ("workflow", '{"nodes": 3, "links": null}', (None, None)),
     ],
 )
-def test_a_prompt_in_a_text_chunk_is_read_and_malformed_text_is_not_a_prompt(chunk, text, found):
-    assert embedded_prompts(png(text={chunk: text})) == found
+def test_a_prompt_in_a_text_chunk_is_read_and_malformed_text_is_not_a_prompt(chunk, text, expected):
+    assert embedded_prompts(png(text={chunk: text})) == expected
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "webp"])
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_a_user_comment_is_read_in_either_byte_order(kind, order):
-    assert embedded_prompts(commented("eine Möwe\nNegative prompt: grau\nSteps: 3", kind, order)) == ("eine Möwe", "grau")
+    assert embedded_prompts(with_user_comment("eine Möwe\nNegative prompt: grau\nSteps: 3", kind, order)) == ("eine Möwe", "grau")
 
 
 @pytest.mark.parametrize("tag", [0x010F, 0x0110])
@@ -85,10 +85,10 @@ def test_a_graph_in_the_exif_make_or_model_of_a_webp_is_read(tag):
 
 
 def test_a_prompt_before_truncated_pixels_is_read_without_decoding(monkeypatch):
-    told, decoded = png(text={"parameters": "a cat"}, size=(64, 64)), []
+    data, decoded = png(text={"parameters": "a cat"}, size=(64, 64)), []
     load = PngImagePlugin.PngImageFile.load
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda image: decoded.append(image) or load(image))
-    assert embedded_prompts(told[: told.index(b"IDAT") + 8]) == embedded_prompts(told) == ("a cat", None) and decoded == []
+    assert embedded_prompts(data[: data.index(b"IDAT") + 8]) == embedded_prompts(data) == ("a cat", None) and decoded == []
     assert embedded_prompts(png()) == (None, None) and decoded
 
 
@@ -120,27 +120,27 @@ def test_two_chunks_of_older_novelai_are_combined_and_a_description_alone_is_no_
 @pytest.mark.parametrize("gzipped", [True, False])
 @pytest.mark.parametrize("kind", ["png", "webp"])
 def test_a_prompt_in_the_lowest_bits_of_the_pixels_is_read(mode, gzipped, kind):
-    assert embedded_prompts(stealthy("a café\nNegative prompt: n\nSteps: 1", mode, gzipped, kind=kind)) == ("a café", "n")
+    assert embedded_prompts(with_hidden_text("a café\nNegative prompt: n\nSteps: 1", mode, gzipped, kind=kind)) == ("a café", "n")
     inside = {"Description": "1girl", "Comment": json.dumps({"uc": "bad"})}
-    assert embedded_prompts(stealthy(json.dumps(inside), mode, gzipped, kind=kind)) == ("1girl", "bad")
+    assert embedded_prompts(with_hidden_text(json.dumps(inside), mode, gzipped, kind=kind)) == ("1girl", "bad")
     graph = {"prompt": {"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0]}}, "2": {"inputs": {"text": "hi"}}}}
-    assert embedded_prompts(stealthy(json.dumps(graph), mode, gzipped, kind=kind)) == ("hi", None)
+    assert embedded_prompts(with_hidden_text(json.dumps(graph), mode, gzipped, kind=kind)) == ("hi", None)
 
 
 @pytest.mark.parametrize("bits", [0, 7, 10**5, 2**32 - 1])
 def test_a_hidden_length_beyond_the_pixels_is_no_prompt(bits):
     for gzipped in (True, False):
-        assert embedded_prompts(stealthy("a cat", gzipped=gzipped, bits=bits)) == (None, None)
-    assert embedded_prompts(stealthy(b"no gzip at all")) == (None, None)
+        assert embedded_prompts(with_hidden_text("a cat", gzipped=gzipped, bits=bits)) == (None, None)
+    assert embedded_prompts(with_hidden_text(b"no gzip at all")) == (None, None)
 
 
 def test_hidden_gzip_is_decompressed_up_to_a_limit(monkeypatch):
     monkeypatch.setattr("sur_adapter.data.prompts.stealth_png.MAX_TEXT", 1000)
-    assert embedded_prompts(stealthy("a" * 100_000)) == ("a" * 1000, None)
+    assert embedded_prompts(with_hidden_text("a" * 100_000)) == ("a" * 1000, None)
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "expected"),
     [
         ({"1": {"class_type": "FaceDetailer", "inputs": {"positive": ["5", 0], "negative": ["4", 0]}}}, ("a cat", "bad")),
         ({"2": {"class_type": "Efficient Loader", "inputs": {"positive": "a bee", "negative": "wasps"}}}, ("a bee", "wasps")),
@@ -153,8 +153,8 @@ def test_hidden_gzip_is_decompressed_up_to_a_limit(monkeypatch):
         ({"1": {"class_type": "SamplerCustomAdvanced", "inputs": {"guider": ["8", 0]}}}, ("a cat, a dog", "bad")),
     ],
 )
-def test_the_positive_branch_is_found_through_any_nodes(changes, found):
-    assert embedded_prompts(png(text={"prompt": json.dumps(GRAPH | changes)})) == found
+def test_the_positive_branch_is_found_through_any_nodes(changes, expected):
+    assert embedded_prompts(png(text={"prompt": json.dumps(GRAPH | changes)})) == expected
 
 
 def test_a_saved_workflow_may_have_reroutes_and_links_of_either_form():
@@ -166,8 +166,8 @@ def test_a_saved_workflow_may_have_reroutes_and_links_of_either_form():
     ]
     links = [[10, 2, 0, 1, 0, "CONDITIONING"], [11, 4, 0, 1, 1, "CONDITIONING"], [12, 3, 0, 2, 0, "*"]]
     objects = [{"id": i, "origin_id": a, "origin_slot": slot} for i, a, slot, *_ in links]
-    for some in (links, objects):
-        assert embedded_prompts(png(text={"workflow": json.dumps({"nodes": nodes, "links": some})})) == ("a cat", "bad")
+    for link_list in (links, objects):
+        assert embedded_prompts(png(text={"workflow": json.dumps({"nodes": nodes, "links": link_list})})) == ("a cat", "bad")
 
 
 # junk, and round trips
@@ -196,7 +196,7 @@ CHUNKS = [keys[0] for _, *keys in embedded.READERS]
 @few
 @given(st.binary(max_size=200), st.integers(0, 400))
 def test_junk_and_images_with_junk_in_them_raise_nothing(junk, where):
-    intact = stealthy("a cat\nSteps: 1", size=(16, 16))
+    intact = with_hidden_text("a cat\nSteps: 1", size=(16, 16))
     for data in (
         junk,
         png()[:40] + junk,
@@ -217,7 +217,7 @@ def test_json_of_any_shape_in_any_chunk_raises_nothing(value, chunk):
 @given(st.dictionaries(IDS, NODE | JSON, max_size=4))
 def test_graphs_with_arbitrary_links_terminate(graph):
     positive, negative = embedded_prompts(png(text={"prompt": json.dumps(graph)}))
-    assert all(words is None or words.strip() for words in (positive, negative))
+    assert all(prompt is None or prompt.strip() for prompt in (positive, negative))
 
 
 @few
@@ -228,7 +228,10 @@ def test_every_format_is_read_as_it_was_written(positive, negative):
     nodes |= {"3": {"class_type": "CLIPTextEncode", "inputs": {"text": negative}}} if negative else {}
     graph = {"1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "negative": ["3", 0]}}} | nodes
     written = [
-        *(png(text={"parameters": lines}), commented(lines, "jpeg"), stealthy(lines), stealthy(lines, "RGB", gzipped=False)),
+        png(text={"parameters": lines}),
+        with_user_comment(lines, "jpeg"),
+        with_hidden_text(lines),
+        with_hidden_text(lines, "RGB", gzipped=False),
         png(text={"parameters": json.dumps({"prompt": positive, "negative_prompt": negative or "", "fooocus_scheme": "fooocus"})}),
         png(text={"parameters": json.dumps({"sui_image_params": {"prompt": positive, "negativeprompt": negative or ""}})}),
         png(text={"invokeai_metadata": json.dumps({"positive_prompt": positive, "negative_prompt": negative})}),
@@ -240,7 +243,7 @@ def test_every_format_is_read_as_it_was_written(positive, negative):
 
 # real pictures
 
-READ = {  # how the prompts begin, None where there is none; as SOURCE.txt beside the pictures says of each
+READ = {  # how the prompts begin, None if there is none, as documented in SOURCE.txt beside the images
     "automatic1111_cropped.jpg": ("photo of a duck", "monochrome"),
     "automatic1111_cropped.png": ("photo of a duck", "monochrome"),
     "bad_text_after_idat.png": ("photo of a duck", "monochrome"),
@@ -268,8 +271,8 @@ READ = {  # how the prompts begin, None where there is none; as SOURCE.txt besid
 @real
 def test_real_images_have_the_documented_prompts_and_others_have_none():
     for file in (f for f in REAL.rglob("*") if f.suffix in (".png", ".jpg")):
-        for words, start in zip(embedded_prompts(file.read_bytes()), READ.get(file.name, (None, None)), strict=True):
-            assert (words is None) == (start is None) and (words or "").startswith(start or ""), file.name
+        for prompt, start in zip(embedded_prompts(file.read_bytes()), READ.get(file.name, (None, None)), strict=True):
+            assert (prompt is None) == (start is None) and (prompt or "").startswith(start or ""), file.name
 
 
 @real

@@ -59,8 +59,8 @@ def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_s
 @real
 def test_the_published_sample_of_surd_is_found_though_it_names_neither_folder_nor_extension():
     rows = list(folder.rows(folder.Config(str(REAL / "sur-adapter-samples"))))
-    told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
-    assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in told}
+    metadata = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
+    assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in metadata}
     assert not any(r["dropped"] for r in rows)
 
 
@@ -77,10 +77,10 @@ def test_the_published_set_gives_both_prompts_whether_its_names_have_extensions_
     (tmp_path / "image").mkdir()
     for name in "abc":
         (tmp_path / "image" / f"{name}.png").write_bytes(png(text={"parameters": "inside"}))
-    told = surd_like(tmp_path, "a", "b.png", "image/c.png", "gone")
+    metadata = surd_like(tmp_path, "a", "b.png", "image/c.png", "gone")
     rows = list(surd.rows(surd.Config(str(tmp_path))))
     assert [(r["complex_prompt"], r["simple_prompt"], r["dropped"]) for r in rows] == [
-        (t["prompt"], t["text"], why) for t, why in zip(told, (None, None, None, "file missing"), strict=True)
+        (t["prompt"], t["text"], why) for t, why in zip(metadata, (None, None, None, "file missing"), strict=True)
     ]
     assert {r["source"] for r in rows} == {"surd"} and all(r["licence"] for r in rows)
     assert len(list(surd.rows(surd.Config(str(tmp_path), limit=2)))) == 2
@@ -113,8 +113,8 @@ def test_the_published_simple_prompt_reaches_the_crawled_table(tmp_path):
 
 @real
 def test_the_published_sample_is_read_with_both_prompts():
-    told = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
+    metadata = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
     rows = {Path(r["url"]).stem: r for r in surd.rows(surd.Config(str(REAL / "sur-adapter-samples")))}
-    assert {t["file_name"]: (t["prompt"], t["text"]) for t in told} == {
+    assert {t["file_name"]: (t["prompt"], t["text"]) for t in metadata} == {
         k: (r["complex_prompt"], r["simple_prompt"]) for k, r in rows.items()
     }

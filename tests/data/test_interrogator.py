@@ -32,8 +32,7 @@ def picture(seed: int) -> bytes:
 
 
 def rows(*prompts: str | None) -> list[dict]:
-    some = [{"source": "x", "url": f"u{i}", "complex_prompt": p, "data": picture(i), "dropped": None} for i, p in enumerate(prompts)]
-    return [row | {"complex_prompt": prompt} for row, prompt in zip(some, prompts, strict=True)]
+    return [{"source": "x", "url": f"u{i}", "complex_prompt": p, "data": picture(i), "dropped": None} for i, p in enumerate(prompts)]
 
 
 def test_the_best_labels_of_each_list_are_chosen_at_any_batch_size(interrogator):
@@ -41,26 +40,26 @@ def test_the_best_labels_of_each_list_are_chosen_at_any_batch_size(interrogator)
     together = interrogator.prompts(images, list("abcdefghi"))
     assert together == [interrogator.prompts([image], ["a"])[0] for image in images]
     for image, prompt in zip(images, together, strict=True):
-        agreement = interrogator.clip.encode_images([image])[0] @ interrogator.clip.encode_texts(LABELS["flavors"]).T
-        best = [LABELS["flavors"][i] for i in np.argsort(-agreement, kind="stable")[:3]]
+        similarity = interrogator.clip.encode_images([image])[0] @ interrogator.clip.encode_texts(LABELS["flavors"]).T
+        best = [LABELS["flavors"][i] for i in np.argsort(-similarity, kind="stable")[:3]]
         assert prompt.split(", ")[1:] == best and prompt.split(", ")[0] in LABELS["mediums"]
 
 
 def test_a_written_prompt_is_more_similar_to_its_own_image_than_to_others(interrogator):
     images = [make(i, "counting").draw() for i in range(12)]
-    words = interrogator.clip.encode_texts(interrogator.prompts(images, [str(i) for i in range(12)]))
-    agreement = interrogator.clip.encode_images(images) @ words.T
-    assert np.diag(agreement).mean() > agreement[~np.eye(12, dtype=bool)].mean() + 0.2
+    text_embeds = interrogator.clip.encode_texts(interrogator.prompts(images, [str(i) for i in range(12)]))
+    similarity = interrogator.clip.encode_images(images) @ text_embeds.T
+    assert np.diag(similarity).mean() > similarity[~np.eye(12, dtype=bool)].mean() + 0.2
 
 
 def test_only_rows_with_an_image_and_without_a_prompt_change_and_the_order_stays(interrogator):
-    given = rows("found", None, None, "found too", None, None)
-    given[2]["data"], given[4]["data"] = b"no picture", None
-    given[4]["dropped"] = "http 404"
-    got = list(interrogator.fill([dict(row) for row in given]))
-    assert [row["url"] for row in got] == [row["url"] for row in given]
+    source_rows = rows("found", None, None, "found too", None, None)
+    source_rows[2]["data"], source_rows[4]["data"] = b"no picture", None
+    source_rows[4]["dropped"] = "http 404"
+    got = list(interrogator.fill([dict(row) for row in source_rows]))
+    assert [row["url"] for row in got] == [row["url"] for row in source_rows]
     assert [row.get("prompt_by") for row in got] == [None, "interrogator", None, None, None, "interrogator"]
-    for before, after in zip(given, got, strict=True):
+    for before, after in zip(source_rows, got, strict=True):
         written = {"complex_prompt": after["complex_prompt"], "prompt_by": "interrogator"} if "prompt_by" in after else {}
         assert after == before | written and (not written or after["complex_prompt"])
 
@@ -74,9 +73,9 @@ def test_labels_beyond_the_text_length_of_clip_are_left_out():
 
 
 def test_a_caption_comes_first_if_a_captioner_is_configured():
-    told = Interrogator(InterrogatorConfig(CLIP, caption=BLIP, flavors=1, labels=LABELS))
+    interrogator = Interrogator(InterrogatorConfig(CLIP, caption=BLIP, flavors=1, labels=LABELS))
     image = make(3, "counting").draw()
-    assert told.prompts([image], ["a"])[0].startswith(told.captioner.caption([image], ["a"])[0] + ", ")
+    assert interrogator.prompts([image], ["a"])[0].startswith(interrogator.captioner.caption([image], ["a"])[0] + ", ")
 
 
 def test_a_folder_is_interrogated_if_configured_and_its_rows_say_so(tmp_path):
@@ -98,9 +97,9 @@ def test_a_folder_is_interrogated_if_configured_and_its_rows_say_so(tmp_path):
 
 
 def test_the_lists_of_clip_interrogator_are_read_without_importing_it():
-    found = read_label_lists()
-    assert {name: len(labels) for name, labels in found.items()} == {"mediums": 95, "artists": 5265, "movements": 200, "flavors": 100969}
-    assert all(name.startswith("by ") for name in found["artists"]) and "clip_interrogator" not in sys.modules
+    lists = read_label_lists()
+    assert {name: len(labels) for name, labels in lists.items()} == {"mediums": 95, "artists": 5265, "movements": 200, "flavors": 100969}
+    assert all(name.startswith("by ") for name in lists["artists"]) and "clip_interrogator" not in sys.modules
 
 
 def test_without_the_lists_the_error_says_what_to_install(monkeypatch):

@@ -90,8 +90,8 @@ COMMON = ["a", "cat,", "its", "paws;", "won't", "sit.", "Ãœber-old", "10:30", "ç
 
 @few
 @given(st.lists(st.sampled_from(COMMON), max_size=12))
-def test_sentences_with_common_punctuation_are_unchanged(some):
-    sentence = " ".join(["so", *some])
+def test_sentences_with_common_punctuation_are_unchanged(parts):
+    sentence = " ".join(["so", *parts])
     assert re.findall(r"[^\s(),]+", clean(sentence)) == re.findall(r"[^\s(),]+", sentence)
     if "," not in sentence and ";" not in sentence:
         assert clean(sentence) == sentence
@@ -99,10 +99,10 @@ def test_sentences_with_common_punctuation_are_unchanged(some):
 
 @few
 @given(st.lists(st.sampled_from(["red", "a cat", "tall", "sky"]), min_size=1, max_size=6), st.data())
-def test_no_word_is_lost_under_any_weight_syntax(some, data):
+def test_no_word_is_lost_under_any_weight_syntax(parts, data):
     weigh = st.sampled_from(["{}", "({})", "(({}))", "[{}]", "({}:1.3)", "({}: 0.7)", "{{{}}}", "<lora:x:1> {}", "[{}:0.5]"])
-    weighed = [data.draw(weigh).format(one) for one in some]
-    assert [part.strip() for part in clean(", ".join(weighed)).split(",")] == some
+    weighed = [data.draw(weigh).format(one) for one in parts]
+    assert [part.strip() for part in clean(", ".join(weighed)).split(",")] == parts
 
 
 @pytest.mark.parametrize("piece", ["(", "[a:", "(a, ", "a AND ", " ", "\\", "(:1", "1", "\n,", "<a", "(a) b "])
@@ -130,22 +130,22 @@ def test_tokens_beyond_the_length_of_a_model_are_counted():
 def test_real_keyword_prompts_lose_their_weights_and_real_sentences_are_unchanged():
     pages = [json.loads(page.read_text())["items"] for page in (REAL / "civitai-api-pages").glob("*.json")]
     metas = [i["meta"] for page in pages for m in page for v in m["modelVersions"] for i in v["images"]]
-    found = {m["prompt"] for m in metas if m and m.get("prompt")}
-    cleaned = {prompt: clean(prompt) for prompt in found}
-    assert not any(re.search(r"<lora:|\([^()]*:\s*\d\.\d+\)", words) for words in cleaned.values())
-    assert sum(words != prompt for prompt, words in cleaned.items()) > len(found) / 4
+    prompts = {m["prompt"] for m in metas if m and m.get("prompt")}
+    cleaned = {prompt: clean(prompt) for prompt in prompts}
+    assert not any(re.search(r"<lora:|\([^()]*:\s*\d\.\d+\)", result) for result in cleaned.values())
+    assert sum(result != prompt for prompt, result in cleaned.items()) > len(prompts) / 4
     for name in ("color_val.txt", "numeracy_val.txt", "non_spatial_val.txt"):
         for sentence in (REAL / "t2i-compbench" / name).read_text().splitlines():
             assert clean(sentence) == sentence
 
 
 def test_a_crawl_stores_the_original_prompt_and_the_clean_one(tmp_path):
-    found = ["(a cat:1.2) <lora:x:1>", "a cat", None]
+    prompts = ["(a cat:1.2) <lora:x:1>", "a cat", None]
     assert write_shards(
-        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in found]
+        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in prompts]
     )
     table = read_table(tmp_path)
-    assert list(table.complex_prompt.dropna()) == found[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
+    assert list(table.complex_prompt.dropna()) == prompts[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
 
 
 def test_clip_and_the_text_encoder_read_the_clean_prompt(tmp_path):

@@ -40,15 +40,15 @@ def test_a_removed_sample_is_gone_in_all_its_copies_and_a_new_crawl_does_not_bri
     assert {key: data for key, _, data in read_tar(raw)} == {k: d for k, d in bytes_before.items() if k not in set(twice.id)}
     pd.testing.assert_frame_equal(after.drop(index=gone.index), before.drop(index=gone.index), check_dtype=False)
     assert sum(len(list(images())) for _, _, images in iter_shards(raw)) > 50
-    words = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
-    assert not any(word in words for word in (*twice.id, *twice.url)), "the memory holds no address"
+    content = "".join(f.read_bytes().decode("latin-1") for f in [*raw.glob("*.tar"), memory])
+    assert not any(word in content for word in (*twice.id, *twice.url)), "the memory holds no address"
     crawl(tmp_path / "again" / "miniature", memory, sources=SOURCES)
     assert files(tmp_path / "again" / "miniature") == files(raw)
 
 
 def test_a_removed_row_has_its_id_its_source_and_the_reason_only(tmp_path):
-    told = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW_SCHEMA if f.name != "id"} | {"source": "s", "dropped": None}
-    others = [told | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
+    values = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW_SCHEMA if f.name != "id"} | {"source": "s", "dropped": None}
+    others = [values | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
     write_shards(raw := tmp_path / "raw" / "s", apply_removals([dict(row) for row in others], set()))
     assert read_table(raw).drop(columns="dropped").notna().all(axis=None), "each column says something"
     assert forget("u0", raw.parent, memory := tmp_path / "forgotten.txt") == 1
@@ -74,10 +74,10 @@ def test_all_images_of_a_user_are_removed_and_not_requested_again_and_no_name_is
         assert read_table(raw).user.nunique() == 2
         assert forget("alice", raw.parent, memory := tmp_path / "forgotten.txt") == 2
         assert list(read_table(raw).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept"]
-        site.asked.clear()
+        site.requests.clear()
         names.append("alice")
         crawl(again := tmp_path / "again" / "civitai", memory, sources=sources)
-        assert sorted(path for path, _ in site.asked if "api" not in path and "robots" not in path) == ["/1", "/3"]
+        assert sorted(path for path, _ in site.requests if "api" not in path and "robots" not in path) == ["/1", "/3"]
     assert list(read_table(again).dropped.fillna("kept")) == ["forgotten", "kept", "forgotten", "kept", "forgotten"]
     assert not any(b"alice" in f.read_bytes() for f in tmp_path.rglob("*") if f.is_file())
 

@@ -26,12 +26,12 @@ def rows(site, **settings) -> list[dict]:
 
 def test_rows_come_in_the_order_of_the_gallery_and_cursors_are_followed_up_to_the_limit():
     with Gallery(450, seed=1, retry_after=0) as gallery:
-        found = rows(gallery, limit=430, nsfw="X")
-        assert [r["url"] for r in found] == [gallery.item(i, True)["url"] for i in range(430)]
-        assert [r["complex_prompt"] for r in found] == [gallery.prompt(i) or None for i in range(430)]
-        assert [r["data"] for r in found] == [gallery.file(i)[0] for i in range(430)]
-        assert not any(r["dropped"] for r in found)
-        assert {r["nsfw"] for r in found} == {"None", "Soft", "Mature", "X"}
+        result = rows(gallery, limit=430, nsfw="X")
+        assert [r["url"] for r in result] == [gallery.item(i, True)["url"] for i in range(430)]
+        assert [r["complex_prompt"] for r in result] == [gallery.prompt(i) or None for i in range(430)]
+        assert [r["data"] for r in result] == [gallery.file(i)[0] for i in range(430)]
+        assert not any(r["dropped"] for r in result)
+        assert {r["nsfw"] for r in result} == {"None", "Soft", "Mature", "X"}
         assert len(rows(gallery, limit=1000, nsfw="X")) == 450
 
 
@@ -44,7 +44,7 @@ def test_flagged_images_above_the_configured_level_are_not_requested_and_not_fet
 
     with Site(answer) as site:
         assert [r["dropped"] for r in rows(site, limit=5, nsfw="Soft")] == [None, None, "flagged X"]
-        assert sorted(p for p, _ in site.asked if "/api" not in p) == ["/None", "/Soft"], "at once, so in either order"
+        assert sorted(p for p, _ in site.requests if "/api" not in p) == ["/None", "/Soft"], "at once, so in either order"
 
 
 def test_each_failure_of_an_image_is_a_row_with_a_reason_in_its_place():
@@ -57,14 +57,14 @@ def test_each_failure_of_an_image_is_a_row_with_a_reason_in_its_place():
         return (200, {}, body) if body else (404 if path == "/missing" else 503, {"Retry-After": "0"}, b"")
 
     with Site(answer) as site:
-        found = rows(site, limit=50, tries=2, timeout=0.5, max_bytes=2000)
-        assert [r["dropped"] for r in found] == [
+        result = rows(site, limit=50, tries=2, timeout=0.5, max_bytes=2000)
+        assert [r["dropped"] for r in result] == [
             *(None, "http 404", "too many bytes", "timeout", "http 503"),
             *("not an image", "no address", "no address", "no address", "no address", "private address"),
         ]
-        assert found[0]["data"] == b"good" and found[0]["complex_prompt"] == "a cat"
-        assert [p for p, _ in site.asked].count("/missing") == 1, "a 404 is not asked for again"
-        assert [p for p, _ in site.asked].count("/busy") == 2
+        assert result[0]["data"] == b"good" and result[0]["complex_prompt"] == "a cat"
+        assert [p for p, _ in site.requests].count("/missing") == 1, "a 404 is not requested again"
+        assert [p for p, _ in site.requests].count("/busy") == 2
 
 
 def test_the_token_is_sent_to_the_api_host_only(monkeypatch):
@@ -78,12 +78,12 @@ def test_the_token_is_sent_to_the_api_host_only(monkeypatch):
 
     with Site(elsewhere) as other, Site(moved) as api:
         url = api.url.replace("127.0.0.1", "localhost")
-        found = rows(api, url=url, limit=5, private=[other.host, urlsplit(url).netloc])
-        assert [r["data"] for r in found] == [b"ok", b"ok"]
-        told = [urlsplit(p).path for p, h in api.asked if h.get("Authorization") == "Bearer secret"]
-        assert told == ["/api/v1/images"] and len(other.asked) == 3
-        assert not any("secret" in str(asked) for asked in other.asked)
-        assert all("sur-adapter" in h["User-Agent"] for _, h in api.asked + other.asked)
+        result = rows(api, url=url, limit=5, private=[other.host, urlsplit(url).netloc])
+        assert [r["data"] for r in result] == [b"ok", b"ok"]
+        paths = [urlsplit(p).path for p, h in api.requests if h.get("Authorization") == "Bearer secret"]
+        assert paths == ["/api/v1/images"] and len(other.requests) == 3
+        assert not any("secret" in str(request) for request in other.requests)
+        assert all("sur-adapter" in h["User-Agent"] for _, h in api.requests + other.requests)
 
 
 def test_a_later_page_that_fails_is_a_row_and_a_failed_first_page_is_an_error():
@@ -102,8 +102,8 @@ def test_a_later_page_that_fails_is_a_row_and_a_failed_first_page_is_an_error():
     }
     for reason, later["answer"] in wrong.items():
         with Site(answer) as site:
-            found = rows(site, limit=5, tries=1, max_bytes=2**16)
-            assert [r["dropped"] for r in found] == [None, f"page: {reason}"] and "cursor=c2" in found[1]["url"]
+            result = rows(site, limit=5, tries=1, max_bytes=2**16)
+            assert [r["dropped"] for r in result] == [None, f"page: {reason}"] and "cursor=c2" in result[1]["url"]
     with Site(lambda *_: (401, {}, b"")) as site, pytest.raises(ValueError, match=r"gave no first page \(http 401\): set CIVITAI_TOKEN"):
         rows(site, limit=5)
     with Site(lambda *_: (200, {}, b"<html>")) as site, pytest.raises(ValueError, match="not JSON"):
@@ -140,7 +140,7 @@ def test_a_cursor_that_leads_nowhere_ends_the_listing_with_a_reason():
     ):
         with Site(lambda path, _, leads=leads: page(["x"], **leads())) as site:
             assert rows(site, limit=50)[-1]["dropped"] == f"page: {reason}"
-            assert len(site.asked) <= 2
+            assert len(site.requests) <= 2
     with Site(lambda path, _: page([], nextCursor=next(count))) as site:
         assert [r["dropped"] for r in rows(site, limit=50)] == [f"page: no picture on {civitai.MAX_EMPTY_PAGES} pages"]
 
@@ -163,10 +163,10 @@ def test_the_older_api_is_read_model_by_model_and_its_numbered_pages_are_followe
         return page(models, currentPage=number, **({"nextPage": f"https://elsewhere.org/?page={number + 1}"} if number < 3 else {}))
 
     with Site(answer) as site:
-        found = rows(site, limit=50, listing="models")
-        assert [urlsplit(r["url"]).path for r in found] == [f"/{p}/{n}" for p in (1, 2, 3) for n in (0, 1, 2)]
-        assert [r["dropped"] for r in found] == [None, "flagged X", None] * 3
-        assert found[8]["data"] == b"/3/2" and found[8]["complex_prompt"] == "p2"
+        result = rows(site, limit=50, listing="models")
+        assert [urlsplit(r["url"]).path for r in result] == [f"/{p}/{n}" for p in (1, 2, 3) for n in (0, 1, 2)]
+        assert [r["dropped"] for r in result] == [None, "flagged X", None] * 3
+        assert result[8]["data"] == b"/3/2" and result[8]["complex_prompt"] == "p2"
         assert len(rows(site, limit=4, listing="models")) == 4
 
 
@@ -174,20 +174,20 @@ def test_the_older_api_is_read_model_by_model_and_its_numbered_pages_are_followe
 @pytest.mark.parametrize("name", ["meta-1.sfw.json", "meta-2.sfw.json"])
 def test_recorded_pages_of_the_real_site_are_read(name):
     recorded = json.loads((REAL / "civitai-api-pages" / name).read_text())
-    told = [i for m in recorded["items"] for v in m["modelVersions"] for i in v["images"]]
-    pictures = {i["url"]: str(n) for n, i in enumerate(told)}
-    for i in told:  # the pages as they are, their pictures from loopback
+    images = [i for m in recorded["items"] for v in m["modelVersions"] for i in v["images"]]
+    pictures = {i["url"]: str(n) for n, i in enumerate(images)}
+    for i in images:  # the pages as they are, their pictures from loopback
         i["url"] = f"http://pictures/{pictures[i['url']]}"
 
     def answer(path, headers):
         return page(recorded["items"]) if path.startswith("/api") else (200, {}, b"picture")
 
     with Site(answer) as site:
-        for i in told:
+        for i in images:
             i["url"] = i["url"].replace("http://pictures", site.url)
-        found = rows(site, limit=10_000, listing="models")
-    assert len(found) == len(told) > 100
-    for row, image in zip(found, told, strict=True):
+        result = rows(site, limit=10_000, listing="models")
+    assert len(result) == len(images) > 100
+    for row, image in zip(result, images, strict=True):
         assert row["nsfw"] == image["nsfw"] and row["width"] == image["width"]
         assert (row["data"] is None) == (row["nsfw"] != "None")
         assert bool(row["complex_prompt"]) == bool((image["meta"] or {}).get("prompt"))
@@ -207,17 +207,17 @@ def test_lexica_is_read_query_by_query_and_an_image_found_twice_is_fetched_once(
 
     with Site(answer) as site:
         settings = {"url": site.url, "rate": None, "private": [site.host]}
-        found = list(lexica.rows(lexica.Config(queries=("a", "broken", "b & c"), **settings)))
-        assert [r["dropped"] for r in found] == [
+        result = list(lexica.rows(lexica.Config(queries=("a", "broken", "b & c"), **settings)))
+        assert [r["dropped"] for r in result] == [
             *(None, None, "a grid of pictures", "no address", "page: not JSON"),
             *(None, "duplicate", "a grid of pictures", "no address"),
         ]
-        assert [found[i]["complex_prompt"] for i in (0, 5)] == ["a", "b & c"] and [found[i]["nsfw"] for i in (0, 1, 5)] == [
+        assert [result[i]["complex_prompt"] for i in (0, 5)] == ["a", "b & c"] and [result[i]["nsfw"] for i in (0, 1, 5)] == [
             "None",
             "Unknown",
             "X",
         ]
-        assert [p for p, _ in site.asked].count("/same") == 1 and found[0]["data"] == b"/a"
+        assert [p for p, _ in site.requests].count("/same") == 1 and result[0]["data"] == b"/a"
         assert len(list(lexica.rows(lexica.Config(queries=("a",), limit=2, **settings)))) == 2
         with pytest.raises(ValueError, match=r"no answer to the first query \(not JSON\): try later"):
             list(lexica.rows(lexica.Config(queries=("broken",), **settings)))
@@ -235,10 +235,10 @@ def test_a_list_of_urls_is_fetched_in_order_and_a_line_without_a_url_stays_a_row
         table = pd.DataFrame({"link": [f"{site.url}/{i}" for i in range(7)] + ["", "ftp://x/y"], "words": [" p "] * 8 + [""], "other": 1})
         getattr(table, f"to_{kind}")(file := tmp_path / f"list.{kind}", index=False)
         settings = {"path": str(file), "url": "link", "prompt": "words", "licence": "CC0", "rate": None, "private": [site.host]}
-        found = list(urls.rows(urls.Config(**settings)))
-        assert [r["data"] for r in found] == [f"/{i}".encode() for i in range(7)] + [None, None]
-        assert [r["dropped"] for r in found] == [None] * 7 + ["no address"] * 2
-        assert [r["complex_prompt"] for r in found] == ["p"] * 8 + [None] and found[0]["licence"] == "CC0"
+        result = list(urls.rows(urls.Config(**settings)))
+        assert [r["data"] for r in result] == [f"/{i}".encode() for i in range(7)] + [None, None]
+        assert [r["dropped"] for r in result] == [None] * 7 + ["no address"] * 2
+        assert [r["complex_prompt"] for r in result] == ["p"] * 8 + [None] and result[0]["licence"] == "CC0"
         assert len(list(urls.rows(urls.Config(**settings, limit=4)))) == 4
         before = urls.Config(path=str(file)).inputs()
         getattr(table[1:], f"to_{kind}")(file, index=False)

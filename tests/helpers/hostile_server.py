@@ -1,4 +1,4 @@
-"""A web site on loopback that does what it is told, however ill that is: slow, endless, lying about lengths, leading astray."""
+"""A web site on loopback with configurable responses: slow, endless, of wrong length, redirecting anywhere."""
 
 import gzip
 import json
@@ -14,21 +14,24 @@ from threading import Thread
 
 
 class Site:
-    """`answer(path, headers)` -> (status, headers, body); a body is bytes, a list of bytes sent a tenth of a second apart, or a function
-    that is given the open file and writes what it likes. What was asked, robots.txt apart, is kept in `asked`; `robots` is its text."""
+    """Serves `answer(path, headers)` -> (status, headers, body) while its block lasts.
+
+    A body is bytes, a list of bytes sent a tenth of a second apart, or a function that writes to the open connection. robots: the text of
+    robots.txt, or its whole answer; None: 404. `requests` lists (path, headers) of all requests but those of robots.txt.
+    """
 
     def __init__(self, answer: Callable, robots: str | tuple | None = None):
-        site, self.asked, self.robots_asked = self, [], 0
+        site, self.requests, self.robots_requests = self, [], 0
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 if self.path == "/robots.txt":
-                    site.robots_asked += 1
-                    given = (404, {}, b"") if robots is None else robots if isinstance(robots, tuple) else (200, {}, robots.encode())
+                    site.robots_requests += 1
+                    response = (404, {}, b"") if robots is None else robots if isinstance(robots, tuple) else (200, {}, robots.encode())
                 else:
-                    site.asked.append((self.path, dict(self.headers)))
-                    given = answer(self.path, self.headers)
-                self.send(*given)
+                    site.requests.append((self.path, dict(self.headers)))
+                    response = answer(self.path, self.headers)
+                self.send(*response)
 
             def send(self, status, headers, body):
                 self.send_response(status)
@@ -43,7 +46,7 @@ class Site:
                         self.wfile.flush()
                         if isinstance(body, list):
                             time.sleep(0.1)
-                except OSError:  # the client had enough
+                except OSError:  # the client closed the connection
                     return None
 
             def log_message(self, *_):
@@ -65,7 +68,7 @@ class Site:
 
 
 class Mute:
-    """A port that takes connections and never says a word."""
+    """A port that accepts connections and never responds."""
 
     def __enter__(self):
         self.socket = socket.create_server(("127.0.0.1", 0))
@@ -84,8 +87,8 @@ def item(url, **more) -> dict:
     return {"url": url, "width": 8, "height": 8, "type": "image", "nsfwLevel": "None", "meta": {"prompt": " a cat "}} | more
 
 
-def claimed(width: int, height: int) -> bytes:
-    """A PNG that says it is that large, and is 75 bytes long."""
+def png_of_claimed_size(width: int, height: int) -> bytes:
+    """A PNG of 75 bytes whose header claims this size."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -94,13 +97,13 @@ def claimed(width: int, height: int) -> bytes:
     return head + chunk(b"IDAT", zlib.compress(b"\0" * 4)[:6].ljust(18, b"\0")) + chunk(b"IEND", b"")
 
 
-def bomb(size: int) -> bytes:
-    """gzip of so many zeros."""
+def gzip_of_zeros(size: int) -> bytes:
+    """gzip of `size` zero bytes."""
     return gzip.compress(b"\0" * size)
 
 
 def trickle(seconds: float, head: bytes = b"") -> Callable:
-    """One byte every twentieth of a second."""
+    """A body of one byte every twentieth of a second."""
 
     def write(file):
         file.write(head)
@@ -119,12 +122,12 @@ def endless(file) -> None:
 
 @contextmanager
 def bounded(megabytes: float, seconds: float):
-    """No more memory at a time and no more of the processor than that."""
+    """Asserts that the block stays within a peak of memory and a CPU time."""
     tracemalloc.start()
-    began = time.process_time()
+    start = time.process_time()
     try:
         yield
-        assert time.process_time() - began < seconds
+        assert time.process_time() - start < seconds
         assert tracemalloc.get_traced_memory()[1] < megabytes * 2**20
     finally:
         tracemalloc.stop()

@@ -1,4 +1,4 @@
-"""Small pictures made on the spot, with words inside."""
+"""Small images with embedded prompts."""
 
 import gzip
 from io import BytesIO
@@ -16,28 +16,29 @@ def png(color="red", text: dict | None = None, size=(8, 8)) -> bytes:
     return buffer.getvalue()
 
 
-def commented(words: str, kind: str, order: str = "utf-16-be") -> bytes:
-    """A JPEG or WebP with a user comment."""
+def with_user_comment(text: str, kind: str, order: str = "utf-16-be") -> bytes:
+    """A JPEG or WebP with an EXIF user comment."""
     exif, buffer = Image.Exif(), BytesIO()
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + words.encode(order)
+    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode(order)
     Image.new("RGB", (8, 8)).save(buffer, kind, exif=exif)
     return buffer.getvalue()
 
 
-def stealthy(
-    words: str | bytes, mode: str = "RGBA", gzipped: bool = True, size=(48, 40), kind: str = "png", bits: int | None = None
+def with_hidden_text(
+    text: str | bytes, mode: str = "RGBA", gzipped: bool = True, size=(48, 40), kind: str = "png", bits: int | None = None
 ) -> bytes:
-    """A picture whose lowest bits say `words`: of alpha in RGBA, of the colours in RGB.
+    """An image with `text` in the lowest bits: of alpha in RGBA, of the colours in RGB.
 
-    words: as they are where they are bytes. bits: a length that is not the true one.
+    text: bytes are stored unchanged. bits: a wrong length to store.
     """
-    text = words if isinstance(words, bytes) else gzip.compress(words.encode(), mtime=0) if gzipped else words.encode()
+    if isinstance(text, str):
+        text = gzip.compress(text.encode(), mtime=0) if gzipped else text.encode()
     signature = f"stealth_{'png' if mode == 'RGBA' else 'rgb'}{'comp' if gzipped else 'info'}".encode()
-    told = np.unpackbits(np.frombuffer(signature + (8 * len(text) if bits is None else bits).to_bytes(4, "big") + text, np.uint8))
+    hidden = np.unpackbits(np.frombuffer(signature + (8 * len(text) if bits is None else bits).to_bytes(4, "big") + text, np.uint8))
     pixels = np.random.default_rng(0).integers(0, 256, (size[0], size[1], len(mode)), np.uint8)  # (w, h, C): column by column
     channels = pixels[..., 3:] if mode == "RGBA" else pixels
     flat = channels.reshape(-1).copy()
-    flat[: len(told)] = flat[: len(told)] & 254 | told[: len(flat)]
+    flat[: len(hidden)] = flat[: len(hidden)] & 254 | hidden[: len(flat)]
     channels[...] = flat.reshape(channels.shape)
     buffer = BytesIO()
     Image.fromarray(pixels.transpose(1, 0, 2)).save(buffer, kind, **({"lossless": True, "exact": True} if kind == "webp" else {}))

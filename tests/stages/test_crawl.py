@@ -33,9 +33,9 @@ def test_every_candidate_is_a_row_and_each_planted_fault_has_its_reason(raw):
 def test_each_image_has_a_true_sentence_if_sentences_is_set(tmp_path):
     crawl(tmp_path / "miniature", sources={"miniature": {"count": 60, "seed": 3, "sentences": True}})
     table, gallery = read_table(tmp_path / "miniature"), Gallery(60, 3)
-    told = table[table.simple_prompt.notna()]
-    assert len(told) >= 55
-    for row in told.itertuples():
+    captioned = table[table.simple_prompt.notna()]
+    assert len(captioned) >= 55
+    for row in captioned.itertuples():
         assert read(row.simple_prompt) == gallery.includes[int(row.url.rpartition("/")[2].split(".")[0])]
     crawl(tmp_path / "none" / "miniature", sources={"miniature": {"count": 60, "seed": 3}})
     assert read_table(tmp_path / "none" / "miniature").simple_prompt.isna().all()
