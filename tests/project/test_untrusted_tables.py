@@ -1,4 +1,4 @@
-"""Tables, lists and cards of strangers, however spoilt, end in a sentence that names them, and claim no more than they hold."""
+"""Untrusted tables, lists and model cards, however corrupt, end in an error that names the file, and cannot claim more than they hold."""
 
 import asyncio
 import json
@@ -26,8 +26,8 @@ SVG = '<?xml version="1.0"?><!DOCTYPE svg [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;"
 JUNK = {"deep": DEEP, "deep objects": '{"id":' * 200_000, "digits": "1" * 5000, "svg": SVG, "one line": "x" * 2**22, "nul": "\0" * 99}
 
 
-def spoilt(data: bytes, random: Random) -> bytes:
-    """With a few bytes changed, half of them near the end, where Parquet says what it holds."""
+def corrupted(data: bytes, random: Random) -> bytes:
+    """Changes a few bytes, half of them near the end, where Parquet has its metadata."""
     data = bytearray(data)
     for _ in range(random.choice([1, 2, 20])):
         data[random.randrange(len(data)) if random.random() < 0.5 else -1 - random.randrange(min(700, len(data)))] = random.randrange(256)
@@ -35,7 +35,7 @@ def spoilt(data: bytes, random: Random) -> bytes:
 
 
 def _listed(file: Path) -> list:
-    """All rows of a list of addresses, but for the fetching."""
+    """All rows of a list of URLs, without fetching them."""
 
     async def every():
         return [row async for row in urls.listing(file, {"url": "url", "complex_prompt": "prompt"}, None)]
@@ -52,30 +52,30 @@ TABLES = {"any": read_table, "folder": _folder, "urls": _listed, "diffusiondb": 
 
 
 @pytest.mark.parametrize("reader", TABLES)
-def test_a_parquet_spoilt_anywhere_is_read_or_ends_in_a_sentence_that_names_it(tmp_path, reader):
-    random, file, said = Random(1), tmp_path / "metadata.parquet", []
+def test_a_corrupt_parquet_is_read_or_ends_in_an_error_that_names_it(tmp_path, reader):
+    random, file, errors = Random(1), tmp_path / "metadata.parquet", []
     rows = {"file_name": ["a.png", "b.png"], "prompt": ["aé", "b"], "url": ["http://a/", "http://b/"], "image_name": ["a", "b"]}
     rows |= {"part_id": [1, 1], "width": [1, 2], "height": [1, 2], "cfg": [7.0, 7.0], "image_nsfw": [0.1, 0.1], "prompt_nsfw": [0.1, 0.1]}
     pd.DataFrame(rows).to_parquet(file)
-    atomic_write = file.read_bytes()
+    intact = file.read_bytes()
     for _ in range(120):
-        file.write_bytes(spoilt(atomic_write, random))
+        file.write_bytes(corrupted(intact, random))
         try:
             TABLES[reader](file)
         except (ValueError, FileNotFoundError) as error:
-            said.append(str(error))
-    assert len(said) > 50 and all("metadata.parquet" in text and ": " in text or "no picture meets" in text for text in said)
+            errors.append(str(error))
+    assert len(errors) > 50 and all("metadata.parquet" in text and ": " in text or "no picture meets" in text for text in errors)
 
 
-def test_what_a_table_says_of_pandas_is_not_believed(tmp_path):
+def test_pandas_metadata_of_a_table_is_ignored(tmp_path):
     table = pa.table({"file_name": ["a.png"], "prompt": ["a cat"]})
-    for told in (b"{", b"[]", b'{"index_columns": [3], "columns": [{"name": 1}]}', DEEP.encode()):
-        pq.write_table(table.replace_schema_metadata({b"pandas": told}), tmp_path / "metadata.parquet")
+    for metadata in (b"{", b"[]", b'{"index_columns": [3], "columns": [{"name": 1}]}', DEEP.encode()):
+        pq.write_table(table.replace_schema_metadata({b"pandas": metadata}), tmp_path / "metadata.parquet")
         assert list(read_table(tmp_path / "metadata.parquet").columns) == ["file_name", "prompt"]
         assert [row["complex_prompt"] for row in _folder(tmp_path / "metadata.parquet")] == ["a cat"]
 
 
-def test_a_small_table_of_a_hundred_million_rows_is_refused(tmp_path):
+def test_a_small_file_of_millions_of_rows_is_refused(tmp_path):
     names = pa.chunked_array([pa.DictionaryArray.from_arrays(pa.array(bytes(10**6), pa.int8()), pa.array(["a.png"]))] * 3)
     pq.write_table(pa.table({"file_name": names}), tmp_path / "metadata.parquet")
     assert (tmp_path / "metadata.parquet").stat().st_size < 10**5
@@ -105,18 +105,18 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("how", JUNK)
+@pytest.mark.parametrize("junk", JUNK)
 @pytest.mark.parametrize("name", LISTS)
-def test_a_list_of_junk_ends_in_one_sentence_that_names_it(tmp_path, name, how):
+def test_a_list_of_junk_ends_in_one_error_that_names_it(tmp_path, name, junk):
     (tmp_path / "model.safetensors").write_bytes(b"")
     for head in {"", HEADS.get(name, "")}:
-        (tmp_path / name).write_text(head + JUNK[how])
+        (tmp_path / name).write_text(head + JUNK[junk])
         try:
             LISTS[name](tmp_path / name)
         except ValueError as error:
             assert name in str(error) and "\n" not in str(error) and len(str(error)) < 1000
         else:
-            assert name == "metadata.csv"  # rows of whatever it is, without a picture
+            assert name == "metadata.csv"  # rows without an image
 
 
 @pytest.mark.parametrize(
@@ -131,17 +131,18 @@ def test_a_list_of_junk_ends_in_one_sentence_that_names_it(tmp_path, name, how):
         {"heads": 2.0},
     ],
 )
-def test_an_adapter_that_claims_to_be_huge_takes_up_no_memory(tmp_path, changed):
+def test_an_adapter_with_huge_declared_sizes_allocates_no_memory(tmp_path, changed):
     SURAdapter(AdapterConfig(width=8, heads=2)).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | changed))
-    with pytest.raises(ValueError, match="fetch or train"), bounded(8, 2):
+    with pytest.raises(ValueError, match="download or train"), bounded(8, 2):
         SURAdapter.from_pretrained(tmp_path)
 
 
-def test_a_models_card_of_aliases_within_aliases_is_not_unfolded(tmp_path):
+def test_nested_yaml_aliases_of_a_model_card_are_not_expanded(tmp_path):
     lines = ["a0: &a0 [x, x]", *(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)), "license: *a11"]
-    for head, said in (("\n".join(lines), "its card names none"), ("{", "its card cannot be read"), ("license: mit", "mit")):
+    cards = {"\n".join(lines): "its model card names none", "{": "its model card cannot be read", "license: mit": "mit"}
+    for head, expected in cards.items():
         (tmp_path / "README.md").write_text(f"---\n{head}\n---\n")
         with bounded(8, 2):
-            assert licence(str(tmp_path)) == said
+            assert licence(str(tmp_path)) == expected
