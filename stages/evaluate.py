@@ -45,7 +45,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, params: Params) -> None:
     config = params.section("evaluate", EvaluateConfig)
-    settings = {name: params.raw(name, required=False) or {} for name in ("evaluate", "generate", "models")}
+    settings = {
+        "evaluate": params.raw("evaluate"),
+        "generate": params.raw("generate", required=False) or {},
+        "models": params.raw("models", required=False) or {},
+    }
     evaluate(**vars(args), config=config, settings=settings)
 
 
