@@ -1,4 +1,4 @@
-"""What one machine made another fetches, by DVC, in a repository of its own: pulled, or out of the run cache, nothing runs twice."""
+"""Another machine fetches outputs by DVC, by `pull` or from the run cache, and runs nothing again."""
 
 from pathlib import Path
 
@@ -8,12 +8,12 @@ from helpers.small_models import digest
 from ruamel.yaml import YAML
 
 STAGES = ("crawl", "caption")
-SMALL = {"sources": {"miniature": {"count": 40, "sentences": True}}}  # each picture has a sentence of its own: no model is loaded
+SMALL = {"sources": {"miniature": {"count": 40, "sentences": True}}}  # each image has its own sentence: no model is loaded
 
 
 @pytest.fixture(scope="module")
 def pushed(tmp_path_factory) -> tuple[Path, set[str]]:
-    """(the project's first stages, run on forty pictures and pushed to a remote, which is a folder; which stages ran)."""
+    """(the project after its first stages ran on forty images and were pushed to a folder as remote; which stages ran)."""
     folder = copy(tmp_path_factory.mktemp("home"), "miniature", SMALL)
     yaml = YAML()
     pipeline = yaml.load(folder / "dvc.yaml")
@@ -27,23 +27,23 @@ def pushed(tmp_path_factory) -> tuple[Path, set[str]]:
 
 
 @pytest.fixture
-def there(pushed, tmp_path) -> Path:
+def clone(pushed, tmp_path) -> Path:
     """A fresh clone, as on another machine."""
-    run(pushed[0], "git", "clone", "-q", str(pushed[0]), str(tmp_path / "there"))
-    return tmp_path / "there"
+    run(pushed[0], "git", "clone", "-q", str(pushed[0]), str(tmp_path / "clone"))
+    return tmp_path / "clone"
 
 
-def test_after_a_pull_nothing_is_left_to_run_and_every_byte_is_there(pushed, there):
+def test_after_a_pull_all_bytes_exist_and_nothing_runs(pushed, clone):
     home, stages = pushed
-    assert stages == {"crawl@miniature", "caption@miniature"} and not (there / "data/raw").exists()
-    run(there, "dvc", "pull")
-    assert digest(there / "data") == digest(home / "data")
-    assert ran(run(there, "dvc", "repro")) == set()
+    assert stages == {"crawl@miniature", "caption@miniature"} and not (clone / "data/raw").exists()
+    run(clone, "dvc", "pull")
+    assert digest(clone / "data") == digest(home / "data")
+    assert ran(run(clone, "dvc", "repro")) == set()
 
 
-def test_what_was_run_elsewhere_comes_out_of_the_run_cache_though_no_lock_tells_of_it(pushed, there):
-    (there / "dvc.lock").unlink()
-    run(there, "dvc", "fetch", "--run-cache")
-    said = run(there, "dvc", "repro", "--pull")
-    assert ran(said) == set() and said.count("is cached - skipping run") == 2
-    assert digest(there / "data") == digest(pushed[0] / "data")
+def test_outputs_come_from_the_run_cache_without_dvc_lock(pushed, clone):
+    (clone / "dvc.lock").unlink()
+    run(clone, "dvc", "fetch", "--run-cache")
+    output = run(clone, "dvc", "repro", "--pull")
+    assert ran(output) == set() and output.count("is cached - skipping run") == 2
+    assert digest(clone / "data") == digest(pushed[0] / "data")

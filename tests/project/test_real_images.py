@@ -1,4 +1,4 @@
-"""Real pictures through the same stages, by params alone; only where they lie beside the project."""
+"""Real images pass through the same stages with other params; runs only if they are beside the project."""
 
 import json
 from io import BytesIO
@@ -23,7 +23,7 @@ SMALL = {
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     if not REAL.is_dir():
-        pytest.skip("the folder of real pictures is not beside this checkout")
+        pytest.skip("the folder of real images is not beside this checkout")
     folder = copy(tmp_path_factory.mktemp("real"), "folder", SMALL)
     return folder, run(folder, "dvc", "repro")
 
@@ -35,7 +35,7 @@ def test_every_stage_runs_to_an_adapter_and_a_report(home):
     assert "<svg" in (folder / "reports/index.html").read_text()
 
 
-def test_published_pairs_and_embedded_prompts_are_kept_and_the_rest_is_accounted_for(home):
+def test_published_pairs_and_embedded_prompts_are_kept_and_every_other_row_has_a_reason(home):
     folder, _ = home
     rows = read_table(folder / "data/pairs.parquet")
     kept = rows[rows.dropped.isna()]
@@ -43,12 +43,12 @@ def test_published_pairs_and_embedded_prompts_are_kept_and_the_rest_is_accounted
     assert funnel["kept"] == len(kept) > 5 and funnel["in"] == len(rows) == len(kept) + sum(funnel["dropped"].values())
     prompts = read_table(folder / "data/raw/folder").set_index("id").complex_prompt
     published = [json.loads(line) for line in (REAL / "sur-adapter-samples/metadata.jsonl").read_text().splitlines()]
-    found = {prompts[i] for i in kept.id}
-    assert {row["prompt"].strip() for row in published} <= found
+    kept_prompts = {prompts[i] for i in kept.id}
+    assert {row["prompt"].strip() for row in published} <= kept_prompts
 
 
-def test_the_features_and_the_drawings_are_of_512_pixels(home):
+def test_features_and_generated_images_have_512_pixels(home):
     folder, _ = home
-    _, _, drawing = next(read_tar(folder / "data/images/adapter"))
-    picture = Image.open(BytesIO(drawing))
-    assert picture.size == (512, 512) and (FeatureStore(folder / "data/features/vae").shapes("latents")[:, 2:] * 8 == 512).all()
+    _, _, data = next(read_tar(folder / "data/images/adapter"))
+    image = Image.open(BytesIO(data))
+    assert image.size == (512, 512) and (FeatureStore(folder / "data/features/vae").shapes("latents")[:, 2:] * 8 == 512).all()
