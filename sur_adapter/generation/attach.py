@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.models.fingerprint import fingerprint, same
+from sur_adapter.models.fingerprint import fingerprint, same_encoder
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3")  # components of a pipeline; also the keys of their marks in `about`
 OUTPUTS = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")  # of encode_prompt, in order
@@ -181,7 +181,7 @@ def check_compatible(pipe, adapter: SURAdapter) -> None:
             f"width {pooled}: load {base_model}, or train an adapter for {model}"
         )
     for name, encoder in encoders.items():
-        if about.get(name) and not same(about[name], fingerprint(encoder)):
+        if about.get(name) and not same_encoder(about[name], fingerprint(encoder)):
             raise ValueError(
                 f"the adapter was trained for the text encoder of {base_model}, but {model} has another one: load {base_model}, or "
                 f"train an adapter for {model}"

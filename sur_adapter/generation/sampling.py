@@ -15,7 +15,6 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from sur_adapter.io.shards import batched
 from sur_adapter.models.torch_utils import autocast
 
 
@@ -76,8 +75,8 @@ def image_jobs(rows: list[dict], texts: list[str], seeds: int) -> list[ImageJob]
 
 def generate_images(pipe, jobs: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:
     """Yields (key, "png", bytes) for each job, in order; the key is `<prompt id>-<index>`."""
-    for batch in tqdm(batched(jobs, config.batch_size), desc="generate", disable=None):
-        yield from generate_batch(pipe, batch, resolution, config)
+    for start in tqdm(range(0, len(jobs), config.batch_size), desc="generate", disable=None):
+        yield from generate_batch(pipe, jobs[start : start + config.batch_size], resolution, config)
 
 
 def generate_batch(pipe, batch: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.loopback_hub import free
+from helpers.loopback_hub import free_port
 from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 
@@ -50,7 +50,7 @@ def test_without_arguments_it_loads_the_adapter_of_the_working_folder_and_its_ba
     random_adapter(tmp_path / "models/adapter")
     monkeypatch.chdir(tmp_path)
     args = build_parser().parse_args(["serve"])
-    demo = serve(args.adapter, args.model, args.host, free(), wait=False)
+    demo = serve(args.adapter, args.model, args.host, free_port(), wait=False)
     try:
         fields = {block["props"].get("label"): block["props"].get("value") for block in demo.config["components"]}
         assert fields["Guidance scale"] == 7.5 and fields["Steps"] == 20 and fields["Scale of the adapter"] == 1.0
@@ -60,10 +60,10 @@ def test_without_arguments_it_loads_the_adapter_of_the_working_folder_and_its_ba
 
 
 def test_a_port_in_use_is_named(adapter):
-    with socket.socket() as door:
-        door.bind(("127.0.0.1", 0))
-        door.listen()
-        port = door.getsockname()[1]
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        port = server.getsockname()[1]
         with pytest.raises(ValueError, match=rf"nothing can listen on 127.0.0.1, port {port} \(.*in use\): give another, with --host"):
             serve(adapter, MINIATURE, port=port, wait=False)
 
@@ -77,21 +77,21 @@ def test_without_gradio_the_error_says_how_to_install_it_and_the_module_still_im
 def test_the_server_connects_to_no_other_host(adapter):
     code = """
 import sys, time
-asked = set()
-def watch(event, given):
+hosts = set()
+def record(event, args):
     if event == "socket.getaddrinfo":
-        asked.add(given[0])
-    if event == "socket.connect" and isinstance(given[1], tuple):
-        asked.add(given[1][0])
-sys.addaudithook(watch)
+        hosts.add(args[0])
+    if event == "socket.connect" and isinstance(args[1], tuple):
+        hosts.add(args[1][0])
+sys.addaudithook(record)
 from sur_adapter.cli import demo_page
-from sur_adapter.cli.main import parser
+from sur_adapter.cli.main import build_parser
 from sur_adapter.cli.demo import serve
 page = serve(sys.argv[2], sys.argv[1], port=int(sys.argv[3]), wait=False)
 time.sleep(2)  # telemetry would be sent in a thread
 page.close()
-print(sorted(map(str, asked)))"""
-    words = [sys.executable, "-c", code, MINIATURE, str(adapter), str(free())]
-    open_to_all = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and not k.startswith("GRADIO")}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=open_to_all)
+print(sorted(map(str, hosts)))"""
+    words = [sys.executable, "-c", code, MINIATURE, str(adapter), str(free_port())]
+    online = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and not k.startswith("GRADIO")}
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=online)
     assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"127.0.0.1"}

@@ -1,4 +1,4 @@
-"""The page on this machine, in a real browser: what is typed, drawn, kept and saved, and that it speaks to nobody else."""
+"""The page in a real browser: input, images, history and downloads, and that it sends no request to another host."""
 
 import base64
 import json
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import CODES, NEEDED, Browser
-from helpers.loopback_hub import free
+from helpers.browser import CODES, NEEDS_CHROMIUM, Browser
+from helpers.loopback_hub import free_port
 from helpers.miniature_adapter import MINIATURE, random_adapter
 from PIL import Image
 
@@ -29,7 +29,7 @@ def adapter(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(adapter):
-    demo = serve(adapter, MINIATURE, port=free(), guidance_scale=3.0, wait=False)
+    demo = serve(adapter, MINIATURE, port=free_port(), guidance_scale=3.0, wait=False)
     yield demo.local_url
     demo.close()
 
@@ -58,13 +58,13 @@ def opened(browser: Browser, address: str, width: int = 1200, dark: bool = False
 
 
 def fill(browser: Browser, field: str, text: str) -> None:
-    """As a hand would: all that is there is marked, and typed over."""
+    """Selects the content of a field and types over it, as a user does."""
     browser.run(f"document.querySelector('{field}').focus(); document.querySelector('{field}').select()")
-    browser.tell("Input.insertText", text=text) if text else browser.press("Delete")
+    browser.send("Input.insertText", text=text) if text else browser.press("Delete")
 
 
-def draw(browser: Browser) -> list[str]:
-    """The addresses of both pictures, once the button is pressed and all is drawn."""
+def generate(browser: Browser) -> list[str]:
+    """Presses the button, waits, and returns the URLs of both images."""
     before = browser.run("document.querySelectorAll('#history button').length")
     browser.run("document.querySelector('#generate').click()")
     until(browser, f"document.querySelectorAll('#history button').length === {before + 1}")
@@ -82,13 +82,13 @@ def pixels(data: bytes) -> bytes:
     return np.asarray(Image.open(BytesIO(data)).convert("RGB")).tobytes()
 
 
-@NEEDED
-def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studio(browser, address, adapter):
+@NEEDS_CHROMIUM
+def test_both_images_of_a_typed_prompt_are_those_of_the_session(browser, address, adapter):
     opened(browser, address)
     fill(browser, "#prompt textarea", "two green stars")
     fill(browser, "#negative textarea", "blue")
     fill(browser, "#seed input", "5")
-    shown = [pixels(fetched(browser, source)) for source in draw(browser)]
+    shown = [pixels(fetched(browser, source)) for source in generate(browser)]
     pair = load_session(adapter, MINIATURE).compare("two green stars", "blue", seed=5, num_inference_steps=2, guidance_scale=3.0)
     assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
     assert shown[0] != shown[1]
@@ -99,19 +99,19 @@ def test_a_sentence_is_typed_and_both_pictures_appear_and_are_those_of_the_studi
     ]
 
 
-@NEEDED
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize("side", ["plain", "adapted"])
-def test_a_picture_is_saved_as_png_as_it_is_shown(browser, address, side):
+def test_a_saved_png_is_the_image_that_is_shown(browser, address, side):
     opened(browser, address)
     fill(browser, "#seed input", {"plain": "11", "adapted": "12"}[side])
-    shown = dict(zip(("plain", "adapted"), draw(browser), strict=True))
+    shown = dict(zip(("plain", "adapted"), generate(browser), strict=True))
     browser.run(f"document.querySelector('#save-{side}').click()")
     data = browser.downloaded(f"{side}-seed-{11 if side == 'plain' else 12}.png").read_bytes()
     assert data.startswith(b"\x89PNG") and pixels(data) == pixels(fetched(browser, shown[side]))
 
 
-@NEEDED
-def test_the_slider_moves_by_keys_and_at_0_both_pictures_are_one(browser, address):
+@NEEDS_CHROMIUM
+def test_the_slider_moves_by_keys_and_at_0_both_images_are_equal(browser, address):
     opened(browser, address)
     slider = "document.querySelector('#scale input[type=range]')"
     assert browser.run(f"[{slider}.value, {slider}.max]") == ["1", "2"]
@@ -120,21 +120,21 @@ def test_the_slider_moves_by_keys_and_at_0_both_pictures_are_one(browser, addres
     assert browser.run(f"{slider}.value") == "1.05"
     browser.press("Home")
     assert browser.run(f"{slider}.value") == "0"
-    plain, adapted = draw(browser)
+    plain, adapted = generate(browser)
     assert pixels(fetched(browser, plain)) == pixels(fetched(browser, adapted))
     assert set(browser.run("[...document.querySelectorAll('.words small')].map(w => w.textContent)")) == {"0.0"}
 
 
-@NEEDED
-def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, address):
+@NEEDS_CHROMIUM
+def test_an_entry_of_the_history_restores_images_and_fields(browser, address):
     opened(browser, address)
     assert browser.run("document.querySelector('#history') === null || document.querySelector('#history').offsetHeight === 0")
     fill(browser, "#prompt textarea", "a red heart")
     fill(browser, "#seed input", "3")
-    first = draw(browser)
+    first = generate(browser)
     fill(browser, "#prompt textarea", "two blue squares")
     fill(browser, "#seed input", "4")
-    assert draw(browser) != first
+    assert generate(browser) != first
     said = browser.run("[...document.querySelectorAll('#history button')].map(b => b.innerText.trim())")
     assert said == ["seed 4, scale 1: two blue squares", "seed 3, scale 1: a red heart"]
     browser.run("document.querySelectorAll('#history button')[1].click()")
@@ -144,23 +144,23 @@ def test_the_history_grows_and_a_press_brings_back_pictures_and_fields(browser, 
     assert browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent).join(' ')") == "a red heart"
 
 
-@NEEDED
-def test_the_page_says_how_to_draw_by_keys_and_so_it_is(browser, address):
+@NEEDS_CHROMIUM
+def test_shift_enter_in_the_prompt_generates_as_the_page_says(browser, address):
     opened(browser, address)
     assert browser.run("document.querySelector('#status').innerText.trim()") == "Press Generate, or Shift+Enter in the prompt."
     browser.run("document.querySelector('#prompt textarea').focus()")
-    browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8, text="\r")
+    browser.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, modifiers=8, text="\r")
     until(browser, f"{PICTURES}.length === 2")
 
 
-@NEEDED
-def test_another_seed_is_another_number(browser, address):
+@NEEDS_CHROMIUM
+def test_new_seed_sets_another_number(browser, address):
     opened(browser, address)
     browser.run("document.querySelector('#new-seed').click()")
     until(browser, "document.querySelector('#seed input').value !== '0'")
 
 
-@NEEDED
+@NEEDS_CHROMIUM
 @pytest.mark.parametrize(
     "field, text, said",
     [
@@ -169,24 +169,24 @@ def test_another_seed_is_another_number(browser, address):
         ("#seed input", "-1", "The seed is -1: give a whole number from 0 to 4294967295."),
     ],
 )
-def test_what_makes_no_sense_gets_one_sentence_and_loses_nothing(browser, address, field, text, said):
+def test_invalid_input_is_one_sentence_and_changes_nothing_else(browser, address, field, text, said):
     opened(browser, address)
-    before = draw(browser)
+    before = generate(browser)
     fill(browser, field, text)
     browser.run("document.querySelector('#generate').click()")
     assert until(browser, "(document.querySelector('[role=alert].wrong') || {}).textContent") == said
     assert browser.run(PICTURES) == before
     assert browser.run("document.querySelectorAll('#history button').length") == 1
     fill(browser, field, {"#prompt textarea": "a star", "#steps input": "2", "#seed input": "1"}[field])
-    assert draw(browser) != before and browser.run("document.querySelector('.wrong') === null"), "and it goes on"
+    assert generate(browser) != before and browser.run("document.querySelector('.wrong') === null"), "and it goes on"
 
 
-@NEEDED
-def test_what_a_stranger_types_is_shown_as_text(browser, address):
+@NEEDS_CHROMIUM
+def test_markup_in_the_prompt_is_shown_as_text(browser, address):
     opened(browser, address)
     browser.dialogs.clear()
     fill(browser, "#prompt textarea", HOSTILE)
-    draw(browser)
+    generate(browser)
     assert "<script>alert(1)</script>" in browser.run("document.querySelector('#history').innerText")
     words = browser.run("[...document.querySelectorAll('.words bdi')].map(w => w.textContent)")
     assert "script" in words and "onerror" in words
@@ -194,8 +194,8 @@ def test_what_a_stranger_types_is_shown_as_text(browser, address):
     assert browser.dialogs == []
 
 
-@NEEDED
-def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
+@NEEDS_CHROMIUM
+def test_the_page_can_be_used_with_the_keyboard_only(browser, address):
     opened(browser, address)
     browser.run("document.querySelector('#prompt textarea').focus()")
     reached = []
@@ -206,7 +206,7 @@ def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
             break
     assert reached[-1] == "generate" and {"negative", "scale", "seed", "steps", "guidance"} <= set(reached)
     assert browser.run("(s => s.outlineStyle !== 'none' || s.boxShadow !== 'none')(getComputedStyle(document.activeElement))")
-    browser.tell("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
+    browser.send("Input.dispatchKeyEvent", type="keyDown", key="Enter", code="Enter", windowsVirtualKeyCode=13, text="\r")
     until(browser, f"{PICTURES}.length === 2")
     for target in ("save-plain", "save-adapted", "history"):
         for _ in range(30):
@@ -216,17 +216,17 @@ def test_the_keyboard_alone_reaches_everything_and_draws(browser, address):
         assert browser.run(f"document.activeElement.closest('#{target}') !== null"), target
 
 
-@NEEDED
-@pytest.mark.parametrize("dark", [False, True], ids=["day", "night"])
+@NEEDS_CHROMIUM
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
-def test_it_fits_phone_and_desk_by_day_and_by_night_and_asks_nobody_else(browser, address, tmp_path, width, dark):
+def test_it_fits_narrow_and_wide_screens_in_light_and_dark_and_sends_no_other_request(browser, address, tmp_path, width, dark):
     browser.requests.clear()
-    browser.complaints.clear()
+    browser.errors.clear()
     opened(browser, address, width, dark)
     fill(browser, "#prompt textarea", "there are three red circles " + "and_a_word_that_does_not_end" * 20)
-    draw(browser)
+    generate(browser)
     assert browser.requests and all(request.startswith(address) for request in browser.requests)
-    assert browser.complaints == []
+    assert browser.errors == []
     assert browser.run("document.documentElement.scrollWidth") == width
     beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert browser.run(f"{beyond}.map(e => e.outerHTML.slice(0, 100))") == []
@@ -234,23 +234,23 @@ def test_it_fits_phone_and_desk_by_day_and_by_night_and_asks_nobody_else(browser
     assert tops[0] == tops[1], "side by side"
     light = browser.run("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)")
     assert light < 150 if dark else light > 600
-    browser.picture(tmp_path / "page.png")
+    browser.screenshot(tmp_path / "page.png")
     assert Image.open(tmp_path / "page.png").width == width
 
 
-@NEEDED
-def test_headings_follow_each_other_and_every_field_has_a_name(browser, address):
+@NEEDS_CHROMIUM
+def test_headings_are_in_order_and_every_field_has_a_name(browser, address):
     opened(browser, address)
-    draw(browser)
+    generate(browser)
     levels = [int(tag[1]) for tag in browser.run("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")]
     assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
-    nodes = browser.tell("Accessibility.getFullAXTree")["nodes"]
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
     nameless = {n["role"]["value"] for n in nodes if not n["ignored"] and not n.get("name", {}).get("value")}
     assert not nameless & {"link", "button", "image", "textbox", "slider", "spinbutton"}
 
 
-@NEEDED
-def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp_path):
+@NEEDS_CHROMIUM
+def test_two_users_at_once_both_get_their_images(browser, address, adapter, tmp_path):
     other = Browser(tmp_path)
     try:
         for tab, seed in ((browser, 21), (other, 22)):
@@ -265,6 +265,6 @@ def test_two_who_press_at_once_are_both_drawn_for(browser, address, adapter, tmp
             pair = session.compare(PROMPT, seed=seed, num_inference_steps=40, guidance_scale=3.0)
             shown = [pixels(fetched(tab, source)) for source in tab.run(PICTURES)]
             assert shown == [np.asarray(image).tobytes() for image in (pair.plain, pair.adapted)]
-            assert tab.run("document.querySelectorAll('#history button').length") == 1, "each sees their own history"
+            assert tab.run("document.querySelectorAll('#history button').length") == 1, "each user has a history"
     finally:
         other.close()

@@ -1,4 +1,4 @@
-"""Adapters go to the hub with their card and come back: real clients, in processes of their own, and a hub on loopback."""
+"""Adapters are uploaded with their card and downloaded: real clients, in processes of their own, and a hub on loopback."""
 
 import json
 import os
@@ -34,7 +34,7 @@ def mine(tmp_path_factory) -> Path:
 
 
 def process(server, home: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Code of a user whose hub is the one on loopback. Where it fails it says what on the last line of stderr."""
+    """Runs the code of a user whose hub is the one on loopback."""
     own = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
     code = f"from sur_adapter import SURAdapter\n{code}"
     environment = {k: v for k, v in os.environ.items() if "token" not in k.lower() and "proxy" not in k.lower()} | own | environment
@@ -50,7 +50,7 @@ def sent(server, mine, tmp_path_factory):
     return server.repos[NAME], done.stdout
 
 
-def test_what_is_sent_is_config_weights_and_card_and_is_private_where_asked(sent, server, mine):
+def test_config_weights_and_card_are_uploaded_to_a_private_repository(sent, server, mine):
     files, said = sent
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):
@@ -59,30 +59,30 @@ def test_what_is_sent_is_config_weights_and_card_and_is_private_where_asked(sent
     assert TOKEN.encode() not in b"".join(files.values())
 
 
-def test_the_card_that_is_sent_shows_the_figures_and_how_to_fetch_it(sent):
+def test_the_uploaded_card_shows_the_results_and_the_name(sent):
     card = ModelCard(sent[0]["README.md"].decode())
     gap = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]["gap_closed"]
     assert card.data.license == "mit" and f"SURAdapter.from_pretrained({NAME!r})" in card.text
     assert f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})" in card.text
 
 
-def test_what_was_sent_comes_back_bit_for_bit_and_again_without_a_network(sent, server, mine, tmp_path):
+def test_the_download_is_bit_identical_and_cached_for_offline_use(sent, server, mine, tmp_path):
     server.repos[NAME]["pytorch_model.bin"] = b"a pickle"
     try:
         for folder, offline in (("first", "0"), ("second", "1")):
             code = FETCH.format(name=NAME, revision=None, folder=str(tmp_path / folder))
-            before = len(server.asked)
+            before = len(server.requests)
             done = process(server, tmp_path / "home", code, HF_HUB_OFFLINE=offline)
             assert done.returncode == 0, done.stderr[-3000:]
             assert digest(tmp_path / folder) == digest(mine)
-            assert (len(server.asked) == before) == (offline == "1")
+            assert (len(server.requests) == before) == (offline == "1")
     finally:
         del server.repos[NAME]["pytorch_model.bin"]
-    assert not any("pytorch_model" in path or "README" in path for method, path, _ in server.asked if method == "GET")
+    assert not any("pytorch_model" in path or "README" in path for method, path, _ in server.requests if method == "GET")
 
 
 def refused(server, home: Path, *asked: tuple[str, str | None], **environment: str) -> list[str]:
-    """What is said of each name and revision."""
+    """The error for each name and revision."""
     code = f"""
 for name, revision in {asked!r}:
     try:
@@ -94,7 +94,7 @@ for name, revision in {asked!r}:
     return [literal_eval(line) for line in done.stdout.splitlines()]
 
 
-def test_what_the_hub_has_not_is_said_in_one_sentence(sent, server, tmp_path):
+def test_a_missing_repository_revision_or_file_is_one_sentence(sent, server, tmp_path):
     server.repos["somebody/other"] = {"README.md": b"# other"}
     nowhere, later, other = refused(server, tmp_path, ("nobody/nothing", None), (NAME, "v9"), ("somebody/other", None))
     assert nowhere.startswith("nobody/nothing is not a folder, and the hub does not provide it (repository not found, or you lack access")
@@ -105,8 +105,8 @@ def test_what_the_hub_has_not_is_said_in_one_sentence(sent, server, tmp_path):
     assert not any("\n" in said for said in (nowhere, later, other))
 
 
-@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "nobody there"])
-def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(server, tmp_path, environment):
+@pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "no server"])
+def test_an_unreachable_hub_is_one_sentence(server, tmp_path, environment):
     (said,) = refused(server, tmp_path, (NAME, None), **environment)
     assert (
         said.startswith(f"{NAME} is not a folder, and the hub does not provide it (the hub cannot be reached, and nothing")
@@ -114,7 +114,7 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(server, tmp_path, 
     )
 
 
-def test_without_a_login_nothing_is_sent_and_one_sentence_says_so(server, mine, tmp_path):
+def test_without_a_login_nothing_is_uploaded_and_the_error_says_so(server, mine, tmp_path):
     code = SEND.format(folder=str(mine), name="somebody/refused", metrics=None)
     done = process(server, tmp_path, code)
     last = done.stderr.strip().splitlines()[-1]
@@ -130,7 +130,7 @@ def test_without_a_login_nothing_is_sent_and_one_sentence_says_so(server, mine, 
         ("[1]", ValueError, "metrics.json holds a list, not an object"),
     ],
 )
-def test_figures_that_cannot_be_read_are_refused_before_anything_is_sent(mine, tmp_path, content, error, said):
+def test_unreadable_metrics_are_refused_before_the_upload(mine, tmp_path, content, error, said):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     with pytest.raises(error, match=said):
@@ -138,12 +138,12 @@ def test_figures_that_cannot_be_read_are_refused_before_anything_is_sent(mine, t
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "two words", "../models"])
-def test_what_can_be_no_name_on_the_hub_is_refused_before_anybody_is_asked(mine, name):
+def test_an_impossible_name_is_refused_without_a_request(mine, name):
     with pytest.raises(ValueError, match=re.escape(f"{name!r} cannot be a name on the hub: give owner/name")):
         SURAdapter.from_pretrained(mine).push_to_hub(name)
 
 
-def test_a_path_is_a_folder_and_never_asked_of_the_hub_and_a_folder_has_no_revision(mine, tmp_path):
+def test_a_path_is_never_looked_up_on_the_hub_and_a_folder_has_no_revision(mine, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(Path("models/nowhere"))
     with pytest.raises(ValueError, match="is a folder, and only adapters on the hub have revisions: leave revision='v1' out"):

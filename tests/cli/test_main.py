@@ -1,4 +1,4 @@
-"""The command line: pictures on the same noise, what an adapter is, and how it ends for bad input."""
+"""The command line: images from the same noise, facts about an adapter, and exit codes and messages for bad input."""
 
 import json
 import os
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from helpers.bare_python import BARE
-from helpers.loopback_hub import free
+from helpers.bare_python import HIDE_PACKAGES
+from helpers.loopback_hub import free_port
 from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 from helpers.small_models import digest
@@ -41,7 +41,7 @@ def drawn(mine, out: Path, *words: str) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def plain_and_adapted(mine) -> list[Image.Image]:
-    """What anybody draws with diffusers."""
+    """The images of a script that uses diffusers."""
     pipe = StableDiffusionPipeline.from_pretrained(MINIATURE, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
     handle, pictures = attach(pipe, SURAdapter.from_pretrained(mine)), []
@@ -51,14 +51,14 @@ def plain_and_adapted(mine) -> list[Image.Image]:
     return pictures
 
 
-def test_what_it_draws_is_what_the_pipeline_draws_with_the_same_seed(mine, tmp_path, plain_and_adapted):
+def test_its_image_is_that_of_the_pipeline_with_the_same_seed(mine, tmp_path, plain_and_adapted):
     plain, adapted = map(np.asarray, plain_and_adapted)
     assert np.array_equal(drawn(mine, tmp_path / "adapted.png", "--seed", "3"), adapted)
     assert np.array_equal(drawn(mine, tmp_path / "plain.png", "--seed", "3", "--scale", "0"), plain)
     assert not np.array_equal(adapted, plain)
 
 
-def test_compared_both_stand_side_by_side_in_this_order_each_pixel_a_square(mine, tmp_path, plain_and_adapted):
+def test_compare_writes_both_images_side_by_side_enlarged_without_smoothing(mine, tmp_path, plain_and_adapted):
     page = np.asarray(drawn(mine, tmp_path / "both.png", "--seed", "3", "--compare"))
     big = [np.asarray(picture).repeat(4, 0).repeat(4, 1) for picture in plain_and_adapted]
     places = [
@@ -70,25 +70,25 @@ def test_compared_both_stand_side_by_side_in_this_order_each_pixel_a_square(mine
     assert np.array_equal(page[top : top + 256, left : left + 256], big[0])
 
 
-def test_the_same_call_writes_the_same_bytes_and_the_picture_says_how_it_was_drawn(mine, tmp_path):
+def test_equal_calls_write_equal_bytes_and_the_png_holds_its_settings(mine, tmp_path):
     words = ("--seed", "7", "--negative", "naïve, 8k", "--guidance", "2.5", "--size", "64x32", "--strength", "0.5")
     picture = drawn(mine, tmp_path / "one.png", *words)
     drawn(mine, tmp_path / "two.png", *words)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes() and picture.size == (64, 32)
     told = json.loads(picture.text[SETTINGS_CHUNK])
     expected = {"prompt": PROMPT, "negative": "naïve, 8k", "seed": 7, "steps": 2, "guidance": 2.5, "size": [64, 32], "strength": 0.5}
-    assert told == expected | {"compare": False, "model": "stable-diffusion", "adapter": mine.name}  # folders are nobody's business
+    assert told == expected | {"compare": False, "model": "stable-diffusion", "adapter": mine.name}  # without folders of this machine
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
-def test_without_a_name_no_picture_is_written_over(mine, tmp_path, monkeypatch):
+def test_without_a_name_no_image_is_overwritten(mine, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in ("0", "1"):
         assert "picture" in main(["generate", PROMPT, "--adapter", str(mine), "--steps", "1", "--seed", seed])
     assert len(set(digest(tmp_path).values())) == 2 and sorted(digest(tmp_path)) == ["picture-1.png", "picture.png"]
 
 
-def test_long_prompts_and_strange_letters_fit_the_page():
+def test_long_prompts_and_other_scripts_fit_the_grid():
     page = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "ein 猫 " * 200)
     short = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "")
     assert page.width == short.width > 1024 and 300 < short.height < page.height < 500
@@ -106,19 +106,19 @@ def test_info_is_an_aligned_table_or_the_whole_config(mine):
     assert config["about"]["loss"]["w_llm"] == 0.01 and config["parameters"] == weights and table["parameters"] == f"{weights:,}"
 
 
-def test_the_card_on_stdout_is_that_of_the_adapter_with_its_figures(mine):
+def test_card_prints_the_model_card_with_the_results(mine):
     words = main(["card", str(mine), "--metrics", str(ROOT / "reports/metrics.json"), "--licence", "mit", "--dataset", "owner/pairs"])
     assert words.startswith("---\n") and "license: mit" in words and "- owner/pairs" in words and "Share of the gap" in words
     assert f"SURAdapter.from_pretrained({str(mine)!r})" in words
 
 
-def test_the_mark_of_the_miniature_is_that_which_its_adapters_keep():
+def test_the_fingerprint_of_the_miniature_is_that_in_its_adapters():
     assert main(["fingerprint", MINIATURE]) == "0fafc71d9964f359.6dc83fdb55f34c99.6dc83fdb55f34c99"
 
 
 @pytest.fixture(scope="module")
 def faulty(mine, tmp_path_factory) -> Path:
-    """A folder with what people have in theirs by mistake, and an adapter, `mine`."""
+    """A folder with invalid adapters and files, and a valid adapter, `mine`."""
     home = tmp_path_factory.mktemp("faulty")
     (home / "mine").symlink_to(mine)
     random_adapter(home / "nameless", base_model=None)
@@ -160,15 +160,15 @@ WRONG = {
 
 
 @pytest.mark.parametrize("call", WRONG)
-def test_bad_input_is_said_in_one_sentence_and_ends_with_one_and_nothing_is_written(faulty, monkeypatch, capsys, call):
+def test_bad_input_is_one_sentence_with_exit_code_1_and_nothing_is_written(faulty, monkeypatch, capsys, call):
     if call.startswith("serve"):
         pytest.importorskip("gradio", reason="the page is made by the package gradio")
     monkeypatch.chdir(faulty)
     before = digest(faulty)
-    monkeypatch.setattr(sys, "argv", ["sur-adapter", *call.replace("FREE", str(free())).split()])
+    monkeypatch.setattr(sys, "argv", ["sur-adapter", *call.replace("FREE", str(free_port())).split()])
     with pytest.raises(SystemExit) as end:
         run()
-    said = end.value.code  # which Python itself writes on stderr, and ends with 1
+    said = end.value.code  # Python writes it to stderr and ends with 1
     assert said.startswith("error: ") and WRONG[call] in said and "\n" not in said and "[Errno" not in said
     assert capsys.readouterr().out == "" and digest(faulty) == before
 
@@ -187,13 +187,13 @@ def test_bad_input_is_said_in_one_sentence_and_ends_with_one_and_nothing_is_writ
         ((PROMPT, "--colour", "red"), "unrecognized arguments: --colour red"),
     ],
 )
-def test_a_wrong_call_ends_with_two(capsys, words, said):
+def test_wrong_arguments_end_with_exit_code_2(capsys, words, said):
     with pytest.raises(SystemExit) as end:
         main(["generate", *words])
     assert end.value.code == 2 and said in capsys.readouterr().err
 
 
-def test_a_command_ends_with_nought_or_with_one_and_no_traceback_and_draws_no_bar_where_nobody_looks(mine, tmp_path):
+def test_a_process_ends_with_0_or_1_without_traceback_or_progress_bar(mine, tmp_path):
     cut = r"\nThe last 22 tokens of the prompt were not read: it is too long for the text encoder."
     for words, code, out, err in (
         (("red " * 60, "--adapter", mine, "--steps", "1", "-o", "out.png"), 0, f"out.png: with the adapter, strength 1;.*{cut}\n", ""),
@@ -205,7 +205,7 @@ def test_a_command_ends_with_nought_or_with_one_and_no_traceback_and_draws_no_ba
         assert done.returncode == code and re.fullmatch(out, done.stdout) and re.fullmatch(err, done.stderr), done
 
 
-def test_whoever_stops_it_sees_no_traceback(monkeypatch):
+def test_an_interrupt_shows_no_traceback(monkeypatch):
     def stopped(*_):
         raise KeyboardInterrupt
 
@@ -217,7 +217,7 @@ def test_whoever_stops_it_sees_no_traceback(monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["", "generate", "info", "card", "convert", "fingerprint", "serve"])
-def test_every_command_has_examples_that_it_takes(command, capsys):
+def test_the_examples_of_every_help_are_valid(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*([command] if command else []), "--help"])
     examples = capsys.readouterr().out.split("\nexamples:\n")[1].split("\n\n")[0].splitlines()
@@ -227,8 +227,8 @@ def test_every_command_has_examples_that_it_takes(command, capsys):
         assert words[0] == "sur-adapter" and build_parser().parse_args(words[1:]).command == (command or words[1])
 
 
-def test_where_gradio_is_not_installed_serve_says_how_to_get_it():
-    code = f"""{BARE.format(absent=["gradio"])}
+def test_without_gradio_serve_says_how_to_install_it():
+    code = f"""{HIDE_PACKAGES.format(absent=["gradio"])}
 sys.argv = ["sur-adapter", "serve"]
 from sur_adapter.cli.main import run
 run()"""

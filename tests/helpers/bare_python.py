@@ -1,24 +1,24 @@
-"""An interpreter that has what `pip install .` brings, and no other package of this environment."""
+"""An interpreter that sees only the packages that `pip install .` installs."""
 
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
 from packaging.requirements import Requirement
 
-BARE = """
+HIDE_PACKAGES = """
 import sys
 from importlib.machinery import PathFinder
 ABSENT = frozenset({absent!r})
-class Bare(PathFinder):
+class Hiding(PathFinder):
     @classmethod
     def find_spec(cls, name, path=None, target=None):
         return None if name.partition(".")[0] in ABSENT else super().find_spec(name, path, target)
-sys.meta_path[:] = [Bare if finder is PathFinder else finder for finder in sys.meta_path]
+sys.meta_path[:] = [Hiding if finder is PathFinder else finder for finder in sys.meta_path]
 """
 
 
-def brought(wanted: list[str]) -> set[str]:
-    """The distributions that these requirements bring along, themselves included, without any extra."""
-    seen, waiting = set(), list(map(Requirement, wanted))
+def installed_distributions(requirements: list[str]) -> set[str]:
+    """The distributions that pip installs for these requirements, without extras, by normalized name."""
+    seen, waiting = set(), list(map(Requirement, requirements))
     while waiting:
         requirement = waiting.pop()
         name = requirement.name.lower().replace("_", "-")
@@ -31,8 +31,8 @@ def brought(wanted: list[str]) -> set[str]:
     return seen
 
 
-def prelude(wanted: list[str]) -> str:
-    """Code that hides every module that these requirements do not bring."""
-    here = brought(wanted)
-    absent = {top for top, names in packages_distributions().items() if not {n.lower().replace("_", "-") for n in names} & here}
-    return BARE.format(absent=sorted(absent))
+def hide_other_packages(requirements: list[str]) -> str:
+    """Code that hides each module that these requirements do not install."""
+    kept = installed_distributions(requirements)
+    absent = {top for top, names in packages_distributions().items() if not {n.lower().replace("_", "-") for n in names} & kept}
+    return HIDE_PACKAGES.format(absent=sorted(absent))

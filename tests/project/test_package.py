@@ -1,4 +1,4 @@
-"""The package alone, as pip installs it: what is in it, what it needs, and how soon it is there."""
+"""The package as pip installs it: its files, its dependencies, and its import time."""
 
 import os
 import re
@@ -13,12 +13,12 @@ from pathlib import Path
 from zipfile import ZipFile
 
 import pytest
-from helpers.bare_python import brought, prelude
+from helpers.bare_python import hide_other_packages, installed_distributions
 from helpers.miniature_adapter import random_adapter
 from helpers.repository import ROOT
 from PIL import Image
 
-WANTED = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+REQUIREMENTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
 HEAVY = {"pandas", "dvc", "aiohttp", "pyarrow", "scipy"}
 
 
@@ -31,12 +31,12 @@ def python(code: str, cwd: Path = ROOT, **environment: str) -> str:
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory) -> Path:
     if find_spec("setuptools") is None or find_spec("pip") is None:
-        pytest.skip("pip or setuptools is not in this environment, and nothing may be fetched to build a wheel with")
+        pytest.skip("pip or setuptools is not installed, and tests download nothing")
     home, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("wheels")
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, home)
     shutil.copytree(ROOT / "sur_adapter", home / "sur_adapter", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))  # to be left out
+    shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))  # must not be in the wheel
     words = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
     done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
@@ -45,18 +45,19 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory) -> Path:
-    """The folder of packages that has the wheel's alone."""
+    """A folder of packages with only the wheel in it."""
     folder = tmp_path_factory.mktemp("site")
     ZipFile(wheel).extractall(folder)
     return folder
 
 
-def test_the_wheel_holds_every_file_of_the_package_and_no_other(wheel):
+def test_the_wheel_holds_exactly_the_files_of_the_package(wheel):
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert names == {p.relative_to(ROOT).as_posix() for p in (ROOT / "sur_adapter").rglob("*.py")}
+    files = [path for path in (ROOT / "sur_adapter").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
 
 
-def test_the_wheel_asks_for_six_libraries_and_none_of_the_pipelines(wheel):
+def test_the_wheel_requires_six_libraries_and_none_of_the_pipeline(wheel):
     file = next(name for name in ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
     told = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
     names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in told if "extra ==" not in line}
@@ -64,16 +65,16 @@ def test_the_wheel_asks_for_six_libraries_and_none_of_the_pipelines(wheel):
     assert {re.match(r"[\w-]+", line).group() for line in told if "extra == " in line} == {"pyiqa", "gradio", "ray"}
 
 
-def test_what_it_brings_along_has_numpy_and_nothing_of_the_pipeline():
-    here = brought(WANTED)
-    assert "numpy" in here and not here & {"dvc", "pandas", "pyarrow", "aiohttp", "scipy", "accelerate", "webdataset", "gradio"}
+def test_its_dependencies_include_numpy_and_nothing_of_the_pipeline():
+    names = installed_distributions(REQUIREMENTS)
+    assert "numpy" in names and not names & {"dvc", "pandas", "pyarrow", "aiohttp", "scipy", "accelerate", "webdataset", "gradio"}
 
 
-def test_installed_alone_it_draws_in_a_pipeline_and_from_the_command_line(wheel, installed, tmp_path):
+def test_installed_alone_it_works_in_a_pipeline_and_from_the_command_line(wheel, installed, tmp_path):
     mine = random_adapter(tmp_path / "adapter")
     file = next(name for name in ZipFile(wheel).namelist() if name.endswith("entry_points.txt"))
     module, function = re.search(r"^sur-adapter = ([\w.]+):(\w+)$", ZipFile(wheel).read(file).decode(), re.M).groups()
-    code = f"""{prelude(WANTED)}
+    code = f"""{hide_other_packages(REQUIREMENTS)}
 import torch, sur_adapter
 from diffusers import DiffusionPipeline
 from sur_adapter import SURAdapter, attach
@@ -95,7 +96,7 @@ print(sur_adapter.__file__, sorted({HEAVY!r} & set(sys.modules)))"""
     assert Image.open(tmp_path / "out.png").width > 2 * 256
 
 
-def test_its_two_names_are_there_within_two_seconds_beyond_torch_and_bring_nothing_of_the_pipeline():
+def test_the_public_names_import_within_two_seconds_after_torch_and_load_nothing_of_the_pipeline():
     code = f"""
 import sys, time, torch
 started = time.perf_counter()
@@ -106,7 +107,7 @@ print(time.perf_counter() - started, sorted({HEAVY | {"diffusers", "transformers
     assert min(float(seconds) for seconds, _ in runs) < 2
 
 
-def test_help_is_there_within_a_second_the_start_of_python_included():
+def test_help_is_shown_within_a_second():
     seconds = []
     for _ in range(3):
         started = time.perf_counter()
