@@ -1,34 +1,33 @@
-"""The lanes of the cache: what they hold, and that training cannot tell them from the models themselves."""
+"""The feature extractors: what they store, and that training on it equals training with the frozen models inline."""
 
 import json
 from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from helpers import tiny_models as tiny
 from helpers.repository import ROOT
-from helpers.stages import cache, generate
+from helpers.stages import cache, generate, train
+from helpers.training_setup import fit, objective
 from PIL import Image, ImageOps
 from ruamel.yaml import YAML
 
-from stages.train import train
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features.latents import images_to_tensor, load_vae, resize_and_crop
 from sur_adapter.features.query_bank import load_query_bank
 from sur_adapter.features.store import FeatureSplit, FeatureStore
-from sur_adapter.io import schema as records
+from sur_adapter.io import schema
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_tar
 from sur_adapter.models.llm import LanguageModel, LLMConfig
 from sur_adapter.models.stable_diffusion import TextEncoders, cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.dataset import FeatureDataset
-from sur_adapter.training.objective import Objective
-from sur_adapter.training.trainer import fit
 
 pytestmark = pytest.mark.usefixtures("own_work")
 
@@ -38,37 +37,38 @@ def models(tmp_path_factory) -> dict:
     return tiny.models(tmp_path_factory.mktemp("models"))
 
 
-def close(found, wanted) -> None:
-    np.testing.assert_allclose(torch.as_tensor(found).float(), torch.as_tensor(wanted).float(), rtol=2**-9, atol=1e-4)
+def assert_close(features, expected) -> None:
+    """Equal up to the rounding of fp16."""
+    np.testing.assert_allclose(torch.as_tensor(features).float(), torch.as_tensor(expected).float(), rtol=2**-9, atol=1e-4)
 
 
-def test_prompts_of_the_same_words_are_embedded_once_though_they_lie_in_different_shards(tmp_path, models, monkeypatch):
+def test_equal_prompts_are_embedded_once_even_if_they_are_in_different_shards(tmp_path, models, monkeypatch):
     rows, _ = tiny.pairs(24)
-    monkeypatch.setattr(records, "ROWS_PER_SHARD", 5)
-    asked, own = [], LanguageModel.encode
-    monkeypatch.setattr(LanguageModel, "encode", lambda self, prompts: own(self, asked.extend(prompts) or prompts))
+    monkeypatch.setattr(schema, "ROWS_PER_SHARD", 5)
+    encoded, encode = [], LanguageModel.encode
+    monkeypatch.setattr(LanguageModel, "encode", lambda self, prompts: encode(self, encoded.extend(prompts) or prompts))
     tiny.extract("llm", rows, tmp_path / "llm", models, layers=[2, 4], max_tokens_per_batch=32)
-    assert sorted(asked) == sorted(set(rows["simple_prompt"]))
+    assert sorted(encoded) == sorted(set(rows["simple_prompt"]))
     store = FeatureStore(tmp_path / "llm")
     assert len(store.shards) == 6 and store.names == ["layer_2", "layer_4"]
     prompts = rows.set_index("id").loc[store.ids, "simple_prompt"].tolist()
-    wanted, found = LanguageModel(models["llm"], LLMConfig(layers=(2, 4)))(prompts), store.rows(range(24))
+    expected, features = LanguageModel(models["llm"], LLMConfig(layers=(2, 4)))(prompts), store.rows(range(24))
     for name in store.names:
-        close(found[name], wanted[name])
+        assert_close(features[name], expected[name])
 
 
-def test_all_tokens_of_a_prompt_are_kept_as_many_as_it_has(tmp_path, models):
+def test_pooling_tokens_stores_each_prompts_own_number_of_tokens(tmp_path, models):
     rows, _ = tiny.pairs()
     tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3], pooling="tokens")
     store = FeatureStore(tmp_path / "llm")
-    found, prompts = store.rows(range(8)), rows.set_index("id").loc[store.ids, "simple_prompt"].tolist()
-    teacher = LanguageModel(models["llm"], LLMConfig(layers=(3,), pooling="tokens"))
-    assert found["layer_3.length"].tolist() == [len(i) for i in teacher.encode(prompts)]
-    for values, length, prompt in zip(found["layer_3"], found["layer_3.length"], prompts, strict=True):
-        close(values[:length], teacher([prompt])["layer_3"][0])
+    features, prompts = store.rows(range(8)), rows.set_index("id").loc[store.ids, "simple_prompt"].tolist()
+    llm = LanguageModel(models["llm"], LLMConfig(layers=(3,), pooling="tokens"))
+    assert features["layer_3.length"].tolist() == [len(i) for i in llm.encode(prompts)]
+    for states, length, prompt in zip(features["layer_3"], features["layer_3.length"], prompts, strict=True):
+        assert_close(states[:length], llm([prompt])["layer_3"][0])
 
 
-def test_states_that_fp16_cannot_hold_are_refused_with_the_cure_and_kept_in_fp32(tmp_path, models, monkeypatch):
+def test_states_that_overflow_fp16_are_refused_with_a_fix_and_stored_in_fp32(tmp_path, models, monkeypatch):
     rows, _ = tiny.pairs()
     call = LanguageModel.__call__
     monkeypatch.setattr(LanguageModel, "__call__", lambda self, prompts: {k: v * 1e6 for k, v in call(self, prompts).items()})
@@ -78,11 +78,11 @@ def test_states_that_fp16_cannot_hold_are_refused_with_the_cure_and_kept_in_fp32
     assert FeatureStore(tmp_path / "llm").rows([0])["layer_3"].abs().max() > 65504
 
 
-def test_each_picture_goes_to_the_bucket_nearest_in_aspect_and_its_frame_says_how_it_was_cut(tmp_path, models):
-    rows, pictures = tiny.pairs()
-    tiny.extract("vae", rows, tmp_path / "vae", models, pictures, buckets=[[64, 64], [96, 48], [48, 96]], batch_size=3)
+def test_each_image_goes_to_the_bucket_nearest_in_aspect_ratio_and_its_frame_holds_the_crop(tmp_path, models):
+    rows, images = tiny.pairs()
+    tiny.extract("vae", rows, tmp_path / "vae", models, images, buckets=[[64, 64], [96, 48], [48, 96]], batch_size=3)
     store = FeatureStore(tmp_path / "vae")
-    sizes = {key: Image.open(BytesIO(data)).size for key, data in pictures.items()}
+    sizes = {key: Image.open(BytesIO(data)).size for key, data in images.items()}
     aspects = {(64, 64): 1, (90, 60): 2, (50, 70): 1, (80, 40): 2, (33, 99): 0.5, (64, 32): 2}
     shape = {1: [2, 4, 8, 8], 2: [2, 4, 6, 12], 0.5: [2, 4, 12, 6]}
     assert store.shapes("latents").tolist() == [shape[aspects[sizes[key]]] for key in store.ids]
@@ -93,32 +93,32 @@ def test_each_picture_goes_to_the_bucket_nearest_in_aspect_and_its_frame_says_ho
         assert (width, height) == sizes[key] and [2, 4, target_height // 8, target_width // 8] == shape[aspects[sizes[key]]]
         scaled = (round(max(target_width / width, target_height / height) * side) for side in (width, height))
         assert (left, top) == tuple(round((s - t) / 2) for s, t in zip(scaled, (target_width, target_height), strict=True))
-        picture = ImageOps.fit(Image.open(BytesIO(pictures[key])).convert("RGB"), (target_width, target_height), Image.Resampling.LANCZOS)
+        picture = ImageOps.fit(Image.open(BytesIO(images[key])).convert("RGB"), (target_width, target_height), Image.Resampling.LANCZOS)
         with torch.no_grad():
             posterior = model.encode(images_to_tensor([picture])).latent_dist
-        close(found["latents"][0, 0], posterior.mean[0])
-        close(found["latents"][0, 1], posterior.logvar[0])
+        assert_close(found["latents"][0, 0], posterior.mean[0])
+        assert_close(found["latents"][0, 1], posterior.logvar[0])
 
 
-def test_the_mirrored_picture_is_cached_only_if_asked_for(tmp_path, models):
-    rows, pictures = tiny.pairs()
+def test_latents_of_the_mirrored_image_are_stored_only_with_flips(tmp_path, models):
+    rows, images = tiny.pairs()
     rng = np.random.default_rng(0)
-    for key in pictures:
+    for key in images:
         buffer = BytesIO()
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, "png")
-        pictures[key] = buffer.getvalue()
-    tiny.extract("vae", rows, tmp_path / "vae", models, pictures, flips=True)
-    tiny.extract("vae", rows, tmp_path / "plain/vae", models, pictures)
+        images[key] = buffer.getvalue()
+    tiny.extract("vae", rows, tmp_path / "vae", models, images, flips=True)
+    tiny.extract("vae", rows, tmp_path / "plain/vae", models, images)
     found, plain = FeatureStore(tmp_path / "vae").rows(range(8)), FeatureStore(tmp_path / "plain/vae").rows(range(8))
     assert "latents_flipped" not in plain and torch.equal(plain["latents"], found["latents"])
-    mirrored = [ImageOps.mirror(Image.open(BytesIO(pictures[key]))) for key in FeatureStore(tmp_path / "vae").ids]
+    mirrored = [ImageOps.mirror(Image.open(BytesIO(images[key]))) for key in FeatureStore(tmp_path / "vae").ids]
     with torch.no_grad():
         wanted = load_vae(models["diffusion"], "fp32").encode(images_to_tensor(mirrored)).latent_dist.mean
-    close(found["latents_flipped"][:, 0], wanted)
+    assert_close(found["latents_flipped"][:, 0], wanted)
     assert (found["latents_flipped"].float() - found["latents"].float()).abs().max() > 0.01
 
 
-def test_a_vae_that_overflows_in_fp16_is_run_in_fp32_and_any_other_as_told(models, tmp_path):
+def test_a_vae_that_overflows_in_fp16_runs_in_fp32_and_any_other_in_the_chosen_precision(models, tmp_path):
     assert load_vae(models["diffusion"], "fp16").dtype == torch.float32  # force_upcast
     assert load_vae(models["diffusion"], "bf16").dtype == torch.bfloat16
     small = AutoencoderKL.from_pretrained(models["diffusion"], subfolder="vae")
@@ -138,62 +138,62 @@ def test_a_vae_that_overflows_in_fp16_is_run_in_fp32_and_any_other_as_told(model
     ],
 )
 def test_a_bucket_that_the_vae_cannot_encode_is_refused(tmp_path, models, size, sentence):
-    rows, pictures = tiny.pairs()
+    rows, images = tiny.pairs()
     with pytest.raises(ValueError, match=sentence):
-        tiny.extract("vae", rows, tmp_path / "vae", models, pictures, buckets=[size])
+        tiny.extract("vae", rows, tmp_path / "vae", models, images, buckets=[size])
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_has_its_queries_recorded_as_its_unet_asks_them(tmp_path, family):
+def test_the_query_bank_of_every_family_has_the_layers_of_its_unet(tmp_path, family):
 
     model = {"diffusion": tiny.diffusion(tmp_path / "model", family), "resolution": 64}
-    rows, pictures = tiny.pairs()
-    tiny.extract("queries", rows, tmp_path / "queries", model, pictures, count=20)
+    rows, images = tiny.pairs()
+    tiny.extract("queries", rows, tmp_path / "queries", model, images, count=20)
     unet = UNet2DConditionModel.from_pretrained(model["diffusion"], subfolder="unet")
     layers = load_query_bank(tmp_path / "queries")
     assert len(layers) == len(cross_attention_layers(unet)) > 2
     for layer, module in zip(layers, (m for _, m in sorted(cross_attention_layers(unet).items())), strict=True):
-        words = torch.randn(2, 5, unet.config.cross_attention_dim)
+        prompt_embeds = torch.randn(2, 5, unet.config.cross_attention_dim)
         assert layer.q.shape == (20, module.to_q.out_features) and layer.q.std() > 0
         with torch.no_grad():
-            assert torch.allclose(layer.to_v @ words[0].T, module.to_v(words[0]).T, atol=0.005)
+            assert torch.allclose(layer.to_v @ prompt_embeds[0].T, module.to_v(prompt_embeds[0]).T, atol=0.005)
 
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_every_family_goes_from_pairs_through_all_lanes_to_an_adapter_of_its_width_and_its_pictures(tmp_path, models, family):
+def test_every_family_goes_from_pairs_to_features_an_adapter_and_images(tmp_path, models, family):
     folder = tiny.home(tmp_path, models | {"diffusion": tiny.diffusion(tmp_path / "model", family)})
     params = YAML(typ="safe").load(folder / "params.yaml")
-    lanes = [folder / "features" / lane for lane in ("clip", "llm", "vae", "queries")]
-    for lane in lanes:
-        cache(folder / "pairs.parquet", folder / "raw", lane, **params)
-    rules = {
+    features = [folder / "features" / name for name in ("clip", "llm", "vae", "queries")]
+    for out in features:
+        cache(folder / "pairs.parquet", folder / "raw", out, **params)
+    settings = {
         "adapter": {"heads": 4},
-        "loss": {"prompt": "attention", "w_diffusion": 0.01, "w_prompt": 1.0, "w_llm": 0.01, "mask": True},
-        "train": {"steps": 4, "batch": 8, "lr": 0.01, "every": 1},
+        "loss": {"prompt": "attention", "w_diffusion": 0.01, "w_prompt": 1.0, "w_llm": 0.01, "mask_padding": True},
+        "train": {"steps": 4, "batch_size": 8, "lr": 0.01, "eval_steps": 1},
     }
-    train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"], **rules)
-    adapter, losses = SURAdapter.from_pretrained(tmp_path / "adapter"), json.loads((tmp_path / "log/history.json").read_text())
+    train(*features, tmp_path / "adapter", tmp_path / "log", models=params["models"], **settings)
+    adapter, history = SURAdapter.from_pretrained(tmp_path / "adapter"), json.loads((tmp_path / "log/history.json").read_text())
     assert adapter.config.width == {"sd1": 32, "sd2": 48, "sdxl": 80}[family] and adapter.config.teacher_width == 2 * 32
     assert adapter.config.pooled_width == (24 if family == "sdxl" else 0)
-    assert losses[-1]["prompt"] < losses[0]["prompt"]
-    drawn = {"per_category": 1, "seeds": 1, "num_inference_steps": 2, "guidance_scale": 3.0}
-    for arm, by in (("baseline", None), ("adapter", tmp_path / "adapter")):
-        generate(ROOT / "prompts/plain", tmp_path / arm, by, models=params["models"], generate=drawn)
+    assert history[-1]["prompt"] < history[0]["prompt"]
+    sampling = {"per_category": 1, "seeds": 1, "num_inference_steps": 2, "guidance_scale": 3.0}
+    for arm, weights in (("baseline", None), ("adapter", tmp_path / "adapter")):
+        generate(ROOT / "prompts/plain", tmp_path / arm, weights, models=params["models"], generate=sampling)
     plain, adapted = ({key: data for key, _, data in read_tar(tmp_path / arm)} for arm in ("baseline", "adapter"))
     assert plain.keys() == adapted.keys() and len(plain) == 3 and all(plain[key] != adapted[key] for key in plain)
     with pytest.raises(
         ValueError, match="features/clip was made with base_model .*, but 'another' is asked for: it is stale; run `dvc repro`"
     ):
-        train(*lanes, tmp_path / "adapter", tmp_path / "log", models=params["models"] | {"diffusion": "another"}, **rules)
+        train(*features, tmp_path / "adapter", tmp_path / "log", models=params["models"] | {"diffusion": "another"}, **settings)
 
 
-def test_pictures_stay_on_disk_until_asked_for_and_a_missing_one_is_named(tmp_path, models):
+def test_an_image_index_reads_from_disk_and_names_a_missing_image(tmp_path, models):
     folder = tiny.home(tmp_path, models, 8)
-    rows, pictures = tiny.pairs(8)
-    album = ImageIndex(folder / "raw", set(pictures))
-    assert dict(album) == pictures
+    rows, images = tiny.pairs(8)
+    index = ImageIndex(folder / "raw", set(images))
+    assert dict(index) == images
     with pytest.raises(ValueError, match="raw holds no image for 1 of 9 kept pairs \\(nowhere, …\\): run `dvc repro` again"):
-        ImageIndex(folder / "raw", {*pictures, "nowhere"})
+        ImageIndex(folder / "raw", {*images, "nowhere"})
     tar = folder / "raw/here/images-000000.tar"
     tar.write_bytes(tar.read_bytes()[:700])
     with pytest.raises(ValueError, match="images-000000.tar is cut short or broken .*: remove it and run `dvc repro` again"):
@@ -202,35 +202,35 @@ def test_pictures_stay_on_disk_until_asked_for_and_a_missing_one_is_named(tmp_pa
 
 @dataclass
 class Inline:
-    """Features made by the frozen models themselves whenever a batch asks: what the cache is there to spare."""
+    """A dataset that runs the frozen models for each batch."""
 
-    rows_: object
-    pictures: dict
+    pairs: pd.DataFrame
+    images: dict
     encoders: TextEncoders
-    teacher: LanguageModel
+    llm: LanguageModel
     vae: AutoencoderKL
 
-    together = TrainingBatch.together
+    same_bucket = TrainingBatch.same_bucket
 
     def __len__(self) -> int:
-        return len(self.rows_)
+        return len(self.pairs)
 
     @torch.no_grad()
     def rows(self, index: torch.Tensor, device: str) -> TrainingBatch:
-        some = self.rows_.iloc[index.tolist()]
-        simple, complex_ = (self.encoders(some[f"{kind}_prompt"].tolist())[0] for kind in ("simple", "complex"))
-        images = [resize_and_crop(self.pictures[key], (64, 64))[0] for key in some["id"]]
-        posterior = self.vae.encode(images_to_tensor(images)).latent_dist
-        teacher = self.teacher(some["simple_prompt"].tolist())["layer_3"]
-        latents = torch.stack([posterior.mean, posterior.logvar], 1).contiguous()  # else noise "like" it fills it in another order
-        return TrainingBatch(simple, complex_, teacher, latents)
+        batch = self.pairs.iloc[index.tolist()]
+        simple, complex_embeds = (self.encoders(batch[f"{kind}_prompt"].tolist())[0] for kind in ("simple", "complex"))
+        crops = [resize_and_crop(self.images[key], (64, 64))[0] for key in batch["id"]]
+        posterior = self.vae.encode(images_to_tensor(crops)).latent_dist
+        teacher = self.llm(batch["simple_prompt"].tolist())["layer_3"]
+        latents = torch.stack([posterior.mean, posterior.logvar], 1).contiguous()  # randn_like fills other strides in another order
+        return TrainingBatch(simple, complex_embeds, teacher, latents)
 
 
-def test_training_from_the_cache_is_training_with_the_models_inline(tmp_path, models):
-    rows, pictures = tiny.pairs(24)
+def test_training_on_cached_features_equals_training_with_the_frozen_models_inline(tmp_path, models):
+    rows, images = tiny.pairs(24)
     tiny.extract("clip", rows, tmp_path / "clip", models)
     tiny.extract("llm", rows, tmp_path / "llm", models, layers=[3])
-    tiny.extract("vae", rows, tmp_path / "vae", models, pictures)
+    tiny.extract("vae", rows, tmp_path / "vae", models, images)
     stores = [FeatureStore(tmp_path / name) for name in ("clip", "llm", "vae")]
     scheduler = DDPMScheduler.from_pretrained(models["diffusion"], subfolder="scheduler")
     unet = UNet2DConditionModel.from_pretrained(models["diffusion"], subfolder="unet").eval().requires_grad_(False)
@@ -240,17 +240,17 @@ def test_training_from_the_cache_is_training_with_the_models_inline(tmp_path, mo
         load_vae(models["diffusion"], "fp32"),
     )
 
-    def history(of) -> list[dict]:
+    def history(dataset) -> list[dict]:
         torch.manual_seed(0)
         adapter = SURAdapter(AdapterConfig(32, 32, heads=4))
-        objective = Objective(1.0, 1.0, 0.1, unet=unet, scheduler=scheduler)
-        return fit(adapter, objective, of("train"), of("validation"), steps=12, batch=6, lr=1e-3, every=1)[0]
+        goal = objective(1.0, 1.0, 0.1, unet=unet, scheduler=scheduler)
+        return fit(adapter, goal, dataset("train"), dataset("validation"), steps=12, batch_size=6, lr=1e-3, eval_steps=1)
 
     def cached(split: str) -> FeatureDataset:
         return FeatureDataset(FeatureSplit(stores, split), ["layer_3"])
 
     def inline(split: str) -> Inline:
-        return Inline(rows[rows["split"] == split], pictures, *frozen)
+        return Inline(rows[rows["split"] == split], images, *frozen)
 
     pairs_of_steps = list(zip(history(cached), history(inline), strict=True))
     for one, other in pairs_of_steps:

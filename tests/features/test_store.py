@@ -1,4 +1,4 @@
-"""Cached features on disk: read by row without the rest, refused when stale, cut or touched."""
+"""Cached features on disk: one row is read without the others, and stale, truncated or changed files are refused."""
 
 import tracemalloc
 
@@ -20,7 +20,7 @@ def fixed(count: int, *shape: int) -> np.ndarray:
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two shards of train, one of validation, and what they hold."""
+    """A store with two shards of train and one of validation, and its rows by id."""
     held, shapes = {}, [(2, 4, 3, 5), (2, 4, 5, 3), (2, 4, 4, 4)]
     for number, (name, count) in enumerate([("train-000000", 4), ("train-000001", 3), ("validation-000000", 2)]):
         ids = [f"{number}-{i}" for i in range(count)]
@@ -36,7 +36,7 @@ def folder(tmp_path):
     return tmp_path / "clip", held
 
 
-def test_any_reader_of_parquet_finds_the_ids_and_the_numbers(folder):
+def test_pyarrow_reads_the_ids_and_the_numbers(folder):
     table = pq.read_table(folder[0] / "train-000001.parquet")
     for row in table.to_pylist():
         for name in ("simple", "frame", "layer_1", "latents"):
@@ -44,57 +44,57 @@ def test_any_reader_of_parquet_finds_the_ids_and_the_numbers(folder):
     assert table["latents.shape"].to_pylist() == [list(folder[1][key]["latents"].shape) for key in table["id"].to_pylist()]
 
 
-def test_any_rows_in_any_order_are_what_was_written(folder):
+def test_rows_in_any_order_are_what_was_written(folder):
     store, held = FeatureStore(folder[0]), folder[1]
     assert len(store) == 9 and store.ids == list(held) and store.about == ABOUT
     index = [8, 0, 5, 5, 3]
-    found = store.rows(index, ["simple", "frame", "layer_1"])
+    rows = store.rows(index, ["simple", "frame", "layer_1"])
     for b, i in enumerate(index):
-        wanted = held[store.ids[i]]
-        assert np.array_equal(found["simple"][b], wanted["simple"]) and np.array_equal(found["frame"][b], wanted["frame"])
-        n = found["layer_1.length"][b]
-        assert n == len(wanted["layer_1"]) and np.array_equal(found["layer_1"][b, :n], wanted["layer_1"])
-        assert not found["layer_1"][b, n:].any()
+        expected = held[store.ids[i]]
+        assert np.array_equal(rows["simple"][b], expected["simple"]) and np.array_equal(rows["frame"][b], expected["frame"])
+        n = rows["layer_1.length"][b]
+        assert n == len(expected["layer_1"]) and np.array_equal(rows["layer_1"][b, :n], expected["layer_1"])
+        assert not rows["layer_1"][b, n:].any()
     assert store.rows([6, 2, 8], ["length"])["length"].tolist() == [2, 2, 1]
-    assert found["simple"].dtype == torch.float16 and found["frame"].dtype == torch.int32
+    assert rows["simple"].dtype == torch.float16 and rows["frame"].dtype == torch.int32
 
 
-def test_rows_of_different_shapes_are_told_apart_and_asked_for_together_only_if_alike(folder):
+def test_rows_are_read_together_only_if_they_have_one_shape(folder):
     store = FeatureStore(folder[0])
     shapes = store.shapes("latents")
-    alike = np.flatnonzero((shapes == shapes[0]).all(1))
-    assert len(alike) > 2 and store.rows(alike, ["latents"])["latents"].shape == (len(alike), 2, 4, 3, 5)
+    same_shape = np.flatnonzero((shapes == shapes[0]).all(1))
+    assert len(same_shape) > 2 and store.rows(same_shape, ["latents"])["latents"].shape == (len(same_shape), 2, 4, 3, 5)
     with pytest.raises(ValueError, match="read rows of one shape at a time"):
         store.rows([0, 1], ["latents"])
     assert store.shapes("simple").tolist() == [[3, 8]] * 9
 
 
-def test_a_split_numbers_its_own_rows_of_all_stores_together(folder, tmp_path):
+def test_a_split_reads_its_own_rows_of_several_stores(folder, tmp_path):
     ids = FeatureStore(folder[0]).ids
     for name, a, b in (("train-000000", 0, 4), ("train-000001", 4, 7), ("validation-000000", 7, 9)):
         write_features(tmp_path / "llm" / f"{name}.parquet", ids[a:b], {"other": np.arange(a, b, dtype=np.int32)[:, None]})
     stores = [FeatureStore(folder[0]), FeatureStore(tmp_path / "llm")]
     split = FeatureSplit(stores, "validation")
     train = FeatureSplit(stores, "train")
-    found = train.rows([6, 1], ["simple", "other"])
-    assert list(found) == ["simple", "other"] and train.names == [*stores[0].names, "other"]
+    rows = train.rows([6, 1], ["simple", "other"])
+    assert list(rows) == ["simple", "other"] and train.names == [*stores[0].names, "other"]
     assert np.array_equal(split.shapes("latents"), stores[0].shapes("latents")[7:])
-    assert len(split) == 2 and split.rows([1])["other"].tolist() == [[8]] and found["other"].tolist() == [[6], [1]]
-    assert np.array_equal(found["simple"][0], folder[1][ids[6]]["simple"])
+    assert len(split) == 2 and split.rows([1])["other"].tolist() == [[8]] and rows["other"].tolist() == [[6], [1]]
+    assert np.array_equal(rows["simple"][0], folder[1][ids[6]]["simple"])
     assert len(FeatureSplit(stores, "test")) == 0 and FeatureSplit(stores, "test").rows([])["simple"].shape == (0, 3, 8)
 
 
-def test_rows_are_read_without_the_rest_of_the_file(tmp_path):
+def test_rows_are_read_without_the_rest_of_the_file_in_memory(tmp_path):
     for number in range(2):
         ids = [f"{number}-{i}" for i in range(50)]
         write_features(tmp_path / f"train-{number:06d}.parquet", ids, {"simple": np.full((50, 100, 1000), number, np.float16)})
     before = pa.total_allocated_bytes()
     tracemalloc.start()
     store = FeatureStore(tmp_path)
-    found = store.rows([70, 3])["simple"]
+    rows = store.rows([70, 3])["simple"]
     most = tracemalloc.get_traced_memory()[1] + pa.total_allocated_bytes() - before
     tracemalloc.stop()
-    assert found[:, 0, 0].tolist() == [1, 0] and found.nbytes == 400_000 < most < 1_000_000  # of 20 MB
+    assert rows[:, 0, 0].tolist() == [1, 0] and rows.nbytes == 400_000 < most < 1_000_000  # of 20 MB
 
 
 LAYOUTS = {
@@ -111,16 +111,16 @@ LAYOUTS = {
 def test_a_file_that_was_rewritten_with_another_layout_gives_the_same_rows(folder, caplog, layout):
     mapped, index = FeatureStore(folder[0]), [3, 0, 6, 8, 6]
     names = ["simple", "length", "frame", "layer_1"]
-    wanted, latents, shapes = mapped.rows(index, names), mapped.rows([0, 4], ["latents"])["latents"], mapped.shapes("latents")
+    expected, latents, shapes = mapped.rows(index, names), mapped.rows([0, 4], ["latents"])["latents"], mapped.shapes("latents")
     for file in folder[0].iterdir():
         table, changed = pq.read_table(file), {"compression": "none", "use_dictionary": False} | LAYOUTS[layout]
         pq.write_table(table, file, **changed)
     assert not caplog.messages
     store = FeatureStore(folder[0])
     assert any("is read into memory" in message for message in caplog.messages)
-    found = store.rows(index, names)
-    assert found.keys() == wanted.keys() and all(torch.equal(found[name], wanted[name]) for name in wanted)
-    assert {name: values.dtype for name, values in found.items()} == {name: values.dtype for name, values in wanted.items()}
+    rows = store.rows(index, names)
+    assert rows.keys() == expected.keys() and all(torch.equal(rows[name], expected[name]) for name in expected)
+    assert {name: values.dtype for name, values in rows.items()} == {name: values.dtype for name, values in expected.items()}
     assert np.array_equal(store.shapes("latents"), shapes)
     assert torch.equal(store.rows([0, 4], ["latents"])["latents"], latents)
     store.verify()
@@ -141,7 +141,7 @@ def test_a_constant_in_several_pages_is_not_mapped_across_their_headers(tmp_path
     assert FeatureStore(tmp_path).rows(range(4))["x"].eq(0).all()
 
 
-def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
+def test_equal_content_gives_equal_bytes_and_other_content_does_not(tmp_path):
     values = fixed(3, 4)
     for name, content in (("one", values), ("two", values.copy()), ("three", -values)):
         write_features(tmp_path / name, ["a", "b", "c"], {"x": content, "y": list(content)}, ABOUT)
@@ -149,7 +149,7 @@ def test_the_same_content_is_the_same_bytes_and_any_other_is_not(tmp_path):
     assert one == two != three
 
 
-def test_stores_of_other_pairs_or_of_another_model_do_not_go_together(folder, tmp_path):
+def test_stores_of_other_pairs_or_of_another_model_are_not_combined(folder, tmp_path):
     first = FeatureStore(folder[0])
     values = {"x": fixed(9, 2)}
     write_features(tmp_path / "llm/train-000000.parquet", [*first.ids[:8], "x"], values)
@@ -160,13 +160,13 @@ def test_stores_of_other_pairs_or_of_another_model_do_not_go_together(folder, tm
         FeatureSplit([first, FeatureStore(tmp_path / "vae")], "train")
 
 
-def test_features_of_another_model_than_the_one_asked_for_are_stale(folder):
-    FeatureStore(folder[0]).check_about(base_model="a", llm="whatever: it is not recorded here")
+def test_features_of_another_model_are_stale(folder):
+    FeatureStore(folder[0]).check_about(base_model="a", llm="any: not recorded here")
     with pytest.raises(ValueError, match="made with layers \\[1, 2\\], but \\[3\\] is asked for: it is stale; run `dvc repro`"):
         FeatureStore(folder[0]).check_about(layers=[3])
 
 
-def test_a_shard_that_is_gone_or_was_made_by_another_model_is_missed(folder, tmp_path):
+def test_a_missing_shard_and_one_of_another_model_are_refused(folder, tmp_path):
     file = folder[0] / "train-000001.parquet"
     file.rename(tmp_path / "aside")
     with pytest.raises(ValueError, match="holds 2 of 3 feature shards: remove the folder and run `dvc repro` again"):
@@ -178,7 +178,7 @@ def test_a_shard_that_is_gone_or_was_made_by_another_model_is_missed(folder, tmp
         FeatureStore(tmp_path / "nowhere")
 
 
-def test_a_changed_id_is_noticed_at_once_and_a_changed_number_when_asked(folder):
+def test_a_changed_id_is_noticed_on_open_and_a_changed_number_by_verify(folder):
     file = folder[0] / "train-000001.parquet"
     data = file.read_bytes()
     FeatureStore(folder[0]).verify()

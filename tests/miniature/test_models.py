@@ -14,7 +14,7 @@ from miniature.pretrain import measure
 from miniature.pretrain.world import texts
 from miniature.scenes import CATEGORIES
 from sur_adapter.cli.main import main
-from sur_adapter.models.fingerprint import fingerprint, same
+from sur_adapter.models.fingerprint import fingerprint, same_encoder
 
 MODELS = Path(__file__).parents[2] / "models/miniature"
 CARD = json.loads((MODELS / "figures.json").read_text())
@@ -46,7 +46,7 @@ def test_the_text_encoder_is_known_again_in_every_type_it_may_be_loaded_in(pipe,
         CLIPTextModel.from_pretrained(MODELS / name, dtype=dtype) for name in ("stable-diffusion/text_encoder", "clip-eval")
     )
     mark = fingerprint(pipe.text_encoder)
-    assert loaded.dtype == dtype and same(mark, fingerprint(loaded)) and not same(mark, fingerprint(stranger))
+    assert loaded.dtype == dtype and same_encoder(mark, fingerprint(loaded)) and not same_encoder(mark, fingerprint(stranger))
 
 
 def test_the_mark_of_a_models_text_encoder_can_be_asked_for(pipe, tmp_path):

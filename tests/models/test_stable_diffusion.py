@@ -1,4 +1,4 @@
-"""Words as the pipelines themselves read them, for Stable Diffusion 1, 2 and XL."""
+"""Base-model families: prompts are encoded as in the pipelines themselves, for Stable Diffusion 1, 2 and XL."""
 
 import json
 import subprocess
@@ -26,52 +26,52 @@ def model(request, tmp_path_factory) -> str:
 
 
 @torch.no_grad()
-def own(pipe, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """What the pipeline makes of them."""
+def pipeline_embeds(pipe, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """prompt_embeds and pooled_prompt_embeds by the pipeline."""
     answer = pipe.encode_prompt(prompt=prompts, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False)
     return answer[0], answer[2] if len(answer) == 4 else None
 
 
-def test_features_are_those_of_the_pipelines_own_encode_prompt(model):
-    states, pooled = diffusion.TextEncoders(model)(PROMPTS)
-    wanted, wanted_pooled = own(diffusion.load_pipeline(model), PROMPTS)
-    assert torch.allclose(states, wanted, atol=1e-6) and states.shape == wanted.shape
-    assert (pooled is None) == (wanted_pooled is None)
-    assert pooled is None or torch.allclose(pooled, wanted_pooled, atol=1e-6)
+def test_text_encoders_give_what_the_pipelines_encode_prompt_gives(model):
+    embeds, pooled = diffusion.TextEncoders(model)(PROMPTS)
+    expected, expected_pooled = pipeline_embeds(diffusion.load_pipeline(model), PROMPTS)
+    assert torch.allclose(embeds, expected, atol=1e-6) and embeds.shape == expected.shape
+    assert (pooled is None) == (expected_pooled is None)
+    assert pooled is None or torch.allclose(pooled, expected_pooled, atol=1e-6)
 
 
-def test_what_is_cached_is_what_the_pipeline_would_see_to_the_rounding_of_fp16(model, tmp_path):
+def test_cached_text_features_are_those_of_the_pipeline_rounded_to_fp16(model, tmp_path):
     rows, _ = tiny.pairs()
     tiny.extract("clip", rows, tmp_path / "clip", {"diffusion": model}, batch_size=3)
     store, pipe = FeatureStore(tmp_path / "clip"), diffusion.load_pipeline(model)
-    found = store.rows(range(len(rows)))
+    features = store.rows(range(len(rows)))
     by_id = rows.set_index("id").loc[store.ids]
     for column in ("simple", "complex"):
-        wanted, pooled = own(pipe, by_id[f"{column}_prompt"].tolist())
-        for name, values in {column: wanted, f"{column}_pooled": pooled}.items():
-            assert (values is None) == (name not in found)
+        expected, pooled = pipeline_embeds(pipe, by_id[f"{column}_prompt"].tolist())
+        for name, values in {column: expected, f"{column}_pooled": pooled}.items():
+            assert (values is None) == (name not in features)
             if values is not None:
-                assert found[name].dtype == torch.float16
-                np.testing.assert_allclose(found[name].float(), values, rtol=2**-10, atol=1e-6)
+                assert features[name].dtype == torch.float16
+                np.testing.assert_allclose(features[name].float(), values, rtol=2**-10, atol=1e-6)
     assert store.about["base_model"] == model and store.about["text_encoder"] == fingerprint(pipe.text_encoder)
-    assert ("text_encoder_2" in store.about) == ("simple_pooled" in found)
+    assert ("text_encoder_2" in store.about) == ("simple_pooled" in features)
 
 
-def test_every_family_draws_by_its_own_pipeline_from_given_noise(model):
+def test_every_family_generates_images_with_its_own_pipeline_from_given_noise(model):
     pipe, jobs = diffusion.load_pipeline(model), image_jobs([{"id": "a"}, {"id": "b"}], ["a cat", "a dog"], 1)
     config = GenerateConfig(per_category=1, seeds=1, num_inference_steps=2, guidance_scale=3.0, batch_size=2)
     images = {key: data for key, _, data in generate_images(pipe, jobs, 32, config)}
     assert images.keys() == {"a-0", "b-0"} and images["a-0"] != images["b-0"]
-    picture = Image.open(BytesIO(images["b-0"]))
-    asked = {"num_inference_steps": 2, "guidance_scale": 3.0, "latents": initial_noise((1, 4, 4, 4), 0, "b", 0)}
-    assert picture.size == (32, 32)
-    assert alike(picture, pipe("a dog", height=32, width=32, **asked).images[0])
-    if hasattr(pipe, "text_encoder_2"):  # XL is told how large it draws
-        assert not alike(picture, pipe("a dog", original_size=(512, 512), height=32, width=32, **asked).images[0])
+    image = Image.open(BytesIO(images["b-0"]))
+    sampling = {"num_inference_steps": 2, "guidance_scale": 3.0, "latents": initial_noise((1, 4, 4, 4), 0, "b", 0)}
+    assert image.size == (32, 32)
+    assert close(image, pipe("a dog", height=32, width=32, **sampling).images[0])
+    if hasattr(pipe, "text_encoder_2"):  # SDXL depends on the image size
+        assert not close(image, pipe("a dog", original_size=(512, 512), height=32, width=32, **sampling).images[0])
 
 
-def alike(one: Image.Image, other: Image.Image) -> bool:
-    """To sums in another order, 2 of 255."""
+def close(one: Image.Image, other: Image.Image) -> bool:
+    """Up to the rounding of sums in another order: 2 of 255."""
     return np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
 
 
@@ -84,11 +84,11 @@ def test_a_model_with_encoders_of_another_kind_is_refused_in_a_sentence(tmp_path
         diffusion.TextEncoders(str(folder))
 
 
-def test_a_prompts_length_is_what_of_it_is_no_padding(model):
+def test_the_length_of_a_prompt_counts_its_tokens_without_padding(model):
     encoders = diffusion.TextEncoders(model)
-    (tokenizer, *_), words = encoders.tokenizers, PROMPTS
-    mask = tokenizer(words, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).attention_mask
-    assert encoders.lengths(words).tolist() == [sum(row) for row in mask] and len(set(encoders.lengths(words).tolist())) == 4
+    tokenizer = encoders.tokenizers[0]
+    mask = tokenizer(PROMPTS, padding="max_length", truncation=True, max_length=tokenizer.model_max_length).attention_mask
+    assert encoders.lengths(PROMPTS).tolist() == [sum(row) for row in mask] and len(set(encoders.lengths(PROMPTS).tolist())) == 4
 
 
 def test_latents_are_shifted_and_scaled_as_the_vae_config_says():
@@ -108,16 +108,16 @@ def test_the_unet_call_predicts_what_the_unet_does_in_its_own_dtype(model):
         torch.randn(2, 5, unet.config.cross_attention_dim),
     )
     if unet.config.addition_embed_type is None:
-        wanted = unet(noisy_latents.bfloat16(), timesteps, prompt_embeds.bfloat16()).sample
-        found = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds)
-        assert found.dtype == torch.float32 and torch.equal(found, wanted.float())
+        expected = unet(noisy_latents.bfloat16(), timesteps, prompt_embeds.bfloat16()).sample
+        features = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds)
+        assert features.dtype == torch.float32 and torch.equal(features, expected.float())
         return
     with pytest.raises(ValueError, match="this U-Net needs pooled prompt embeddings \\(SDXL\\)"):
         diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds)
     pooled, uncropped = torch.randn(2, 24), torch.tensor([[64, 64, 0, 0, 64, 64]] * 2)
-    found = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled)
-    assert torch.equal(found, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped))
-    assert not torch.equal(found, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped + 8))
+    features = diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled)
+    assert torch.equal(features, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped))
+    assert not torch.equal(features, diffusion.predict_noise(unet, noisy_latents, timesteps, prompt_embeds, pooled, uncropped + 8))
 
 
 def test_a_unet_with_conditions_of_another_kind_is_refused(model):
