@@ -25,13 +25,13 @@ from sur_adapter.training.distributed import create_accelerator, run_launched
 from sur_adapter.training.setup import build_adapter, build_objective, check_splits, check_tracker, load_splits, start_tracker
 from sur_adapter.training.trainer import Trainer
 
-PATHS = {  # option: help
+PATHS = {  # option: help; torchrun rejects options that are ambiguous prefixes of its own, such as --log
     "clip": "folder of the text encoder's features",
     "llm": "folder of the LLM's features",
     "vae": "folder of the VAE's features, read only for the diffusion loss",
     "queries": "folder of the query bank of the U-Net's cross-attention layers",
     "out": "folder for the adapter: config.json and model.safetensors",
-    "log": "folder for history.json and the tracker's files",
+    "reports": "folder for history.json and the tracker's files",
 }
 
 
@@ -56,19 +56,19 @@ def train(
     vae: Path,
     queries: Path,
     out: Path,
-    log: Path,
+    reports: Path,
     *,
     models: ModelsConfig,
     adapter: AdapterParams,
     loss: LossConfig,
     config: TrainConfig,
 ) -> None:
-    """Writes the adapter to `out` and its history to `log`."""
+    """Writes the adapter to `out` and its history to `reports`."""
     splits, about, manifests = load_splits([clip, llm, *([vae] if loss.w_diffusion else [])], models)
     check_splits(splits, config, loss)
     check_tracker(config.report_to)
     device = resolve_device(config.device)
-    accelerator = create_accelerator(device, config.batch_size, log_with=config.report_to, project_dir=log)
+    accelerator = create_accelerator(device, config.batch_size, log_with=config.report_to, project_dir=reports)
     device = str(accelerator.device) if accelerator.num_processes > 1 else device
     settings = {key: value for key, value in asdict(config).items() if key != "launch"}  # the adapter does not depend on machine addresses
     about |= {"code": code_version(__file__), "loss": asdict(loss), "train": settings}
@@ -82,11 +82,11 @@ def train(
         "processes": accelerator.num_processes,
     }
     with WorkCache("train", **inputs) if accelerator.is_main_process else nullcontext() as cache:
-        start_tracker(accelerator, log)
+        start_tracker(accelerator, reports)
         history, rate = Trainer(model, objective, config, accelerator, device).fit(splits["train"], splits["validation"], cache)
         if accelerator.is_main_process:
             model.save_pretrained(out)
-            atomic_write_text(log / "history.json", json.dumps(history, indent=1) + "\n")
+            atomic_write_text(reports / "history.json", json.dumps(history, indent=1) + "\n")
             several = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
             losses = f"loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
             print(f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, {losses}")

@@ -116,8 +116,8 @@ def test_an_unknown_variant_is_refused():
 @every_kind
 def test_the_terms_of_the_loss_reach_every_parameter_that_is_saved(kind):
     made = adapter(**KINDS[kind])
-    query, wanted = made.query(X), X.flip(0)
-    total = loss.prompt_kl(wanted, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
+    query, target = made.query(X), X.flip(0)
+    total = loss.prompt_kl(target, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
     (total + (made.pool(P) - P.flip(0)).square().mean()).backward()
     dead = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert dead == [] and made.state_dict().keys() == dict(made.named_parameters()).keys()

@@ -84,8 +84,8 @@ def official_pt(tmp_path):
 
 @pytest.mark.parametrize(("d", "elements"), [(768, 20_085_504), (1024, 31_497_216)])
 def test_a_checkpoint_has_48_tensors_and_as_many_elements_as_the_published_ones(d, elements):
-    wanted = {name: tuple(shape) for name, shape in checkpoint_shapes(d).items()}
-    assert wanted == shapes(d) and len(wanted) == 48 and sum(map(prod, wanted.values())) == elements
+    expected = {name: tuple(shape) for name, shape in checkpoint_shapes(d).items()}
+    assert expected == shapes(d) and len(expected) == 48 and sum(map(prod, expected.values())) == elements
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
@@ -145,9 +145,9 @@ def test_converting_there_and_back_loses_nothing_and_unused_tensors_become_zeros
 
 def test_the_folder_records_its_origin_and_the_options(official_pt, tmp_path):
     mark = "0123456789abcdef." * 2 + "fedcba9876543210"
-    said = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
+    output = convert(official_pt, tmp_path / "adapter", "--base-model", "a/model", "--text-encoder-hash", mark, "--strength", "0.3")
     adapter = SURAdapter.from_pretrained(tmp_path / "adapter")
-    assert adapter.config.published_attention and adapter.config.strength == 0.3 and "features 32, scale 0.3" in said
+    assert adapter.config.published_attention and adapter.config.strength == 0.3 and "features 32, scale 0.3" in output
     assert adapter.config.about.items() >= {"base_model": "a/model", "text_encoder": mark}.items()
     assert len(adapter.config.about["checkpoint"]) == 16
     convert(official_pt, tmp_path / "tokens", "--token-attention")
@@ -185,9 +185,9 @@ CORRUPT = {
 @pytest.mark.parametrize("how", CORRUPT)
 def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_no_code_is_run(tmp_path, monkeypatch, how):
     monkeypatch.chdir(tmp_path)
-    content, said = CORRUPT[how]
+    content, message = CORRUPT[how]
     torch.save(content, "corrupt.pt")
-    with pytest.raises(ValueError, match=said) as error:
+    with pytest.raises(ValueError, match=message) as error:
         read_checkpoint("corrupt.pt")
     assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
 
@@ -219,7 +219,7 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "message"),
     [
         ({"variant": "sur"}, "of the variant sur: the published code runs only `official`"),
         ({"depth": 3}, "depth 3 and 8 heads, the published code 2 and 8"),
@@ -227,8 +227,8 @@ def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
         ({"pooled_width": 16}, "changes SDXL's pooled vector"),
     ],
 )
-def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, said):
-    with pytest.raises(ValueError, match=said):
+def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, message):
+    with pytest.raises(ValueError, match=message):
         write_checkpoint(SURAdapter(AdapterConfig(**{"width": D, "variant": "official"} | changed)), tmp_path / "out.pt")
     assert list(tmp_path.iterdir()) == []
 
@@ -238,7 +238,7 @@ def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(offi
     convert(official_pt, folder)
     SURAdapter(AdapterConfig(D)).save_pretrained(other)
     before = digest(tmp_path)
-    for words, said in (
+    for words, message in (
         ((official_pt, folder), "adapter exists already: name another place, or remove it first"),
         ((tmp_path / "no.pt", tmp_path / "new"), "no.pt does not exist: name a checkpoint or an adapter's folder"),
         ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
@@ -249,27 +249,27 @@ def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(offi
         ((tmp_path, tmp_path / "new.pt"), "holds no config.json"),
         ((other, tmp_path / "new.pt"), "of the variant sur"),
     ):
-        with pytest.raises((ValueError, FileNotFoundError), match=said) as error:
+        with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
             convert(*words)
         assert "\n" not in str(error.value)
     assert digest(tmp_path) == before
 
 
 def test_the_exit_status_is_zero_or_one_for_bad_input_or_two_for_wrong_usage(official_pt, tmp_path):
-    for words, code, said in (
+    for words, code, message in (
         ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: width of the text features 32, scale 0.1\n"),
         ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new exists already: name another place, or remove it first\n"),
         ((official_pt,), 2, "usage: python -m sur_adapter convert"),
     ):
         command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, words)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert (done.returncode, (done.stdout + done.stderr)[: len(said)]) == (code, said)
+        assert (done.returncode, (done.stdout + done.stderr)[: len(message)]) == (code, message)
 
 
 def test_the_help_has_an_example_and_loads_nothing():
     code = "import sys\nfrom sur_adapter.cli.main import build_parser\nprint(build_parser().format_help(), 'torch' in sys.modules)"
-    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert "sur-adapter convert adapter_checkpoint5000.pt" in said and said.rstrip().endswith("False")
+    output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "sur-adapter convert adapter_checkpoint5000.pt" in output and output.rstrip().endswith("False")
 
 
 def test_converting_imports_neither_diffusers_nor_dvc(official_pt, tmp_path):

@@ -44,7 +44,7 @@ def train(
     clip: Path, llm: Path, vae: Path, queries: Path, out: Path, log: Path, *, models: dict, adapter: dict, loss: dict, train: dict
 ) -> None:
     sections = {"models": {"resolution": 64} | models, "adapter": adapter, "loss": loss, "train": train}
-    run_stage("train", sections, clip=clip, llm=llm, vae=vae, queries=queries, out=out, log=log)
+    run_stage("train", sections, clip=clip, llm=llm, vae=vae, queries=queries, out=out, reports=log)
 
 
 def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, executor: dict | None = None) -> None:

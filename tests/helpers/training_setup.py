@@ -39,11 +39,8 @@ def scheduler(**more) -> DDPMScheduler:
 
 def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
     torch.manual_seed(1)
-    found = []
-    for m in cross_attention_layers(unet).values():
-        q = torch.randn(n, m.to_q.out_features)
-        found.append(loss.CrossAttention.of_layer(m, q))
-    return found
+    modules = cross_attention_layers(unet).values()
+    return [loss.CrossAttention.of_layer(module, torch.randn(n, module.to_q.out_features)) for module in modules]
 
 
 def objective(
@@ -110,5 +107,5 @@ def stage_params(loss: dict, train: dict) -> dict:
 
 def stage_command(paths: list[Path]) -> list[str]:
     """The command line of the stage, for the paths of `cached`."""
-    options = zip(("clip", "llm", "vae", "queries", "out", "log"), paths, strict=True)
+    options = zip(("clip", "llm", "vae", "queries", "out", "reports"), paths, strict=True)
     return [sys.executable, "-m", "stages", "train", *(word for name, path in options for word in (f"--{name}", str(path)))]

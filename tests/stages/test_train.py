@@ -55,7 +55,7 @@ def test_a_stage_killed_twice_ends_in_the_same_bytes(tmp_path, monkeypatch):
     paths = cached(tmp_path)
     uninterrupted = run(tmp_path, paths, TEXT_ONLY, **config)
     assert uninterrupted.wait() == 0, uninterrupted.stdout.read()
-    wanted = digest(paths[4]) | digest(paths[5])
+    expected = digest(paths[4]) | digest(paths[5])
     for file in (*paths[4].iterdir(), *paths[5].iterdir()):
         file.unlink()
     known = []
@@ -70,7 +70,7 @@ def test_a_stage_killed_twice_ends_in_the_same_bytes(tmp_path, monkeypatch):
         assert not list(paths[4].iterdir()) and list(work_dir().glob("train-*/state.pt"))
     resumed = run(tmp_path, paths, TEXT_ONLY, **config)
     assert resumed.wait() == 0, resumed.stdout.read()
-    assert digest(paths[4]) | digest(paths[5]) == wanted
+    assert digest(paths[4]) | digest(paths[5]) == expected
     assert not list(work_dir().glob("train-*/state.pt"))
 
 
