@@ -302,12 +302,12 @@ def test_the_scores_of_the_miniature_detect_wrong_prompts_and_copies(tmp_path):
         table[column] = table.id.map(values).where(table.dropped.isna())
     done = select(table, min_scores={"clip_complex": 0.5}, min_side=32, duplicate_bits=6)
     judged = done[done.dropped.isna() | (done.dropped == "clip_complex")]
-    wrong, found = judged.fault == "wrong_prompt", judged.dropped == "clip_complex"
-    assert wrong.sum() > 20 and (wrong & found).sum() >= 0.9 * max(wrong.sum(), found.sum()), "precision and recall"
+    wrong, detected = judged.fault == "wrong_prompt", judged.dropped == "clip_complex"
+    assert wrong.sum() > 20 and (wrong & detected).sum() >= 0.9 * max(wrong.sum(), detected.sum()), "precision and recall"
     compared = done[done.dropped.isna() | done.dropped.isin(["clip_complex", "near_duplicate"])]
-    found, copies = compared.dropped == "near_duplicate", compared.fault == "reencoded"
-    assert copies.sum() > 10 and (found & copies).sum() >= 0.95 * copies.sum(), "recall"
-    assert compared.duplicated("shows")[found].mean() >= 0.95, "precision"
+    detected, copies = compared.dropped == "near_duplicate", compared.fault == "reencoded"
+    assert copies.sum() > 10 and (detected & copies).sum() >= 0.95 * copies.sum(), "recall"
+    assert compared.duplicated("shows")[detected].mean() >= 0.95, "precision"
 
 
 def test_a_group_takes_its_frozen_split_and_an_id_frozen_to_another_is_dropped(tmp_path):
