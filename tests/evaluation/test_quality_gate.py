@@ -1,4 +1,4 @@
-"""The gate of quality, and the figures of measures that are asked for: what a table of known numbers gives is known."""
+"""Quality regressions and configured metrics, on tables of known numbers."""
 
 import json
 
@@ -10,14 +10,14 @@ from helpers.small_models import encode
 from helpers.stages import evaluate
 from helpers.training_setup import adapter
 from PIL import Image
-from test_vqa import ATOM, asked
+from test_vqa import ATOM, tiny_blip_vqa
 
 from sur_adapter.evaluation import image_quality
 from sur_adapter.evaluation.summary import summarize
 from sur_adapter.features.store import write_features
 from sur_adapter.io.shards import write_tar
 
-ASKED = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
+METRICS = {"pickscore": {"model": CLIP, "processor": CLIP}, "clip_iqa": {"model": CLIP}}
 
 
 def table(adapter: float, spread: float = 0.05, prompts: int = 60, **columns) -> pd.DataFrame:
@@ -27,19 +27,19 @@ def table(adapter: float, spread: float = 0.05, prompts: int = 60, **columns) ->
         for i in range(prompts):
             for k in (0, 1):
                 one = {"id": f"p{i}", "category": "color", "arm": arm, "seed": k, "sharpness": level + rng.normal(0, spread)}
-                nobody = dict.fromkeys(("shown", "soft", "clip_score", "distance"), np.nan)
-                rows.append(one | nobody | dict.fromkeys(("contrast", "colourfulness", "entropy"), 1.0))
+                missing = dict.fromkeys(("shown", "soft", "clip_score", "distance"), np.nan)
+                rows.append(one | missing | dict.fromkeys(("contrast", "colourfulness", "entropy"), 1.0))
     return pd.DataFrame(rows).assign(**columns)
 
 
 def regressed(*args, tolerance: float, **more) -> int:
     numbers, _ = summarize(table(*args, **more), set(), 1000, tolerance=tolerance)
-    found = numbers["quality"]
-    assert found["regressed"] == found["sharpness"]["regressed"] and found["contrast"]["regressed"] == 0
-    return found["regressed"]
+    result = numbers["quality"]
+    assert result["regressed"] == result["sharpness"]["regressed"] and result["contrast"]["regressed"] == 0
+    return result["regressed"]
 
 
-def test_a_loss_beyond_the_tolerance_is_a_regression_and_within_it_is_none():
+def test_only_a_loss_beyond_the_tolerance_is_a_regression():
     assert regressed(0.9, tolerance=0.05) == 1
     assert regressed(0.9, tolerance=0.15) == 0
 
@@ -53,57 +53,57 @@ def test_a_gain_is_no_regression_whatever_the_tolerance():
     assert regressed(1.2, tolerance=0.0) == 0
 
 
-def test_a_measure_below_nought_regresses_downwards_too():
+def test_a_negative_metric_regresses_downwards_too():
     beyond, within = (table(1.0, sharpness=lambda t, level=level: np.where(t.arm == "adapter", level, -10.0)) for level in (-12.0, -10.2))
     assert [summarize(t, set(), 200, tolerance=0.05)[0]["quality"]["regressed"] for t in (beyond, within)] == [1, 0]
 
 
-def test_the_difference_stands_beside_the_means_with_its_interval():
-    found = summarize(table(0.9), set(), 1000)[0]["quality"]["sharpness"]
-    assert found["difference"]["low"] < found["difference"]["value"] < found["difference"]["high"] < 0
-    assert found["difference"]["value"] == pytest.approx(found["adapter"] - found["baseline"], abs=2e-4)
+def test_the_difference_has_an_interval():
+    result = summarize(table(0.9), set(), 1000)[0]["quality"]["sharpness"]
+    assert result["difference"]["low"] < result["difference"]["value"] < result["difference"]["high"] < 0
+    assert result["difference"]["value"] == pytest.approx(result["adapter"] - result["baseline"], abs=2e-4)
 
 
-def test_the_win_rate_compares_pictures_of_one_prompt_and_seed():
+def test_the_win_rate_compares_images_of_one_prompt_and_seed():
     wins = table(1.0)
     wins["pickscore"] = np.where(wins.arm == "adapter", 1.0, 0.0) + 100 * wins.id.str[1:].astype(int)  # prompts differ more than arms
     lost = (wins.arm == "adapter") & (wins.seed == 1) & (wins.id == "p0")
-    drawn = (wins.arm == "adapter") & (wins.id == "p1")
+    tied = (wins.arm == "adapter") & (wins.id == "p1")
     wins.loc[lost, "pickscore"] -= 2
-    wins.loc[drawn, "pickscore"] -= 1
-    found = summarize(wins, set(), 1000, metrics=["pickscore"])[0]["quality"]["pickscore"]["win_rate"]
-    assert found["value"] == pytest.approx((58 + 0.5 + 0.5) / 60, abs=1e-4) and found["low"] < found["value"] <= found["high"] <= 1
+    wins.loc[tied, "pickscore"] -= 1
+    result = summarize(wins, set(), 1000, metrics=["pickscore"])[0]["quality"]["pickscore"]["win_rate"]
+    assert result["value"] == pytest.approx((58 + 0.5 + 0.5) / 60, abs=1e-4) and result["low"] < result["value"] <= result["high"] <= 1
 
 
-def test_a_measure_that_follows_the_judge_agrees_with_it():
+def test_a_metric_that_follows_the_judge_agrees_with_it():
     shown = np.tile([0.0, 1.0, 1.0, 0.0], 60)
     judged = table(1.0, shown=shown, clip_score=70 + 10 * shown)
-    found = summarize(judged, set(), 200)[0]["agreement"]
-    assert found["clip_score"] == 1 and abs(found["sharpness"]) < 0.3 and "contrast" not in found, "which never varies"
+    result = summarize(judged, set(), 200)[0]["agreement"]
+    assert result["clip_score"] == 1 and abs(result["sharpness"]) < 0.3 and "contrast" not in result, "which never varies"
 
 
-def test_measures_that_are_asked_for_are_in_the_metrics_and_in_the_table(tmp_path):
+def test_configured_metrics_are_in_the_metrics_and_in_the_table(tmp_path):
     world = FinishedRun(tmp_path)
     without = world.run()
-    metrics, judged = world.run(metrics=ASKED), pd.read_parquet(world.reports / "judgements.parquet")
-    for name in ASKED:
+    metrics, judged = world.run(metrics=METRICS), pd.read_parquet(world.reports / "judgements.parquet")
+    for name in METRICS:
         assert metrics["quality"][name]["adapter"] == pytest.approx(judged[judged.arm == "adapter"][name].mean(), rel=1e-4)
-    assert metrics["quality"]["pickscore"]["win_rate"]["value"] > 0.5, "more pictures are right with the adapter"
+    assert metrics["quality"]["pickscore"]["win_rate"]["value"] > 0.5, "more images are correct with the adapter"
     for name in ("semantic", "clip_score", "diversity", "counts"):
         assert metrics[name] == without[name]
 
 
-def test_a_new_measure_asks_none_of_the_old_ones_again(tmp_path, monkeypatch):
+def test_a_new_metric_does_not_repeat_old_measurements(tmp_path, monkeypatch):
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
     world = FinishedRun(tmp_path / "run")
     before = world.run(), len(measured)
-    after = world.run(metrics=ASKED), len(measured)
+    after = world.run(metrics=METRICS), len(measured)
     assert 0 < before[1] == after[1] and before[0]["quality"]["sharpness"] == after[0]["quality"]["sharpness"]
 
 
-def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypatch):
+def test_a_regenerated_arm_is_the_only_one_measured_again(tmp_path, monkeypatch):
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
@@ -116,8 +116,8 @@ def test_another_run_of_an_arm_is_measured_in_that_arm_alone(tmp_path, monkeypat
     assert len(measured) == len(grey)
 
 
-def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
-    model = asked(tmp_path / "blip")
+def test_a_judge_with_probabilities_gives_soft_accuracy(tmp_path):
+    model = tiny_blip_vqa(tmp_path / "blip")
     world = FinishedRun(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
     metrics = world.run(judge={"vqa": {"model": model}}, clip=None)
     judged = pd.read_parquet(world.reports / "judgements.parquet")
@@ -129,12 +129,12 @@ def test_a_judge_that_is_asked_gives_degrees_too(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["overall", "on_complex", "adapter", "pictures"])
-def test_a_category_is_no_key_of_the_metrics(name):
+def test_a_category_cannot_be_named_like_a_key_of_the_metrics(name):
     with pytest.raises(ValueError, match=f"have a category '{name}', which is a key of its own in metrics.json"):
         summarize(table(1.0).assign(category=name), set())
 
 
-def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
+def test_sets_too_small_to_compare_are_left_out_with_a_note(tmp_path):
     world = FinishedRun(tmp_path)
     metrics = world.run(metrics=["cmmd"])
     assert "distance" not in metrics and "needs 500 images per arm, and there are 48" in world.notes()["distance.cmmd"]
@@ -142,7 +142,7 @@ def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"metrics": ["pickscor"]}, "metrics has no 'pickscor'.*'pickscore'"),
         ({"metrics": {"pickscore": {"modle": "a"}}}, "evaluate.metrics.pickscore.modle is unknown.*'model'"),
@@ -153,28 +153,28 @@ def test_sets_too_small_to_compare_are_left_out_and_said(tmp_path):
         ({"tolerance": "much"}, "evaluate.tolerance is 'much'"),
     ],
 )
-def test_wrong_choices_get_a_sentence(tmp_path, changes, sentence):
-    with pytest.raises(ValueError, match=sentence):
+def test_wrong_plug_ins_and_settings_give_clear_errors(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
         evaluate(*[tmp_path] * 6, evaluate={"judge": None} | changes)
 
 
-def test_a_judge_needs_no_settings_where_its_file_has_them(tmp_path):
+def test_a_judge_without_settings_uses_its_defaults(tmp_path):
     world = FinishedRun(tmp_path)
     assert world.run(judge={"pictograms": None}, clip=None) == world.run(judge="pictograms", clip=None)
     assert set(json.loads((world.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
 
 
-def test_what_the_adapter_does_to_cached_features_is_in_the_metrics_without_a_picture(tmp_path):
+def test_embedding_distances_of_cached_features_are_in_the_metrics(tmp_path):
     world = FinishedRun(tmp_path / "run")
     adapter(trained=True).save_pretrained(world.adapter)
-    words = {
+    embeds = {
         name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))
     }
-    write_features(tmp_path / "clip/test-000000.parquet", list("abcde"), words)
+    write_features(tmp_path / "clip/test-000000.parquet", list("abcde"), embeds)
     r, out = world.reports, world.reports / "metrics.json"
     files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r
     evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})
-    found = json.loads(out.read_text())["embedding"]
-    assert found["pairs"] == 5 and found["mse"]["adapter"] != found["mse"]["baseline"] > 1 and "embedding" not in world.notes()
+    result = json.loads(out.read_text())["embedding"]
+    assert result["pairs"] == 5 and result["mse"]["adapter"] != result["mse"]["baseline"] > 1 and "embedding" not in world.notes()
     world.run(clip=None)
     assert "embedding" not in json.loads(out.read_text()) and "no cached features" in world.notes()["embedding"]

@@ -1,4 +1,4 @@
-"""An interval holds the truth as often as it says, and a difference of nothing is none."""
+"""Intervals have their nominal coverage, and no difference is found where there is none."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ def bootstrap(n: int, strata=None, resamples: int = 4000, seed: int = 0) -> st.B
     return st.Bootstrap(["all"] * n if strata is None else strata, resamples, seed)
 
 
-def test_a_resample_keeps_the_number_of_prompts_of_every_category():
+def test_resamples_keep_the_number_of_prompts_of_every_category():
     strata = ["action"] * 7 + ["color"] * 20 + ["counting"] * 33
     codes = np.repeat([0.0, 5.0, 100.0], [7, 20, 33])
     assert bootstrap(60, strata).mean(codes) == pytest.approx((codes.mean(),) * 3)
@@ -36,13 +36,13 @@ def test_a_subset_is_the_bootstrap_of_its_rows():
     assert bootstrap(80, strata).subset(rows).mean(x[rows]) == bootstrap(40).mean(x[rows])
 
 
-def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
+def test_the_same_seed_gives_equal_intervals_and_another_seed_different_ones():
     x = RNG.normal(size=80)
     low = [bootstrap(80, resamples=1000, seed=seed).mean(x)[1] for seed in (1, 1, 2)]
     assert low[0] == low[1] != low[2]
 
 
-def test_the_interval_of_a_mean_is_the_textbook_one():
+def test_the_interval_of_a_mean_matches_the_normal_one():
     x = RNG.normal(3, 2, 400)
     value, low, high = bootstrap(400).mean(x)
     half = 1.96 * x.std(ddof=1) / 20
@@ -59,7 +59,7 @@ def test_differences_between_categories_do_not_widen_the_interval():
 
 
 @pytest.mark.parametrize(("n", "draw"), [(20, RNG.normal), (30, RNG.exponential), (80, RNG.exponential)])
-def test_the_interval_holds_the_truth_about_as_often_as_it_says(n, draw):
+def test_intervals_have_about_their_nominal_coverage(n, draw):
     truth = 1.0 if draw == RNG.exponential else 0.0
     hits = [low <= truth <= high for _, low, high in (bootstrap(n, resamples=1000).mean(draw(size=n)) for _ in range(300))]
     assert 0.88 <= np.mean(hits) <= 0.99
@@ -80,37 +80,37 @@ def test_a_gap_half_closed_is_half():
     assert (value, low, high) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_pairing_makes_the_gap_sharper_than_its_arms():
+def test_pairing_narrows_the_interval_of_the_gap():
     prompts = RNG.uniform(0, 1, 100)  # easy and hard ones
     noise = RNG.normal(0, 0.02, (3, 100))
     value, low, high = bootstrap(100).gap_closed(prompts + noise[0], prompts + 0.3 + noise[1], prompts + 0.4 + noise[2])
     assert low < 0.75 < high and high - low < 0.06 and value == pytest.approx(0.75, abs=0.03)
 
 
-def test_where_there_is_no_gap_none_is_closed():
+def test_without_a_gap_none_is_closed():
     baseline = RNG.uniform(0, 1, 60)
     assert bootstrap(60).gap_closed(baseline, baseline + 0.1, baseline + RNG.normal(0, 0.3, 60) * 0.1) is None
     assert bootstrap(60).gap_closed(np.ones(60), np.ones(60), np.ones(60)) is None
     assert bootstrap(60).gap_closed(baseline, baseline - 0.1, baseline - 0.3) is None
 
 
-def test_an_adapter_that_does_nothing_closes_nothing():
+def test_an_adapter_without_effect_closes_nothing():
     baseline, best = RNG.integers(0, 2, 100).astype(float), np.ones(100)
     assert bootstrap(100).gap_closed(baseline, baseline, best) == (0, 0, 0)
 
 
-def test_sign_flips_find_what_is_there_and_nothing_else():
+def test_sign_flips_detect_a_difference_and_nothing_else():
     assert st.sign_flip(np.full(40, 0.2)) == pytest.approx(1 / 10_001)
     assert st.sign_flip(np.zeros(40)) == 1.0
     assert st.sign_flip(np.array([1.0, -1.0, 1.0, -1.0])) == 1.0
 
 
-def test_sign_flips_of_few_prompts_give_the_exact_p():
+def test_sign_flips_of_few_prompts_are_exact():
     assert st.sign_flip(np.ones(5), 40_000) == pytest.approx(2 / 2**5)
     assert st.sign_flip(np.array([0.7])) == 1.0
 
 
-def test_p_of_nothing_is_spread_evenly():
+def test_p_values_of_no_difference_are_uniform():
     p = np.array([st.sign_flip(RNG.normal(size=30), 500, seed) for seed in range(300)])
     assert 0.01 <= (p < 0.05).mean() <= 0.1 and 0.4 <= p.mean() <= 0.6
 
@@ -120,31 +120,31 @@ def test_holm_is_stricter_than_each_p_and_milder_than_bonferroni():
     assert st.holm({"a": 0.6, "b": 0.7}) == {"a": 1.0, "b": 1.0}
 
 
-def test_wilsons_interval_is_the_known_one_and_never_empty():
+def test_wilsons_interval_matches_known_values_and_is_never_empty():
     assert st.wilson(0.5, 100) == pytest.approx((0.4038, 0.5962), abs=1e-4)
     assert st.wilson(1.0, 20) == pytest.approx((0.8389, 1.0), abs=1e-4)
     assert st.wilson(0.0, 20) == pytest.approx((0.0, 0.1611), abs=1e-4)
 
 
-def test_wins_ties_and_losses_are_all_prompts():
+def test_wins_ties_and_losses_add_up():
     assert st.win_tie_loss(np.array([0.5, 0.1, 0, -1, 1e-15])) == (2, 2, 1)
 
 
-def test_the_smallest_detectable_difference_is_found_four_times_in_five():
+def test_the_smallest_detectable_difference_has_eighty_percent_power():
     n, sd = 50, 1.0
     effect = st.smallest_detectable(np.tile([-1.0, 1.0], n // 2) * sd)
-    found = [abs(x.mean()) > 1.96 * x.std(ddof=1) / n**0.5 for x in RNG.normal(effect, sd, (1000, n))]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.05)
+    detected = [abs(x.mean()) > 1.96 * x.std(ddof=1) / n**0.5 for x in RNG.normal(effect, sd, (1000, n))]
+    assert np.mean(detected) == pytest.approx(0.8, abs=0.05)
 
 
 @pytest.mark.filterwarnings("error")
-def test_ranks_agree_whatever_the_scale_and_nothing_agrees_with_a_constant():
+def test_spearman_ignores_scale_and_is_nan_for_a_constant():
     x = RNG.normal(size=50)
     assert st.spearman(x, np.exp(5 * x)) == pytest.approx(1) and st.spearman(x, -(x**3)) == pytest.approx(-1)
     assert np.isnan(st.spearman(x, np.ones(50)))
 
 
-@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
+@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not next to this checkout")
 @pytest.mark.parametrize(
     ("measure", "golden"),
     [("clipscore_vitb32", (1.104, 0.60, 1.62)), ("tifa_mplug-large", (0.062, 0.037, 0.088)), ("human_avg", (0.200, 0.066, 0.338))],
@@ -159,7 +159,7 @@ def test_real_ratings_give_the_known_differences_between_two_models(measure, gol
     assert (low, high) == pytest.approx(golden[1:], abs=0.04 * (golden[2] - golden[1]) + 0.005)
 
 
-@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not beside this checkout")
+@pytest.mark.skipif(not TIFA.exists(), reason="the human ratings of TIFA (shared/realdata/tifa) are not next to this checkout")
 @pytest.mark.parametrize(
     ("measure", "golden"),
     [
@@ -170,7 +170,7 @@ def test_real_ratings_give_the_known_differences_between_two_models(measure, gol
         ("tifa_mplug-large", 0.592),
     ],
 )
-def test_real_measures_agree_with_real_people_as_known(measure, golden):
+def test_real_metrics_agree_with_people_as_published(measure, golden):
     rows = json.loads(TIFA.read_text(encoding="utf-8")).values()
     assert len(rows) == 800
     assert st.spearman([r[measure] for r in rows], [r["human_avg"] for r in rows]) == pytest.approx(golden, abs=0.0006)

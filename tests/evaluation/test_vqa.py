@@ -1,4 +1,4 @@
-"""A model that is asked says how likely each choice is; a prompt is shown when every right answer is the likeliest."""
+"""The VQA judge gives each choice a probability; a verdict is right if every right answer is the most probable."""
 
 from pathlib import Path
 
@@ -27,14 +27,14 @@ def prompt(*atoms: dict) -> dict:
     return {"id": "a-1", "category": "color", "prompt": "a red thing", "atoms": list(atoms)}
 
 
-def asked(folder: Path, steps: int = 0) -> str:
+def tiny_blip_vqa(folder: Path, steps: int = 0) -> str:
     """A BLIP that answers questions, tiny; taught to tell red from blue for so many steps."""
     torch.manual_seed(0)
-    words = blip.train_tokenizer(["what color is it red blue light green yes no"], 24)
-    config = blip.build({"width": 32, "text_layers": 1, "vision_layers": 1, "length": 24}, words).config
-    model, processor = BlipForQuestionAnswering(config), BlipProcessor(blip.image_processor(), words)
+    tokenizer = blip.train_tokenizer(["what color is it red blue light green yes no"], 24)
+    config = blip.build({"width": 32, "text_layers": 1, "vision_layers": 1, "length": 24}, tokenizer).config
+    model, processor = BlipForQuestionAnswering(config), BlipProcessor(blip.image_processor(), tokenizer)
     inputs = processor(images=[RED, BLUE], text=[QUESTION] * 2, return_tensors="pt")
-    answers = words(COLOURS, return_tensors="pt").input_ids
+    answers = tokenizer(COLOURS, return_tensors="pt").input_ids
     answers[:, 0] = model.decoder_start_token_id
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     for _ in range(steps):
@@ -46,62 +46,62 @@ def asked(folder: Path, steps: int = 0) -> str:
     return str(folder)
 
 
-def chatting(folder: Path, template: str | None = TEMPLATE) -> str:
+def tiny_chat_model(folder: Path, template: str | None = TEMPLATE) -> str:
     """A Qwen2-VL, tiny and untrained, that reads the miniature's words."""
     torch.manual_seed(0)
-    words = AutoTokenizer.from_pretrained(ROOT / "models/miniature/llama")
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models/miniature/llama")
     marks = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
-    words.add_tokens(["Red", "Blue"])
-    words.add_special_tokens({"additional_special_tokens": marks})
+    tokenizer.add_tokens(["Red", "Blue"])
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
     ids = dict(
         zip(
             ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id"),
-            map(words.convert_tokens_to_ids, marks),
+            map(tokenizer.convert_tokens_to_ids, marks),
             strict=True,
         )
     )
     text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    text |= {"vocab_size": len(words), "max_position_embeddings": 512, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
+    text |= {"vocab_size": len(tokenizer), "max_position_embeddings": 512, "initializer_range": 0.3, "bos_token_id": 1, "eos_token_id": 2}
     text |= {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 2]}}
     vision = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 8, "spatial_merge_size": 2}
     config = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
     look = {"patch_size": 8, "merge_size": 2, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
     transformers.Qwen2VLProcessor(
-        transformers.Qwen2VLImageProcessor(**look), words, transformers.Qwen2VLVideoProcessor(**look), chat_template=template
+        transformers.Qwen2VLImageProcessor(**look), tokenizer, transformers.Qwen2VLVideoProcessor(**look), chat_template=template
     ).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory) -> str:
-    return asked(tmp_path_factory.mktemp("blip") / "taught", 60)
+def trained(tmp_path_factory) -> str:
+    return tiny_blip_vqa(tmp_path_factory.mktemp("blip") / "taught", 60)
 
 
 @pytest.fixture(scope="module")
 def chat(tmp_path_factory) -> str:
-    return chatting(tmp_path_factory.mktemp("chat") / "qwen")
+    return tiny_chat_model(tmp_path_factory.mktemp("chat") / "qwen")
 
 
-def test_a_taught_model_finds_shown_what_the_picture_shows(taught):
-    found = vqa.verdicts([RED, BLUE], [prompt(ATOM)] * 2, vqa.Config(taught))
-    assert found[:, 0].tolist() == [1, 0] and found[0, 1] > 0.9 and found[1, 1] < 0.1
-    turned = vqa.verdicts([RED, BLUE], [prompt(ATOM | {"a": "blue"})] * 2, vqa.Config(taught))
-    assert turned[:, 0].tolist() == [0, 1] and turned[:, 1] == pytest.approx(1 - found[:, 1], abs=1e-5)
+def test_a_trained_model_recognises_what_the_image_shows(trained):
+    result = vqa.verdicts([RED, BLUE], [prompt(ATOM)] * 2, vqa.Config(trained))
+    assert result[:, 0].tolist() == [1, 0] and result[0, 1] > 0.9 and result[1, 1] < 0.1
+    swapped = vqa.verdicts([RED, BLUE], [prompt(ATOM | {"a": "blue"})] * 2, vqa.Config(trained))
+    assert swapped[:, 0].tolist() == [0, 1] and swapped[:, 1] == pytest.approx(1 - result[:, 1], abs=1e-5)
 
 
-def test_one_wrong_answer_of_several_is_not_shown_and_costs_its_share(taught):
-    right = vqa.verdicts([RED], [prompt(ATOM)], vqa.Config(taught))[0, 1]
-    (found,) = vqa.verdicts([RED], [prompt(ATOM, ATOM | {"a": "blue"}, ATOM)], vqa.Config(taught))
-    assert found[0] == 0 and found[1] == pytest.approx((2 * right + (1 - right)) / 3, abs=1e-5)
+def test_one_wrong_answer_makes_the_verdict_wrong_and_lowers_the_probability(trained):
+    right = vqa.verdicts([RED], [prompt(ATOM)], vqa.Config(trained))[0, 1]
+    (result,) = vqa.verdicts([RED], [prompt(ATOM, ATOM | {"a": "blue"}, ATOM)], vqa.Config(trained))
+    assert result[0] == 0 and result[1] == pytest.approx((2 * right + (1 - right)) / 3, abs=1e-5)
 
 
-def test_where_all_choices_are_as_likely_nothing_is_shown():
+def test_equally_probable_choices_are_not_a_right_answer():
     assert not vqa._right_answer(np.array([0.5, 0.5]), 0)[0]
 
 
-def test_a_choice_is_as_likely_as_the_models_own_loss_says(tmp_path):
-    model = asked(tmp_path / "blip")
+def test_choice_probabilities_match_the_models_own_loss(tmp_path):
+    model = tiny_blip_vqa(tmp_path / "blip")
     choices = ["red", "light green light", "blue"]
     p, judge = vqa.load(model).choice_probabilities(RED, QUESTION, choices), vqa.load(model)
     with torch.inference_mode():
@@ -115,7 +115,7 @@ def test_a_choice_is_as_likely_as_the_models_own_loss_says(tmp_path):
     assert vqa.load(model).choice_probabilities(RED, QUESTION, choices[::-1]) == pytest.approx(p[::-1], rel=1e-4)
 
 
-def test_a_chat_model_says_how_likely_each_choice_is_from_what_it_sees(chat):
+def test_a_chat_models_probabilities_depend_on_the_image(chat):
     judge = vqa.load(chat)
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
     p = [judge.choice_probabilities(image, QUESTION, ["red", "blue", "green"]) for image in (RED, noise)]
@@ -125,32 +125,32 @@ def test_a_chat_model_says_how_likely_each_choice_is_from_what_it_sees(chat):
     )
 
 
-def test_a_chat_models_choice_is_the_softmax_of_the_first_tokens_in_small_and_capital_letters(chat):
+def test_a_chat_models_probabilities_are_those_of_first_tokens_in_both_cases(chat):
     judge = vqa.load(chat)
-    seen = []
-    judge.model.register_forward_hook(lambda _m, _i, out: seen.append(out.logits[0, -1].clone()))
+    logits = []
+    judge.model.register_forward_hook(lambda _m, _i, out: logits.append(out.logits[0, -1].clone()))
     p = judge.choice_probabilities(RED, QUESTION, ["red", "blue"])
-    read = judge.processor.tokenizer
-    tokens = [[read(word, add_special_tokens=False).input_ids[0] for word in pair] for pair in (("red", "Red"), ("blue", "Blue"))]
+    tokenizer = judge.processor.tokenizer
+    tokens = [[tokenizer(word, add_special_tokens=False).input_ids[0] for word in pair] for pair in (("red", "Red"), ("blue", "Blue"))]
     assert len({t for pair in tokens for t in pair}) == 4
-    raw = torch.stack([seen[0].softmax(-1)[pair].sum() for pair in tokens])
+    raw = torch.stack([logits[0].softmax(-1)[pair].sum() for pair in tokens])
     assert p == pytest.approx((raw / raw.sum()).numpy(), rel=1e-4)
 
 
-def test_choices_that_begin_with_the_same_token_are_refused_by_a_chat_model_alone(chat, taught):
+def test_only_a_chat_model_refuses_choices_that_begin_with_the_same_token(chat, trained):
     choices = ["red circle", "red square"]
     with pytest.raises(ValueError, match="red circle, red square begin with the same token"):
         vqa.load(chat).choice_probabilities(RED, QUESTION, choices)
-    assert vqa.load(taught).choice_probabilities(RED, QUESTION, choices).sum() == pytest.approx(1, abs=1e-5)
+    assert vqa.load(trained).choice_probabilities(RED, QUESTION, choices).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_without_choices_the_answer_is_yes_or_no(taught):
-    found = vqa.verdicts([RED], [prompt({"q": "is it red", "a": "yes"}), prompt({"q": "is it red", "a": "no"})][:1], vqa.Config(taught))
-    assert found[0, 1] == pytest.approx(vqa.load(taught).choice_probabilities(RED, "is it red", ["yes", "no"])[0], abs=1e-6)
+def test_the_default_choices_are_yes_and_no(trained):
+    result = vqa.verdicts([RED], [prompt({"q": "is it red", "a": "yes"}), prompt({"q": "is it red", "a": "no"})][:1], vqa.Config(trained))
+    assert result[0, 1] == pytest.approx(vqa.load(trained).choice_probabilities(RED, "is it red", ["yes", "no"])[0], abs=1e-6)
 
 
 @pytest.mark.parametrize(
-    ("atoms", "sentence"),
+    ("atoms", "message"),
     [
         ([], "'a-1' has no `atoms`"),
         ([ATOM | {"a": "green"}], "'a-1': 'what color is it' has the answer 'green'"),
@@ -158,15 +158,15 @@ def test_without_choices_the_answer_is_yes_or_no(taught):
         ([ATOM | {"choices": ["red", "red", "blue"]}], "two or more choices"),
     ],
 )
-def test_a_prompt_that_cannot_be_asked_gets_a_sentence(taught, atoms, sentence):
-    with pytest.raises(ValueError, match=sentence):
-        vqa.verdicts([RED], [prompt(*atoms)], vqa.Config(taught))
+def test_bad_atoms_give_clear_errors(trained, atoms, message):
+    with pytest.raises(ValueError, match=message):
+        vqa.verdicts([RED], [prompt(*atoms)], vqa.Config(trained))
 
 
-def test_a_model_that_cannot_answer_gets_a_sentence(models, tmp_path):
+def test_models_that_cannot_answer_give_clear_errors(models, tmp_path):
     with pytest.raises(FileNotFoundError, match="evaluate.judge.vqa.model is 'models/none'"):
         vqa.load("models/none")
     with pytest.raises(ValueError, match="a BLIP that does not answer questions"):
         vqa.load(str(models / "blip"))
     with pytest.raises(ValueError, match="no chat template"):
-        vqa.load(chatting(tmp_path / "mute", None))
+        vqa.load(tiny_chat_model(tmp_path / "mute", None))

@@ -1,17 +1,17 @@
-"""The report and the page to vote on, in a real browser: what is read, pressed, saved, and what strangers' prompts cannot do."""
+"""The report and the vote page in a real browser: layout, keyboard, saved votes, and hostile prompts."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from helpers.browser import NEEDED, Browser
+from helpers.browser import NEEDS_CHROMIUM, Browser
 from helpers.finished_run import EACH, FinishedRun
 from test_report import HOSTILE, hostile_world
 
 from miniature.scenes import CATEGORIES
 from sur_adapter.evaluation.human_votes import read_votes
 
-pytestmark = NEEDED
+pytestmark = NEEDS_CHROMIUM
 PAGES = ("index.html", "ab_vote.html")
 WIDTHS = (360, 1200)
 
@@ -54,12 +54,12 @@ def sideways(browser: Browser) -> list[str]:
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("world", ["reports", "hostile"])
-def test_nothing_reaches_beyond_the_screen_whatever_the_prompts_hold(browser, request, world, width, page):
+def test_no_element_is_wider_than_the_screen(browser, request, world, width, page):
     browser.open(request.getfixturevalue(world) / page, width)
     assert sideways(browser) == []
 
 
-def test_on_a_phone_no_table_need_be_scrolled_and_no_heading_of_one_is_torn(browser, reports):
+def test_tables_fit_a_phone_without_scrolling_or_broken_words(browser, reports):
     browser.open(reports / "index.html", 360)
     assert browser.run("[...document.querySelectorAll('.wide')].filter(e => e.scrollWidth > e.clientWidth).length") == 0
     words = "[...document.querySelectorAll('thead th')].filter(h => h.textContent.trim().split(/\\s+/).length === 1)"
@@ -70,7 +70,7 @@ def test_on_a_phone_no_table_need_be_scrolled_and_no_heading_of_one_is_torn(brow
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_a_page_opens_within_a_second_and_asks_nothing_of_any_network(browser, reports, page):
+def test_a_page_loads_within_a_second_and_sends_no_request(browser, reports, page):
     browser.requests.clear()
     assert min(browser.open(reports / page) for _ in range(3)) < 1, "the best of three: the machine may be busy"
     assert browser.requests == []
@@ -78,26 +78,26 @@ def test_a_page_opens_within_a_second_and_asks_nothing_of_any_network(browser, r
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_no_script_of_a_stranger_runs_and_no_tag_of_theirs_is_there(browser, hostile, page):
+def test_hostile_prompts_add_no_script_and_no_tag(browser, hostile, page):
     browser.dialogs.clear()
-    browser.complaints.clear()
+    browser.errors.clear()
     browser.open(hostile / page)
     assert browser.run("document.body.textContent").count("<script>alert(1)</script>") > 0, "the prompts are there, as text"
-    assert browser.dialogs == browser.complaints == []
+    assert browser.dialogs == browser.errors == []
     assert browser.run("document.scripts.length") == (page == "ab_vote.html")
     assert browser.run("document.querySelectorAll('[onerror], b > i, img:not([src^=\"data:image/\"])').length") == 0
 
 
-def test_a_script_that_got_in_would_not_run(browser, reports, tmp_path):
+def test_the_security_policy_blocks_an_injected_script(browser, reports, tmp_path):
     for page in PAGES:
-        spoilt = tmp_path / page
-        spoilt.write_text((reports / page).read_text().replace("</main>", "<script>document.title='hit'</script></main>"))
-        browser.open(spoilt)
+        injected = tmp_path / page
+        injected.write_text((reports / page).read_text().replace("</main>", "<script>document.title='hit'</script></main>"))
+        browser.open(injected)
         assert browser.run("document.title") != "hit"
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_night_is_dark_and_the_day_is_light(browser, reports, page):
+def test_dark_mode_is_dark_and_light_mode_is_light(browser, reports, page):
     light = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
     browser.open(reports / page, dark=True)
     night = browser.run(light)
@@ -106,12 +106,12 @@ def test_the_night_is_dark_and_the_day_is_light(browser, reports, page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_headings_follow_each_other_and_everything_has_a_name(browser, reports, page):
+def test_headings_are_nested_and_controls_have_names(browser, reports, page):
     browser.open(reports / page)
     browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     levels = [int(tag[1]) for tag in browser.run("[...document.querySelectorAll('h1,h2,h3,h4')].map(h => h.tagName)")]
     assert levels[0] == 1 and levels.count(1) == 1 and all(b <= a + 1 for a, b in zip(levels, levels[1:], strict=False))
-    nodes = browser.tell("Accessibility.getFullAXTree")["nodes"]
+    nodes = browser.send("Accessibility.getFullAXTree")["nodes"]
     roles = [n["role"]["value"] for n in nodes if not n["ignored"]]
     nameless = {n["role"]["value"] for n in nodes if not n["ignored"] and not n.get("name", {}).get("value")}
     assert roles.count("main") == 1 and not nameless & {"link", "button", "image", "img", "textbox", "progressbar", "navigation"}
@@ -119,7 +119,7 @@ def test_headings_follow_each_other_and_everything_has_a_name(browser, reports, 
     assert browser.run(named), "what the keyboard reaches, to scroll it, says what it is"
 
 
-def test_the_contents_lead_to_their_sections_and_the_keyboard_sees_where_it_is(browser, reports):
+def test_contents_link_to_sections_and_focus_is_visible(browser, reports):
     browser.open(reports / "index.html")
     names = browser.run("[...document.querySelectorAll('nav a')].map(a => a.hash)")
     assert len(names) > 5 and all(browser.run(f"document.querySelector('{name}') !== null") for name in names)
@@ -129,7 +129,7 @@ def test_the_contents_lead_to_their_sections_and_the_keyboard_sees_where_it_is(b
     assert browser.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"
 
 
-def test_one_pair_is_seen_at_a_time_and_the_arrow_keys_vote(browser, reports):
+def test_one_pair_is_shown_at_a_time_and_arrow_keys_vote(browser, reports):
     count = voting(browser, reports)
     assert count == EACH * len(CATEGORIES)
     shown = "[...document.querySelectorAll('.pair')].map((p, i) => p.hidden ? -1 : i).filter(i => i >= 0)"
@@ -142,7 +142,7 @@ def test_one_pair_is_seen_at_a_time_and_the_arrow_keys_vote(browser, reports):
     assert browser.run("document.querySelector('.pair:not([hidden]) [aria-pressed=true]').dataset.vote") == "right"
 
 
-def test_votes_outlive_the_page_and_are_saved_as_the_importer_reads_them(browser, reports):
+def test_votes_survive_a_reload_and_are_saved_in_the_format_that_is_read(browser, reports):
     voting(browser, reports)
     browser.press("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowRight")
     browser.open(reports / "ab_vote.html")
@@ -156,18 +156,18 @@ def test_votes_outlive_the_page_and_are_saved_as_the_importer_reads_them(browser
     assert list(votes.pair) == list(key.pair[:4])
 
 
-def test_letters_typed_as_a_name_and_keys_held_down_are_no_votes(browser, reports):
+def test_typing_a_name_and_key_repeats_are_not_votes(browser, reports):
     voting(browser, reports)
     browser.run("document.getElementById('rater').focus()")
     browser.press("ArrowLeft")
     browser.run("document.activeElement.blur()")
-    browser.tell("Input.dispatchKeyEvent", type="rawKeyDown", key="ArrowLeft", code="ArrowLeft", windowsVirtualKeyCode=37, autoRepeat=True)
+    browser.send("Input.dispatchKeyEvent", type="rawKeyDown", key="ArrowLeft", code="ArrowLeft", windowsVirtualKeyCode=37, autoRepeat=True)
     assert browser.run("document.getElementById('bar').value") == 0
     browser.press("ArrowLeft")
     assert browser.run("document.getElementById('bar').value") == 1
 
 
-def test_after_the_last_pair_the_page_says_so_and_back_leads_to_it(browser, reports):
+def test_the_end_is_announced_and_back_returns_to_the_last_pair(browser, reports):
     count = voting(browser, reports)
     browser.press(*["ArrowLeft"] * (count + 3))
     assert browser.run("!document.getElementById('done').hidden && document.activeElement.id === 'done'")
@@ -176,14 +176,14 @@ def test_after_the_last_pair_the_page_says_so_and_back_leads_to_it(browser, repo
     assert browser.run("document.getElementById('place').textContent") == f"Pair {count} of {count}"
 
 
-def test_clicks_and_screen_readers_can_vote_as_well_and_hear_the_next_sentence(browser, reports):
+def test_clicks_vote_and_move_the_focus_to_the_next_prompt(browser, reports):
     voting(browser, reports)
     browser.run("document.querySelector('.pair:not([hidden]) [data-vote=right]').click()")
     assert browser.run("document.activeElement === document.querySelectorAll('.pair h2')[1]")
     assert browser.run("document.querySelector('.pair').hidden")
 
 
-def test_ten_thousand_characters_leave_the_pictures_in_sight_of_the_words(browser, hostile):
+def test_a_very_long_prompt_keeps_the_images_on_the_screen(browser, hostile):
     voting(browser, hostile)
     long = f"[...document.querySelectorAll('.pair h2')].findIndex(h => h.textContent.startsWith({HOSTILE[1][:50]!r}))"
     browser.press(*["ArrowLeft"] * browser.run(long))

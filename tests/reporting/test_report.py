@@ -1,4 +1,4 @@
-"""The report stands alone, says what was found, and lets no stranger's prompt out of its quotes."""
+"""The report is self-contained, shows the metrics, and escapes every text from elsewhere."""
 
 import json
 import re
@@ -69,13 +69,13 @@ def hostile(tmp_path_factory) -> str:
     return (hostile_world(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_sentence_and_the_figure_come_first(page):
+def test_the_title_and_the_gap_come_first(page):
     head = page.split("</header>")[0]
     assert "Plain prompts with the adapter, compared with keyword prompts" in head
     assert ">67 %<" in head and "(95 % interval" in head and "24 prompts × 2 seeds" in head
 
 
-def test_it_asks_no_network_and_runs_no_script(page, hostile):
+def test_the_report_uses_no_network_and_no_script(page, hostile):
     for text in (page, hostile):
         tags = Reader(text).tags
         assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "form", "base"}
@@ -104,11 +104,11 @@ def test_every_open_tag_is_closed(page, hostile):
             assert len(re.findall(rf"<{tag}[ >]", text)) == text.count(f"</{tag}>"), tag
 
 
-def test_every_picture_has_words_for_those_who_do_not_see_it(page):
+def test_every_image_and_chart_has_an_alternative_text(page):
     tags = Reader(page).tags
-    pictures = [attrs["alt"] for tag, attrs in tags if tag == "img"]
+    images = [attrs["alt"] for tag, attrs in tags if tag == "img"]
     charts = [attrs["aria-label"] for tag, attrs in tags if tag == "svg"]
-    assert len(pictures) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "correct" in p for p in pictures)
+    assert len(images) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "correct" in p for p in images)
     assert len(charts) >= 4 and all(charts)
 
 
@@ -118,11 +118,11 @@ def test_each_row_shows_every_arm_on_one_seed(page):
         assert [arm for arm, _ in alts] == list(RIGHT) and len({seed for _, seed in alts}) == 1
 
 
-def test_it_is_readable_at_night_and_on_a_phone(page):
+def test_the_page_has_a_dark_mode_and_a_phone_layout(page):
     assert "prefers-color-scheme:dark" in page and 'name="viewport"' in page and "max-width:560px" in page
 
 
-def test_the_funnel_the_curves_and_the_caveats_are_there(page):
+def test_funnel_training_and_limitations_are_shown(page):
     text = "".join(Reader(page).words)
     for word in ("dropped: near duplicate", "18 train", "gradient norm", "The unit is the prompt", "p-values", "a-model-of-a-long-name"):
         assert word in text, word
@@ -139,56 +139,56 @@ def judged(**gains: tuple[float, float]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def test_the_best_rows_are_gains_and_the_worst_are_losses():
+def test_best_samples_are_gains_and_worst_samples_are_losses():
     rows = select_samples(judged(same=(1, 1), lost=(1, 0), won=(0, 1), never=(0, 0)), per_category=1)
     assert [i for i, _ in rows["best"]] == ["won"] and [i for i, _ in rows["worst"]] == ["lost"]
 
 
-def test_between_equals_the_worst_is_wrong_in_both_arms():
+def test_among_equal_gains_the_worst_is_incorrect_in_both_arms():
     rows = select_samples(judged(same=(1, 1), never=(0, 0)), per_category=1)
     assert [i for i, _ in rows["worst"]] == ["never"]
 
 
-def test_no_prompt_is_shown_twice_under_one_heading():
+def test_no_prompt_is_shown_twice_in_one_section():
     for keys in select_samples(judged(a=(0, 1), b=(1, 1), c=(1, 0)), per_category=3).values():
         assert sorted(i for i, _ in keys) == ["a", "b", "c"]
 
 
-def test_the_worst_comes_first_whatever_its_other_seed_did():
+def test_the_worst_image_comes_first_whatever_its_other_seed():
     table = judged(a=(1, 0), b=(1, 0), c=(0, 1))
     table.loc[(table.id == "a") & (table.seed == 1), "shown"] = 1.0
     table.loc[(table.id == "a") & (table.seed == 0) & (table.arm == "adapter"), "clip_score"] = 10.0
     assert [i for i, _ in select_samples(table, per_category=2)["worst"]] == ["a", "b"]
 
 
-def test_every_category_shows_its_own_rows():
+def test_every_category_has_its_own_samples():
     table = pd.concat([judged(a=(0, 1), b=(1, 0)), judged(c=(0, 1), d=(1, 0)).assign(category="counting")])
     rows = select_samples(table, per_category=1)
     assert [i for i, _ in rows["best"]] == ["a", "c"] and [i for i, _ in rows["worst"]] == ["b", "d"]
     assert [i < "c" for i, _ in rows["random"]] == [True, False]
 
 
-def test_the_lot_is_drawn_by_the_seed_alone():
+def test_random_samples_depend_only_on_the_seed():
     table = judged(**{f"p{i}": (0, i % 2) for i in range(20)})
     shuffled = table.sample(frac=1, random_state=1)
     assert select_samples(table, 3)["random"] == select_samples(shuffled, 3)["random"] != select_samples(table, 4)["random"]
 
 
-def test_rows_are_chosen_without_judge_or_clip_too():
+def test_samples_are_selected_without_judge_or_clip_too():
     table = judged(a=(0, 1), b=(1, 1)).assign(shown=float("nan"), clip_score=float("nan"))
     assert all(len(rows) == 2 for rows in select_samples(table).values())
 
 
-def test_a_text_keeps_its_joiners_and_loses_its_tricks():
+def test_isolate_keeps_joiners_and_removes_bidi_and_control_characters():
     assert isolate("a\u200db\u202ec\u0000<") == "<bdi>a\u200dbc&lt;</bdi>"
 
 
-def test_charts_of_nothing_much_do_not_fail():
+def test_charts_of_little_data_do_not_fail():
     assert line_chart([], "loss") == "" and line_chart([(1, float("nan"))], "loss") == ""
     assert "<path" in line_chart([(50, 0.5)], "loss") and bar_chart({}, "none") and bar_chart({"a": 0}, "none")
 
 
-def test_names_and_titles_of_charts_are_text():
+def test_names_and_titles_of_charts_are_escaped():
     trick = '"><script>alert(7)</script>'
     charts = [
         line_chart([(1, 0.5)], trick),
@@ -209,7 +209,7 @@ def luminance(color: str) -> float:
 
 
 @pytest.mark.parametrize("mode", ["day", "night"])
-def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
+def test_text_colors_have_enough_contrast_in_light_and_dark_mode(mode):
     style = (ROOT / "sur_adapter/reporting/templates/base.css").read_text()
     part = style.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
     colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
@@ -219,21 +219,21 @@ def test_words_stand_out_from_the_paper_by_day_and_by_night(mode):
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
 
 
-def test_counts_asked_for_and_counts_there_stand_in_a_table():
+def test_the_count_matrix_has_requested_rows_and_counted_columns():
     cells = [(1, 1), (1, 1), (2, 1), (2, 9), (3, 0), (float("nan"), 1), (2, float("nan"))]
-    found = count_matrix(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
-    assert found.loc[1, 1] == 2 and found.loc[2, 1] == 1 and found.loc[2, 4] == 1 and found.loc[3, 0] == 1
-    assert list(found.columns) == [0, 1, 2, 3, 4] and found.to_numpy().sum() == 5
+    matrix = count_matrix(pd.DataFrame([{"arm": "adapter", "asked": a, "counted": c} for a, c in cells]), "adapter")
+    assert matrix.loc[1, 1] == 2 and matrix.loc[2, 1] == 1 and matrix.loc[2, 4] == 1 and matrix.loc[3, 0] == 1
+    assert list(matrix.columns) == [0, 1, 2, 3, 4] and matrix.to_numpy().sum() == 5
 
 
-def test_a_prompt_for_several_things_asks_for_no_single_number():
+def test_a_prompt_for_several_classes_requests_no_single_number():
     one, two = ({"class": "circle", "count": 3}, {"class": "star", "count": 1})
     assert requested_count({"category": "counting", "include": [one]}) == 3
     for prompt in ({"category": "counting", "include": [one, two]}, {"category": "color", "include": [one]}, {"category": "counting"}):
         assert requested_count(prompt) != requested_count(prompt), "NaN"
 
 
-def test_right_pictures_lie_on_the_diagonal(page):
+def test_correct_images_are_on_the_diagonal(page):
     section = page.split("Requested and counted numbers</h2>")[1].split("</section>")[0]
     baseline, adapter = ([int(n) for n in re.findall(r'class="cell right"[^>]*>(\d+)<', part)] for part in section.split("<h3>")[1:])
     assert sum(adapter) >= RIGHT["adapter"] * SEEDS > sum(baseline) >= RIGHT["baseline"] * SEEDS
@@ -243,47 +243,47 @@ def test_right_pictures_lie_on_the_diagonal(page):
 PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
 
 
-def told(**more) -> str:
-    """A report on next to nothing, and what else it is given."""
+def small_report(**more) -> str:
+    """A report with almost no data, and with `more`."""
     nothing = {"random": [], "best": [], "worst": []}
     return report_page(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
 
 
-def test_what_is_not_given_is_not_shown():
-    titles = re.findall("<h2[^>]*>(.*?)</h2>", told())
+def test_sections_without_data_are_left_out():
+    titles = re.findall("<h2[^>]*>(.*?)</h2>", small_report())
     assert not {SECTIONS[name] for name in ("accuracy", "strength", "human", "counting")} & set(titles)
-    assert "Models, settings and data" in titles and "Data and licences" not in told()
+    assert "Models, settings and data" in titles and "Data and licences" not in small_report()
 
 
-def test_the_strength_curve_is_drawn_where_there_is_one():
+def test_the_strength_chart_is_shown_if_there_is_a_sweep():
     rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
-    page = told(numbers={"strength": rows})
+    page = small_report(numbers={"strength": rows})
     assert SECTIONS["strength"] in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
     assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
 
 
-def test_peoples_votes_are_told_with_their_interval():
+def test_human_votes_are_shown_with_their_interval():
     human = {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "votes": 40, "raters": 2, "pairs": 20, "agreement": 0.5}
-    page = told(numbers={"human": human})
+    page = small_report(numbers={"human": human})
     assert "<b>70 %</b>" in page and "60 % to 80 %" in page and "40 votes of 2 raters" in page and "α = 0.50" in page
 
 
-def test_settings_models_and_licences_are_told_and_where_the_commit_is(tmp_path):
+def test_settings_models_licences_and_the_place_of_the_commit_are_shown(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n")
-    page = told(settings={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
+    page = small_report(settings={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
     text = "".join(Reader(page).words)
     assert "openrail" in text and "see its model card" in text and "models.resolution64" in text and "dvc.lock" in text
 
 
-def test_a_card_without_a_licence_names_none(tmp_path):
+def test_a_model_card_without_a_licence_is_reported(tmp_path):
     (tmp_path / "README.md").write_text("# A model\n")
     assert licence(str(tmp_path)) == "its model card names none"
 
 
-def test_the_data_card_is_shown_and_its_strangers_stay_text():
+def test_the_data_card_is_shown_as_text():
     cards = "# The data\n\n9 rows came in.\n\n## Sources and licences\n\n| source | licence |\n| --- | --- |\n"
     page = (
-        told(data_card=cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
+        small_report(data_card=cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
         .split("the data card</summary>")[1]
         .split("</details>")[0]
     )

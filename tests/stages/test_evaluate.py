@@ -1,4 +1,4 @@
-"""Figures are known exactly when the pictures are drawn right and wrong on purpose."""
+"""Metrics are known exactly, since the images are correct and incorrect on purpose."""
 
 import json
 
@@ -30,64 +30,64 @@ def leaves(tree, prefix=""):
         yield from leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
 
 
-def test_accuracy_is_the_share_of_right_pictures(world):
+def test_accuracy_is_the_share_of_correct_images(world):
     for category in (*CATEGORIES, "overall"):
         for arm, correct in RIGHT.items():
-            found = world.metrics["semantic"][category][arm]
-            assert found["value"] == pytest.approx(correct / EACH), (category, arm)
-            assert 0 <= found["low"] <= found["value"] <= found["high"] <= 1
-            assert found["low"] < found["high"]
+            cell = world.metrics["semantic"][category][arm]
+            assert cell["value"] == pytest.approx(correct / EACH), (category, arm)
+            assert 0 <= cell["low"] <= cell["value"] <= cell["high"] <= 1
+            assert cell["low"] < cell["high"]
 
 
-def test_the_gap_closed_is_what_was_won_of_what_there_was_to_win(world):
+def test_the_gap_closed_is_the_gain_over_the_gap(world):
     gap = world.metrics["semantic"]["gap_closed"]
     assert gap["value"] == pytest.approx((6 - 2) / (8 - 2), abs=1e-4)
     assert 0 < gap["low"] < gap["value"] < gap["high"] < 1
     assert all(gap[category]["value"] == gap["value"] for category in CATEGORIES)
 
 
-def test_what_the_adapter_does_to_keyword_prompts_is_told(world):
+def test_the_effect_on_keyword_prompts_is_measured(world):
     harm = world.metrics["semantic"]["on_complex"]
     assert harm["value"] == pytest.approx(-1 / EACH) and (harm["win"], harm["tie"], harm["loss"]) == (0, 21, 3)
     assert harm["low"] < harm["value"] < harm["high"] <= 0
     assert "on_complex" not in {c.split(",")[0] for c in pd.read_csv(world.reports / "plots/accuracy.csv").category}
 
 
-def test_accuracy_by_strength_is_told_in_the_order_of_strength(world, tmp_path):
-    found = FinishedRun(tmp_path)
+def test_accuracy_by_strength_is_sorted_by_strength(world, tmp_path):
+    finished = FinishedRun(tmp_path)
     for eta, correct in {"0": 2, "1.5": 4, "0.25": 8}.items():
-        write_arm(found.images.parent / "drawn", eta, PROMPTS, correct, seeds=1)
-        (tmp_path / "drawn" / eta / "prompts.parquet").unlink()
-    numbers = found.run(sweep=tmp_path / "drawn")
+        write_arm(finished.images.parent / "sweep", eta, PROMPTS, correct, seeds=1)
+        (tmp_path / "sweep" / eta / "prompts.parquet").unlink()
+    numbers = finished.run(sweep=tmp_path / "sweep")
     assert {eta: at["value"] for eta, at in numbers["strength"].items()} == {"0": 0.25, "0.25": 1.0, "1.5": 0.5}
     assert all(at["low"] < at["value"] <= at["high"] for at in numbers["strength"].values())
-    assert pd.read_csv(found.reports / "plots/strength.csv").strength.tolist() == [0.0, 0.25, 1.5]
-    assert "Accuracy by strength: 25% at 0, 50% at 1.5" in (found.reports / "index.html").read_text()
-    assert "strength" not in found.run() and "sweep.strengths" in found.notes()["strength"]
-    assert "judge is null" in (found.run(sweep=tmp_path / "drawn", judge=None) and found.notes()["strength"])
+    assert pd.read_csv(finished.reports / "plots/strength.csv").strength.tolist() == [0.0, 0.25, 1.5]
+    assert "Accuracy by strength: 25% at 0, 50% at 1.5" in (finished.reports / "index.html").read_text()
+    assert "strength" not in finished.run() and "sweep.strengths" in finished.notes()["strength"]
+    assert "judge is null" in (finished.run(sweep=tmp_path / "sweep", judge=None) and finished.notes()["strength"])
 
 
-@pytest.mark.parametrize("place, said", [("strong", "is not named by a strength"), ("1", "holds an image of 'nobody'")])
-def test_a_sweep_of_other_folders_or_prompts_gets_a_sentence(place, said, tmp_path):
-    found = FinishedRun(tmp_path)
-    write_tar(tmp_path / "drawn" / place / "images-000000.tar", [("nobody-0", "png", incorrect_image(PROMPTS[0], 0))])
-    with pytest.raises(ValueError, match=said):
-        found.run(sweep=tmp_path / "drawn")
+@pytest.mark.parametrize("folder, message", [("strong", "is not named by a strength"), ("1", "holds an image of 'nobody'")])
+def test_a_sweep_with_other_folders_or_prompts_gives_a_clear_error(folder, message, tmp_path):
+    finished = FinishedRun(tmp_path)
+    write_tar(tmp_path / "sweep" / folder / "images-000000.tar", [("nobody-0", "png", incorrect_image(PROMPTS[0], 0))])
+    with pytest.raises(ValueError, match=message):
+        finished.run(sweep=tmp_path / "sweep")
 
 
-def test_the_difference_has_an_interval_a_p_and_its_wins(world):
+def test_the_difference_has_an_interval_a_p_value_and_wins(world):
     difference = world.metrics["semantic"]["difference"]
     assert difference["value"] == 0.5 and (difference["win"], difference["tie"], difference["loss"]) == (12, 12, 0)
     assert 0.25 < difference["low"] < 0.5 < difference["high"] < 0.75 and difference["p"] < 0.01
     assert all(difference["p"] < difference[c]["p"] <= difference[c]["p_holm"] for c in CATEGORIES)
 
 
-def test_metrics_hold_finite_numbers_alone(world):
+def test_metrics_hold_only_finite_numbers(world):
     for key, value in leaves(world.metrics):
         assert isinstance(value, (int, float)) and value == value and abs(value) < 1e9, key
 
 
-def test_every_figure_that_is_promised_is_there(world):
+def test_every_documented_metric_is_present(world):
     keys = dict(leaves(world.metrics))
     for arm in RIGHT:
         assert 0 <= keys[f"clip_score.{arm}"] <= 100 and keys[f"diversity.{arm}"] >= 0
@@ -97,13 +97,13 @@ def test_every_figure_that_is_promised_is_there(world):
     assert world.metrics["counts"] == counts
 
 
-def test_right_pictures_score_higher_with_the_plain_prompt_than_wrong_ones(world):
+def test_correct_images_have_a_higher_clip_score_than_incorrect_ones(world):
     judged = pd.read_parquet(world.reports / "judgements.parquet")
     assert judged[judged.shown == 1].clip_score.mean() > judged[judged.shown == 0].clip_score.mean() + 10
     assert world.metrics["clip_score"]["complex"] > world.metrics["clip_score"]["baseline"]
 
 
-def test_seeds_that_draw_one_picture_have_no_diversity(world):
+def test_equal_images_of_all_seeds_have_zero_diversity(world):
     assert world.metrics["diversity"]["complex"] == 0 < world.metrics["diversity"]["baseline"]
 
 
@@ -114,43 +114,43 @@ def test_two_runs_write_the_same_bytes(world, tmp_path):
     assert {"metrics.json", "notes.json", "judgements.parquet", "index.html", "plots/accuracy.csv", "plots/arms.csv"} <= set(before)
 
 
-def test_keys_are_sorted_so_that_a_diff_is_short(world):
+def test_keys_are_sorted(world):
     text = (world.reports / "metrics.json").read_text()
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
 
 
-def test_the_printed_table_names_every_arm_and_the_gap(world, capsys):
+def test_the_printed_table_has_every_arm_and_the_gap(world, capsys):
     world.run()
     out = capsys.readouterr().out
     assert all(word in out for word in (*RIGHT, *CATEGORIES, "overall", "gap closed 0.667 ["))
 
 
-def test_without_a_judge_what_the_pictures_show_is_left_out_and_said(tmp_path):
+def test_without_a_judge_accuracy_is_left_out_with_a_note(tmp_path):
     world = FinishedRun(tmp_path)
     metrics = world.run(judge=None)
     assert "semantic" not in metrics and "clip_score" in metrics and "judge is null" in world.notes()["semantic"]
     assert "gap" in (world.reports / "index.html").read_text()
 
 
-def test_without_a_clip_its_figures_are_left_out_and_said(tmp_path):
+def test_without_clip_its_metrics_are_left_out_with_a_note(tmp_path):
     world = FinishedRun(tmp_path)
     metrics = world.run(clip=None)
     assert not {"clip_score", "diversity"} & set(metrics) and {"clip_score", "diversity"} <= set(world.notes())
 
 
-def test_one_seed_has_no_diversity_and_says_so(tmp_path):
+def test_one_seed_has_no_diversity_but_a_note(tmp_path):
     world = FinishedRun(tmp_path, seeds=1)
     assert "diversity" not in world.run() and "two seeds" in world.notes()["diversity"]
 
 
-def test_where_keyword_prompts_are_no_better_no_gap_is_named(tmp_path):
+def test_if_keyword_prompts_are_not_better_the_gap_is_left_out(tmp_path):
     world = FinishedRun(tmp_path, right=RIGHT | {"complex": 2})
     metrics = world.run(clip=None)
     assert metrics["semantic"]["gap_closed"] == {} or "value" not in metrics["semantic"]["gap_closed"]
     assert "no gap to close" in world.notes()["semantic.gap_closed"]
 
 
-def test_prompts_without_a_keyword_prompt_have_no_part_in_the_gap(tmp_path):
+def test_prompts_without_a_keyword_prompt_do_not_count_in_the_gap(tmp_path):
     rows = [p | ({"complex_prompt": None} if i % EACH == 7 else {}) for i, p in enumerate(PROMPTS)]
     world = FinishedRun(tmp_path, rows=[p | {"complex_prompt": p["complex_prompt"] or p["prompt"]} for p in rows])
     (world.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows))
@@ -158,21 +158,21 @@ def test_prompts_without_a_keyword_prompt_have_no_part_in_the_gap(tmp_path):
     assert gap["value"] == pytest.approx((6 - 2) / (7 - 2))
 
 
-def test_an_arm_that_is_not_needed_may_be_missing(tmp_path):
+def test_an_optional_arm_can_be_missing(tmp_path):
     world = FinishedRun(tmp_path, right={"baseline": 2, "adapter": 6})
     metrics = world.run(clip=None)
     assert set(metrics["semantic"]["overall"]) == {"baseline", "adapter"}
     assert "complex" in world.notes()["semantic.gap_closed"]
 
 
-def test_pictures_of_other_seeds_are_not_compared(tmp_path):
+def test_images_of_different_seeds_are_not_compared(tmp_path):
     world = FinishedRun(tmp_path)
     write_arm(world.images, "adapter", PROMPTS, 8, seeds=1)
     with pytest.raises(ValueError, match="different images.*use the same prompts"):
         world.run(clip=None)
 
 
-def test_a_picture_of_no_prompt_is_named(tmp_path):
+def test_an_image_of_an_unknown_prompt_is_named(tmp_path):
     world = FinishedRun(tmp_path)
     (world.prompts / "all.jsonl").write_text(json.dumps(PROMPTS[0]) + "\n")
     with pytest.raises(ValueError, match="'action-001', which is not in the prompt list"):
@@ -180,7 +180,7 @@ def test_a_picture_of_no_prompt_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "sentence"),
+    ("changes", "message"),
     [
         ({"juge": "pictograms"}, "evaluate.juge is unknown.*'judge'"),
         ({"judge": "pictogram"}, "has no 'pictogram'.*'pictograms'"),
@@ -188,12 +188,12 @@ def test_a_picture_of_no_prompt_is_named(tmp_path):
         ({"clip": "models/none"}, "evaluate.clip is 'models/none', where no model"),
     ],
 )
-def test_wrong_settings_get_a_sentence(tmp_path, changes, sentence):
-    with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+def test_wrong_settings_give_clear_errors(tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         evaluate(*[tmp_path] * 6, evaluate=SETTINGS | changes)
 
 
-def test_a_missing_arm_and_a_cut_tar_get_a_sentence(tmp_path):
+def test_a_missing_arm_and_a_truncated_tar_give_clear_errors(tmp_path):
     world = FinishedRun(tmp_path)
     tar = world.images / "adapter" / "images-000000.tar"
     tar.write_bytes(tar.read_bytes()[:5000])
@@ -206,7 +206,7 @@ def test_a_missing_arm_and_a_cut_tar_get_a_sentence(tmp_path):
         world.run(clip=None)
 
 
-def test_a_picture_larger_than_a_thumbnail_is_shown_small(tmp_path):
+def test_a_large_image_is_shown_as_a_thumbnail(tmp_path):
     world = FinishedRun(tmp_path, rows=PROMPTS[:1])
     for arm in RIGHT:
         noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (512, 384, 3), dtype=np.uint8))
@@ -217,7 +217,7 @@ def test_a_picture_larger_than_a_thumbnail_is_shown_small(tmp_path):
     assert 'width="192" height="256"' in page and len(page) < 1_500_000
 
 
-def test_quality_of_known_pictures_is_known():
+def test_image_statistics_of_known_images_are_exact():
     flat = Image.new("RGB", (32, 32), (90, 90, 90))
     assert [measure(flat) for measure in (sharpness, contrast, colourfulness)] == pytest.approx([0, 0, 0], abs=1e-9)
     board = Image.fromarray((np.indices((32, 32)).sum(0) % 2 * 255).astype(np.uint8)).convert("RGB")
@@ -227,13 +227,13 @@ def test_quality_of_known_pictures_is_known():
     assert colourfulness(Image.new("RGB", (8, 8), (255, 0, 0))) == pytest.approx(0.3 * np.hypot(1, 0.5))
 
 
-def test_blur_takes_sharpness_and_grey_takes_colour():
+def test_blur_lowers_sharpness_and_grey_has_no_colourfulness():
     scene = make(4).draw()
     blurred = scene.filter(ImageFilter.GaussianBlur(2))
     assert sharpness(blurred) < 0.5 * sharpness(scene) and colourfulness(scene.convert("L")) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
+def test_a_loss_of_quality_is_in_metrics_and_report(tmp_path):
     world = FinishedRun(tmp_path)
     members = [(f"{p['id']}-{k}", "png", encode(make(k).draw().filter(ImageFilter.GaussianBlur(3)))) for p in PROMPTS for k in range(SEEDS)]
     write_tar(world.images / "adapter" / "images-000000.tar", members)
@@ -242,39 +242,39 @@ def test_a_loss_of_quality_shows_in_the_metrics(tmp_path):
     assert "lose" in (world.reports / "index.html").read_text()
 
 
-def test_the_sheet_shows_the_prompts_of_the_lot_without_and_with_the_adapter(tmp_path):
+def test_the_image_grid_shows_the_random_samples_without_and_with_the_adapter(tmp_path):
     world = FinishedRun(tmp_path)
     world.run(clip=None)
-    drawn = Image.open(world.reports / "same_seed.png").convert("RGB")
+    grid = Image.open(world.reports / "same_seed.png").convert("RGB")
     one = image_grid([("a red circle", [Image.new("RGB", (8, 8), "red"), Image.new("RGB", (8, 8), "blue")])], ["without", "with"])
     assert [one.getpixel((one.width - SIDE // 2, y)) for y in (one.height - SIDE - SIDE // 2 - 2 * GAP, one.height - SIDE // 2)] == [
         (255, 0, 0),
         (0, 0, 255),
     ]
-    assert drawn.width == one.width + (2 * len(CATEGORIES) - 1) * (SIDE + GAP), "two prompts a category"
+    assert grid.width == one.width + (2 * len(CATEGORIES) - 1) * (SIDE + GAP), "two prompts per category"
 
 
-def test_of_each_prompt_the_sheet_shows_the_picture_without_the_adapter_above_the_one_with_it():
+def test_the_image_without_the_adapter_is_above_the_one_with_it():
     colors = {"baseline": "red", "adapter": "blue"}
-    pictures = {(arm, "a", 0): encode(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
-    drawn = same_seed_grid([("a", 0)], {"a": {"prompt": "a red circle"}}, pictures)
-    x, y = drawn.width - GAP - SIDE // 2, drawn.height - GAP - SIDE // 2
-    assert drawn.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and drawn.getpixel((x, y)) == (0, 0, 255)
+    images = {(arm, "a", 0): encode(Image.new("RGB", (8, 8), color)) for arm, color in colors.items()}
+    grid = same_seed_grid([("a", 0)], {"a": {"prompt": "a red circle"}}, images)
+    x, y = grid.width - GAP - SIDE // 2, grid.height - GAP - SIDE // 2
+    assert grid.getpixel((x, y - SIDE - GAP)) == (255, 0, 0) and grid.getpixel((x, y)) == (0, 0, 255)
 
 
-def test_the_score_is_the_cosine_and_never_negative():
+def test_the_clip_score_is_the_cosine_and_never_negative():
     a = np.array([[1.0, 0.0], [0.6, 0.8], [-1.0, 0.0]])
     assert cosine_scores(a, np.array([[1.0, 0.0]] * 3)) == pytest.approx([1.0, 0.6, 0])
 
 
-def test_distances_average_to_the_mean_over_all_pairs():
+def test_mean_distances_average_to_the_mean_over_all_pairs():
     x = np.random.default_rng(0).normal(size=(5, 8))
     x /= np.linalg.norm(x, axis=-1, keepdims=True)
     pairs = [1 - x[i] @ x[j] for i in range(5) for j in range(i)]
     assert mean_pairwise_distances(x).mean() == pytest.approx(np.mean(pairs)) and np.isnan(mean_pairwise_distances(x[:1])).all()
 
 
-def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing():
+def test_a_long_prompt_is_truncated_and_batches_change_nothing():
     clip = CLIPEncoder(CLIP, "evaluate.clip")
     texts = ["a red circle", "a red circle and " * 500]
     both = clip.encode_texts(texts)
@@ -282,7 +282,7 @@ def test_a_prompt_longer_than_clip_reads_is_cut_and_other_batches_change_nothing
     assert np.linalg.norm(both, axis=-1) == pytest.approx(1, abs=1e-5)
 
 
-def test_a_category_may_not_take_the_name_of_a_key(tmp_path):
+def test_a_category_cannot_have_the_name_of_a_key(tmp_path):
     world = FinishedRun(tmp_path)
     (world.prompts / "all.jsonl").write_text("".join(json.dumps(p | {"category": "overall"}) + "\n" for p in PROMPTS))
     with pytest.raises(ValueError, match="category 'overall'"):
