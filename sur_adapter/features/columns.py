@@ -6,6 +6,7 @@ and one row is read without the 2,000 beside it. A file that another writer has 
 
 import logging
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -69,19 +70,19 @@ def _plain_chunk(parquet: pq.ParquetFile, name: str) -> pq.ColumnChunkMetaData |
 
 
 def _first_page_size(file: Path, offset: int) -> int:
-    """The compressed size of the page at `offset`: field 3 of its header, in Thrift's compact protocol."""
+    """The compressed size of the page at `offset`, field 3 of its header (Thrift compact protocol); 0 if there is no such header."""
     with file.open("rb") as opened:
         opened.seek(offset)
-        header = opened.read(32)
-    size, place = 0, 0
-    for field in (1, 2, 3):  # type, uncompressed and compressed size: each a byte 0x15 (next field, an int32) and a zigzag varint
-        if header[place] != 0x15:
-            raise ValueError(f"field {field} of a page header is missing")
-        place, size, shift = place + 1, 0, 0
-        while True:
-            size |= (header[place] & 0x7F) << shift
-            place, shift = place + 1, shift + 7
-            if header[place - 1] < 0x80:
+        header = BytesIO(opened.read(32))
+    size = 0
+    for _ in ("type", "uncompressed size", "compressed size"):  # each: byte 0x15 (the next field, an int32) and a zigzag varint
+        if header.read(1) != b"\x15":
+            return 0
+        size, shift = 0, 0
+        for byte in iter(lambda: header.read(1), b""):
+            size |= (byte[0] & 0x7F) << shift
+            shift += 7
+            if byte[0] < 0x80:
                 break
     return size >> 1
 

@@ -11,7 +11,8 @@ Any Parquet reader can read it. columns.py says how one row is read without the 
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,17 +81,14 @@ class FeatureShard:
     @classmethod
     def open(cls, file: Path) -> "FeatureShard":
         """Raises ValueError if the file is truncated or corrupt, or holds other ids than were written."""
-        try:
-            with pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
-                manifest = json.loads(parquet.metadata.metadata[b"manifest"])
-                ids = parquet.read(["id"])["id"].to_pylist()
-                columns = {
-                    name: open_column(parquet, file, name, feature["type"], feature["count"], feature["shape"])
-                    for name, feature in manifest["features"].items()
-                }
-                num_rows, digest, *_ = (manifest[key] for key in ("rows", "ids", "shards", "about"))
-        except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
-            raise _corrupt(file, error) from error
+        with _parquet_errors(file), pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
+            manifest = json.loads(parquet.metadata.metadata[b"manifest"])
+            ids = parquet.read(["id"])["id"].to_pylist()
+            columns = {
+                name: open_column(parquet, file, name, feature["type"], feature["count"], feature["shape"])
+                for name, feature in manifest["features"].items()
+            }
+            num_rows, digest, *_ = (manifest[key] for key in ("rows", "ids", "shards", "about"))
         if len(ids) != num_rows or _ids_digest(ids) != digest:
             raise ValueError(f"{file} holds {len(ids)} rows, and not the {num_rows} that were written: {FIX_HINT}")
         return cls(file, ids, manifest, columns)
@@ -103,14 +101,17 @@ class FeatureShard:
 
 def is_feature_shard(file: Path) -> bool:
     """Whether a Parquet file is a shard of features, by its metadata. Raises ValueError if it is corrupt."""
-    try:
+    with _parquet_errors(file):
         return b"manifest" in (pq.read_metadata(file).metadata or {})
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupt(file, error) from error
 
 
-def _corrupt(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"a shard under {file.parent} is cut short or broken ({file.name}: {error}): {FIX_HINT}")
+@contextmanager
+def _parquet_errors(file: Path) -> Iterator[None]:
+    """Turns what reading a corrupt file raises into a ValueError that says how to fix it."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a shard under {file.parent} is cut short or broken ({file.name}: {error}): {FIX_HINT}") from error
 
 
 class FeatureStore:
