@@ -1,7 +1,7 @@
 """Limits the crawler to public addresses over http and https.
 
-URLs of images and redirects are untrusted. A name is resolved once, its addresses are checked, and the connection
-goes to the very address that was checked. A source on this machine must be named in `private`, as "127.0.0.1:8000".
+URLs of images and redirects are untrusted. A name is resolved once, its addresses are checked, and the connection goes to the very address
+that was checked. A source on this machine must be named in `private`, as "127.0.0.1:8000".
 """
 
 from collections.abc import Collection

@@ -40,6 +40,11 @@ def effective_prompt(row: Mapping) -> str | None:
     return cleaned if isinstance(cleaned, str) else row["complex_prompt"]
 
 
+def nonempty_text(value: object) -> str | None:
+    """A text of untrusted data, without whitespace at its ends; None if it is empty or not a text."""
+    return value.strip() or None if isinstance(value, str) else None
+
+
 def count_excess_tokens(prompts: list[str], tokenizer, length: int | None = None) -> list[int]:
     """How many tokens of each prompt exceed `length`, by default the tokenizer's: 77 for CLIP, start and end token included."""
     counts = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids] if prompts else []

@@ -15,6 +15,7 @@ from io import BytesIO
 from PIL import Image
 
 from sur_adapter.data.prompts import comfyui
+from sur_adapter.data.prompts.cleaning import nonempty_text
 from sur_adapter.data.prompts.comfyui import Prompts
 from sur_adapter.data.prompts.stealth_png import hidden_text
 from sur_adapter.io.images import FORMATS, MAX_PIXELS
@@ -105,7 +106,7 @@ def sidecar_prompts(text: str) -> Prompts:
     try:
         return parameters(text)
     except PARSE_ERRORS:
-        return Prompts(_text(text), None)
+        return Prompts(nonempty_text(text), None)
 
 
 def parameters(text: str) -> Prompts:
@@ -119,7 +120,7 @@ def parameters(text: str) -> Prompts:
     last = max((i for i, line in enumerate(lines) if _is_settings_line(line)), default=len(lines))
     prompts = "\n".join(lines[:last])
     positive, _, negative = re.sub(r"^[ \t]*Negative prompt:", "\0", prompts, count=1, flags=re.M).partition("\0")
-    return Prompts(_text(positive), _text(negative))
+    return Prompts(nonempty_text(positive), nonempty_text(negative))
 
 
 def parse_settings(line: str) -> dict[str, str]:
@@ -159,25 +160,21 @@ def dream(text: str) -> Prompts:
 
 def _bracketed(prompt: str) -> Prompts:
     """Splits a prompt of older InvokeAI: text in [brackets] is the negative prompt."""
-    return Prompts(_text(re.sub(r"\[[^\[\]]*\]", "", prompt)), _text(", ".join(re.findall(r"\[([^\[\]]*)\]", prompt))))
+    return Prompts(nonempty_text(re.sub(r"\[[^\[\]]*\]", "", prompt)), nonempty_text(", ".join(re.findall(r"\[([^\[\]]*)\]", prompt))))
 
 
 def novelai(comment: str, description: str | None = None) -> Prompts:
     """Reads `Comment`: settings, and in newer versions the prompt; older ones have it in `Description` only."""
     values = json.loads(comment)
     positive, negative = _from_dict(values)
-    return Prompts(positive or (_text(description) if "uc" in values else None), negative)
+    return Prompts(positive or (nonempty_text(description) if "uc" in values else None), negative)
 
 
 def _from_dict(values: dict) -> Prompts:
     """Both prompts, under the keys that generators use."""
     values = {str(key).lower().replace(" ", "_"): value for key, value in values.items()}
     names = ("prompt", "positive_prompt"), ("negative_prompt", "negativeprompt", "uc")
-    return Prompts(*(next(filter(None, (_text(values.get(key)) for key in keys)), None) for keys in names))
-
-
-def _text(value) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
+    return Prompts(*(next(filter(None, (nonempty_text(values.get(key)) for key in keys)), None) for keys in names))
 
 
 READERS = (  # (function, its chunks), tried in this order if the first chunk is there

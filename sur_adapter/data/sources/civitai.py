@@ -13,6 +13,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
 from sur_adapter.data.crawl.fetcher import Fetcher, fetch_rows
 from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.prompts.cleaning import nonempty_text
 from sur_adapter.data.sources.base import SourceConfig
 from sur_adapter.io.urls import reject_credentials
 
@@ -146,19 +147,15 @@ def _row(item: dict, url: str) -> dict:
     meta = item.get("meta") if isinstance(item.get("meta"), dict) else {}
     return {
         "source": "civitai",
-        "url": _text(item.get("url")),
-        "user": _text(item.get("username")),
-        "complex_prompt": _text(meta.get("prompt")),
-        "negative_prompt": _text(meta.get("negativePrompt")),
+        "url": nonempty_text(item.get("url")),
+        "user": nonempty_text(item.get("username")),
+        "complex_prompt": nonempty_text(meta.get("prompt")),
+        "negative_prompt": nonempty_text(meta.get("negativePrompt")),
         "width": _size(item.get("width")),
         "height": _size(item.get("height")),
         "nsfw": _level(item),
         "licence": f"terms of {urlsplit(url).hostname}",
     }
-
-
-def _text(value) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
 
 
 def _size(value) -> int | None:

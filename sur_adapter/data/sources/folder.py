@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
+from sur_adapter.data.prompts.cleaning import nonempty_text
 from sur_adapter.data.prompts.embedded import embedded_prompts, sidecar_prompts
 from sur_adapter.data.prompts.interrogator import Interrogator, InterrogatorConfig
 from sur_adapter.data.sources.base import SourceConfig
@@ -119,8 +120,7 @@ def _row_prompts(row: dict) -> Prompts:
 
 def _first(row: dict, *columns: str) -> str | None:
     """The text in the first of some columns that the table has."""
-    value = next((row[column] for column in columns if column in row), None)
-    return value.strip() or None if isinstance(value, str) else None
+    return nonempty_text(next((row[column] for column in columns if column in row), None))
 
 
 def _read_table(file: Path) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from urllib.parse import urlencode, urlsplit
 from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
 from sur_adapter.data.crawl.fetcher import Fetcher, fetch_rows
 from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.prompts.cleaning import nonempty_text
 from sur_adapter.data.sources.base import SourceConfig
 from sur_adapter.io.urls import reject_credentials
 
@@ -77,15 +78,11 @@ def _row(item: dict, url: str) -> dict:
     flag = item.get("nsfw")
     return {
         "source": "lexica",
-        "url": _text(item.get("src")),
-        "complex_prompt": _text(item.get("prompt")),
+        "url": nonempty_text(item.get("src")),
+        "complex_prompt": nonempty_text(item.get("prompt")),
         "negative_prompt": None,
         "width": None,
         "height": None,
         "nsfw": "X" if flag is True else "None" if flag is False else "Unknown",
         "licence": f"terms of {urlsplit(url).hostname}",
     }
-
-
-def _text(value) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None

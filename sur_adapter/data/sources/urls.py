@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from sur_adapter.data.crawl.crawl_state import NEW_CRAWL, CrawlState
 from sur_adapter.data.crawl.fetcher import fetch_rows
 from sur_adapter.data.crawl.http_client import HttpConfig
+from sur_adapter.data.prompts.cleaning import nonempty_text
 from sur_adapter.data.sources.base import SourceConfig
 from sur_adapter.io.hashing import file_digest
 
@@ -92,12 +93,8 @@ async def listing(file: Path, columns: dict[str, str], licence: str | None) -> A
     try:
         for batch in batches(file, list(columns.values())):
             for values in batch:
-                values = {key: _text(values[name]) for key, name in columns.items()}
+                values = {key: nonempty_text(values[name]) for key, name in columns.items()}
                 row = {"source": "urls", "negative_prompt": None, "width": None, "height": None, "nsfw": None, "licence": licence}
                 yield row | values | {"dropped": None if values["url"] else "no address"}
     except (pa.ArrowException, pd.errors.ParserError, UnicodeDecodeError, OSError) as error:
         raise ValueError(f"{file} cannot be read ({error}): repair or replace it") from error
-
-
-def _text(value) -> str | None:
-    return value.strip() or None if isinstance(value, str) else None
