@@ -3,7 +3,7 @@
     L = w_diffusion · ‖ε − UNet(z_t, t, c')‖²  +  w_prompt · D_prompt(E(p_c), c')  +  w_llm · KL(FCN(v) ‖ q)
 
 x = E(p_s) and E(p_c) are the text features of the simple and the complex prompt, c' the adapted features, v the LLM's vector, q the query.
-D_prompt is the paper's KL divergence (`prompt_kl`), or the difference of cross-attention outputs (`prompt_attention`).
+D_prompt is the paper's KL divergence of token i of both prompts (`kl`), or the difference of cross-attention outputs (`prompt_attention`).
 """
 
 from collections.abc import Callable
@@ -52,11 +52,6 @@ def kl(
     if reduction == "sum":
         return divergence.sum(-1).mean()
     return divergence.mean() if mask is None else (divergence.sum(-1) / mask.sum(-1).clamp_min(1)).mean()
-
-
-def prompt_kl(complex_embeds: Tensor, adapted_embeds: Tensor, mask: Tensor | None = None, divergence: Callable = kl) -> Tensor:
-    """The paper's prompt loss: KL of token i of the complex prompt and token i of the adapted one. (B, L, d) each, mask (B, L)."""
-    return divergence(complex_embeds, adapted_embeds, mask)
 
 
 def prompt_attention(

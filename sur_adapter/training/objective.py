@@ -72,7 +72,7 @@ class Objective:
         if self.config.prompt == "attention":
             loss = losses.prompt_attention(self.layers, batch.complex, adapted, generator=generator, mean=context.all_reduce_mean)
         else:
-            loss = losses.prompt_kl(batch.complex, adapted, self._mask(batch, "simple", "complex"), self.kl)
+            loss = self.kl(batch.complex, adapted, self._mask(batch, "simple", "complex"))
         return loss if pooled is None else loss + losses.pooled(batch.complex_pooled, pooled, context.all_reduce_mean)
 
     def _diffusion(

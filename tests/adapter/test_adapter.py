@@ -117,7 +117,7 @@ def test_an_unknown_variant_is_refused():
 def test_the_terms_of_the_loss_reach_every_parameter_that_is_saved(kind):
     made = adapter(**KINDS[kind])
     query, target = made.query(X), X.flip(0)
-    total = loss.prompt_kl(target, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
+    total = loss.kl(target, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
     (total + (made.pool(P) - P.flip(0)).square().mean()).backward()
     dead = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]
     assert dead == [] and made.state_dict().keys() == dict(made.named_parameters()).keys()

@@ -43,7 +43,7 @@ def test_attention_loss_ignores_the_order_of_tokens_and_kl_does_not(unet):
     a = torch.randn(4, 9, 32)
     shuffled = a[:, torch.randperm(9)]
     assert loss.prompt_attention(layers(unet), a, shuffled).item() == pytest.approx(0, abs=1e-6)
-    assert loss.prompt_kl(a, shuffled) > 0.1
+    assert loss.kl(a, shuffled) > 0.1
 
 
 def test_the_llm_loss_does_not_fall_when_the_query_becomes_flat():
