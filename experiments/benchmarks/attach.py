@@ -1,12 +1,11 @@
-"""What a guest costs: one call of the adapter against the U-Net's steps of one picture, at the sizes of Stable Diffusion 1.5, 512 pixels.
+"""The cost of an adapter: one call of it against the U-Net's steps for one image, at the sizes of Stable Diffusion 1.5, 512 pixels.
 
-    python -m experiments.benchmarks.attach      # some minutes on a CPU; attach-cpu.json or attach-cuda.json
+    python -m experiments.benchmarks.attach      # some minutes on a CPU; writes attach-cpu.json or attach-cuda.json
 
-A picture is 20 steps with guidance: 20 passes of the U-Net, two prompts in each. The adapter is called once, on features [1, 77, 768],
-in fp32 as it is trained; the U-Net runs in fp32 on a CPU and in fp16 on a GPU. Text encoder, VAE and scheduler are left out, so
-the share of a whole picture is smaller still. Weights are random: what they say makes no sense, what they cost is the same. Times are
-medians, on a CPU of the processor's time in this program, which other programs stretch less than the clock; their ratio says more
-than they do. Operations are counted by torch, whatever the machine.
+An image is 20 steps with guidance: 20 U-Net calls of two prompts each. The adapter is called once, on embeddings (1, 77, 768), in fp32 as
+in training; the U-Net runs in fp32 on a CPU and in fp16 on a GPU. Text encoder, VAE and scheduler are left out, so the share of a whole
+image is smaller. Weights are random, which does not change the cost. Times are medians; on a CPU they are process time, which other
+programs affect less than wall time, and their ratio is more reliable than each alone. Operations are counted by torch.
 """
 
 import json
@@ -56,7 +55,7 @@ def measured(unet: UNet2DConditionModel, adapter: SURAdapter, tokens: int, side:
     figures = {}
     for (name, (call, times)), model in zip(calls.items(), (adapter, unet), strict=True):
         with FlopCounterMode(display=False) as counter, slow_path():
-            call()  # the first, which pays for what is done but once
+            call()  # the first call includes one-time costs
         weights = sum(p.numel() for p in model.parameters())
         figures[name] = {"million_weights": round(weights / 1e6, 2), "seconds": seconds(call, times, like.device.type)}
         figures[name]["gigaflop"] = counter.get_total_flops() / 1e9

@@ -1,1 +1,1 @@
-"""Draws images with and without the adapter."""
+"""Generates images with and without the adapter."""

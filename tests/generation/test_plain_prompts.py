@@ -1,4 +1,4 @@
-"""The plain sentences: three hundred of our own, each with its keyword prompt, what must be seen, and questions with their answers."""
+"""prompts/plain: three hundred plain prompts, each with keyword prompt, `include`, and questions with answers."""
 
 import json
 import re
@@ -38,22 +38,22 @@ def answers(row: dict, skill: str) -> list[str]:
     return [atom["a"] for atom in row["atoms"] if atom["skill"] == skill]
 
 
-def test_there_are_a_hundred_plain_sentences_of_each_category():
+def test_there_are_a_hundred_plain_prompts_per_category():
     assert Counter(row["category"] for row in ROWS) == dict.fromkeys(CATEGORIES, 100)
     assert all(row["id"].startswith(f"{row['category']}-") for row in ROWS)
 
 
-def test_no_two_plain_sentences_are_nearly_the_same():
+def test_no_two_plain_prompts_are_near_duplicates():
     told = [(row["id"], set(words(row["prompt"])) - SMALL_WORDS) for row in ROWS]
     assert [(a, b) for (a, x), (b, y) in combinations(told, 2) if len(x & y) >= len(x | y) / 2] == []
 
 
-def test_a_keyword_prompt_is_a_list_and_a_plain_sentence_is_none():
+def test_keyword_prompts_are_lists_and_plain_prompts_are_not():
     for row in ROWS:
         assert row["complex_prompt"].count(",") >= 2 and row["prompt"].count(",") < 2, row["id"]
 
 
-def test_a_question_has_one_right_answer_among_choices_that_their_first_words_tell_apart():
+def test_each_question_has_one_right_choice_and_choices_differ_in_their_first_word():
     for row in ROWS:
         for atom in row["atoms"]:
             assert atom["q"].endswith("?") and atom["skill"] in ("object", "count", "color", "action"), row["id"]
@@ -62,12 +62,12 @@ def test_a_question_has_one_right_answer_among_choices_that_their_first_words_te
         assert len({atom["q"] for atom in row["atoms"]}) == len(row["atoms"]), row["id"]
 
 
-def test_the_place_of_the_right_action_tells_nothing():
+def test_the_position_of_the_right_choice_is_balanced():
     places = Counter(a["choices"].index(a["a"]) for row in ROWS for a in row["atoms"] if a["skill"] == "action")
     assert set(places) == {0, 1, 2, 3} and max(places.values()) < 1.2 * min(places.values())
 
 
-def test_every_count_colour_and_action_of_a_sentence_is_asked_for_and_no_other():
+def test_questions_cover_exactly_the_counts_colours_and_actions_of_a_prompt():
     for row in ROWS:
         said = words(row["prompt"])
         counts = Counter(NUMBERS[w] for w in said if w in NUMBERS)
@@ -81,7 +81,7 @@ def test_every_count_colour_and_action_of_a_sentence_is_asked_for_and_no_other()
         assert answers(row, skill), row["id"]
 
 
-def test_the_keyword_prompt_asks_for_the_same_counts_colours_and_actions():
+def test_the_keyword_prompt_has_the_same_counts_colours_and_actions():
     for row in ROWS:
         said = words(row["complex_prompt"])
         assert {w for w in said if w in COLORS} == set(answers(row, "color")), row["id"]
@@ -89,7 +89,7 @@ def test_the_keyword_prompt_asks_for_the_same_counts_colours_and_actions():
         assert all(any(answer[:3] in w for w in said) for answer in answers(row, "action")), row["id"]
 
 
-def test_what_a_detector_must_find_has_its_coco_name_and_agrees_with_the_answers():
+def test_include_uses_coco_names_and_agrees_with_the_answers():
     for row in ROWS:
         classes = [thing["class"] for thing in row["include"]]
         assert classes and set(classes) <= COCO and len(set(classes)) == len(classes), row["id"]
@@ -101,7 +101,7 @@ def test_what_a_detector_must_find_has_its_coco_name_and_agrees_with_the_answers
         assert exact if row["category"] == "counting" else True, row["id"]
 
 
-def test_no_sentence_of_another_benchmark_was_taken():
+def test_no_prompt_is_taken_from_another_benchmark():
     if not REAL.is_dir():
         pytest.skip("the folder of others' lists is not beside this checkout")
     lists = [file for file in (REAL / "t2i-compbench").glob("*.txt") if file.name != "SOURCE.txt"]

@@ -1,4 +1,4 @@
-"""Lists of prompts that others publish are known by what stands in them, and read whole, with ids that stay."""
+"""Published benchmarks are recognised by their content and read completely, with stable ids."""
 
 import json
 from collections import Counter
@@ -51,14 +51,14 @@ def real(name: str):
     return read_prompts(REAL / name)
 
 
-def test_geneval_keeps_what_must_be_seen_and_leaves_out_where_it_must_lie(tmp_path):
+def test_geneval_keeps_include_and_leaves_out_positions(tmp_path):
     rows = read_prompts(put(tmp_path, "any.jsonl", lines(GENEVAL)))
     assert [row["category"] for row in rows] == ["counting", "color", "two_object"]
     assert [row["prompt"] for row in rows] == [g["prompt"] for g in GENEVAL if g["tag"] != "position"]
     assert rows[0]["include"] == GENEVAL[0]["include"] and rows[0]["exclude"] == GENEVAL[0]["exclude"] and "exclude" not in rows[1]
 
 
-def test_tifas_questions_are_the_atoms_of_their_prompt(tmp_path):
+def test_tifas_questions_become_atoms_of_their_prompt(tmp_path):
     first, second = read_prompts(put(tmp_path, "any.json", json.dumps(TIFA)))
     assert (first["id"], first["category"], first["prompt"]) == ("coco_1", "coco", "Two cats.")
     assert first["atoms"] == [
@@ -68,13 +68,13 @@ def test_tifas_questions_are_the_atoms_of_their_prompt(tmp_path):
     assert second["category"] == "drawbench" and [a["skill"] for a in second["atoms"]] == ["color"]
 
 
-def test_a_quotation_mark_in_partiprompts_is_part_of_the_prompt(tmp_path):
+def test_quotation_marks_of_partiprompts_belong_to_the_prompt(tmp_path):
     rows = read_prompts(put(tmp_path, "any.tsv", PARTI))
     assert [(row["prompt"], row["category"]) for row in rows] == [('"hello" on a wall', "writing_symbols"), ("ten red apples", "counting")]
 
 
 @pytest.mark.parametrize(("name", "category"), [("color_val", "color"), ("numeracy_train", "counting"), ("3d_spatial_val", "3d_spatial")])
-def test_a_list_of_t2i_compbench_is_told_by_its_name(tmp_path, name, category):
+def test_a_list_of_t2i_compbench_is_recognised_by_its_file_name(tmp_path, name, category):
     rows = read_prompts(put(tmp_path, f"{name}.txt", "a red cup\r\n\r\ntwo cups "))
     assert [(row["prompt"], row["category"]) for row in rows] == [("a red cup", category), ("two cups", category)]
 
@@ -82,7 +82,7 @@ def test_a_list_of_t2i_compbench_is_told_by_its_name(tmp_path, name, category):
 @pytest.mark.parametrize(
     ("name", "text"), [("numeracy_val.txt", "two cups\ntwo ties\nthree cats"), ("g.jsonl", lines(GENEVAL)), ("p.tsv", PARTI)]
 )
-def test_a_prompt_keeps_its_id_when_its_list_is_cut_or_turned_round(tmp_path, name, text):
+def test_a_prompt_keeps_its_id_when_its_list_is_cut_or_reversed(tmp_path, name, text):
     reference = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, text))}
     head, *rest = text.splitlines(keepends=True)
     turned = head + "\n" * (not head.endswith("\n")) + "".join(rest[:0:-1]) if name == "p.tsv" else "\n".join(text.splitlines()[:0:-1])
@@ -90,12 +90,12 @@ def test_a_prompt_keeps_its_id_when_its_list_is_cut_or_turned_round(tmp_path, na
     assert 0 < len(cut) < len(reference) and cut.items() <= reference.items() and len(set(reference.values())) == len(reference)
 
 
-def test_a_prompt_that_stands_twice_counts_twice(tmp_path):
+def test_a_repeated_prompt_is_kept_twice(tmp_path):
     first, second = read_prompts(put(tmp_path, "color_val.txt", "a red cup\na red cup"))
     assert first["prompt"] == second["prompt"] and second["id"] == f"{first['id']}-2"
 
 
-def test_a_folder_of_lists_is_read_together_unless_it_holds_our_own(tmp_path):
+def test_a_folder_of_benchmarks_is_read_together_unless_it_holds_jsonl(tmp_path):
     put(tmp_path, "color_val.txt", "a red cup")
     put(tmp_path, "p.tsv", PARTI)
     assert [row["category"] for row in read_prompts(tmp_path)] == ["color", "writing_symbols", "counting"]
@@ -118,12 +118,12 @@ def test_a_folder_of_lists_is_read_together_unless_it_holds_our_own(tmp_path):
         ("x.tsv", PARTI + "a" * 200_000, "not a tab-separated table"),
     ],
 )
-def test_a_list_that_is_none_or_is_spoilt_gets_one_sentence(tmp_path, name, text, sentence):
+def test_an_unknown_or_broken_list_is_one_sentence(tmp_path, name, text, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_prompts(put(tmp_path, name, text))
 
 
-def test_a_list_that_is_not_utf8_gets_one_sentence_and_a_mark_of_byte_order_is_none_of_its_words(tmp_path):
+def test_a_list_that_is_not_utf8_is_one_sentence_and_a_byte_order_mark_is_ignored(tmp_path):
     (tmp_path / "color_val.txt").write_bytes("a caf\xe9".encode("latin-1"))
     with pytest.raises(ValueError, match=r"color_val\.txt is not text in UTF-8 .*: save it as UTF-8"):
         read_prompts(tmp_path)
@@ -131,7 +131,7 @@ def test_a_list_that_is_not_utf8_gets_one_sentence_and_a_mark_of_byte_order_is_n
     assert read_prompts(tmp_path)[0]["prompt"] == "a café"
 
 
-def test_the_real_geneval_is_read_whole():
+def test_the_real_geneval_is_read_completely():
     rows = real("geneval-prompts/evaluation_metadata.jsonl")
     assert Counter(r["category"] for r in rows) == {"color": 194, "counting": 80, "single_object": 80, "two_object": 99}
     assert all(("exclude" in row) == (row["category"] == "counting") for row in rows)
@@ -140,13 +140,13 @@ def test_the_real_geneval_is_read_whole():
 @pytest.mark.parametrize(
     ("name", "category", "count"), [("color", "color", 300), ("numeracy", "counting", 300), ("non_spatial", "action", 300)]
 )
-def test_the_real_lists_of_t2i_compbench_are_read_whole(name, category, count):
+def test_the_real_lists_of_t2i_compbench_are_read_completely(name, category, count):
     rows = real(f"t2i-compbench/{name}_val.txt")
     assert len(rows) == count and {row["category"] for row in rows} == {category}
     assert not any(row["prompt"] != row["prompt"].strip() or "\r" in row["prompt"] for row in rows)
 
 
-def test_the_real_tifa_is_read_whole_with_and_without_questions():
+def test_the_real_tifa_is_read_completely_with_and_without_questions():
     rows = real("tifa/tifa_v1.0_text_inputs.json")
     assert Counter(r["category"] for r in rows) == {"coco": 2000, "drawbench": 161, "partiprompt": 1420, "paintskill": 500}
     asked = real("tifa/sample/sample_question_answers.json")

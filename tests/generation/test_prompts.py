@@ -1,4 +1,4 @@
-"""Prompts that are judged by are well formed, nobody's training data, and what their command writes."""
+"""Evaluation prompts: the miniature's lists are what their command writes, not training data, and invalid lists are refused."""
 
 import json
 from pathlib import Path
@@ -33,19 +33,19 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one():
         assert prompts(category, 7) == prompts(category, 20)[:7]
 
 
-def test_there_are_a_hundred_of_each_category_and_no_sentence_twice():
+def test_there_are_a_hundred_prompts_per_category_and_none_twice():
     rows = read_prompts(MINIATURE)
     assert {c: sum(r["category"] == c for r in rows) for c in CATEGORIES} == dict.fromkeys(CATEGORIES, 100)
     assert len({r["prompt"] for r in rows}) == 300
 
 
-def test_no_test_sentence_is_one_that_was_trained_on():
+def test_no_test_prompt_is_in_the_training_data():
     trained = {simple_prompt(make(seed), seed) for seed in range(24_000)}
     assert not trained & {r["prompt"] for r in read_prompts(MINIATURE)}
     assert FIRST > 2_000_000 + 100_000
 
 
-def test_both_prompts_ask_for_what_must_be_seen():
+def test_plain_and_keyword_prompt_describe_what_include_lists():
     for row in read_prompts(MINIATURE):
         assert read(row["prompt"]) == read(row["complex_prompt"]) == row["include"], row["id"]
 
@@ -68,14 +68,14 @@ def test_the_judge_names_what_a_prompt_lacks():
         pictograms.verdicts([make(0).draw()], [GOOD], pictograms.Config())
 
 
-def test_a_folder_is_read_by_file_name_and_each_file_as_it_stands(tmp_path):
+def test_files_of_a_folder_are_read_by_name_and_rows_in_order(tmp_path):
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(GOOD | {"id": i}) + "\n" for i in ("z", "y")))
     (tmp_path / "a.jsonl").write_text(json.dumps(GOOD | {"id": "x"}) + "\n\n")
     assert [r["id"] for r in read_prompts(tmp_path)] == ["x", "z", "y"]
     assert [r["id"] for r in read_prompts(tmp_path / "b.jsonl")] == ["z", "y"]
 
 
-def test_a_line_may_hold_the_separators_of_other_languages(tmp_path):
+def test_unicode_line_separators_do_not_end_a_row(tmp_path):
     path = file(tmp_path, json.dumps(GOOD | {"prompt": "a\u2028b\x85c"}, ensure_ascii=False))
     assert read_prompts(path)[0]["prompt"] == "a\u2028b\x85c"
 
@@ -95,7 +95,7 @@ def test_a_line_may_hold_the_separators_of_other_languages(tmp_path):
         ([""], "holds no prompt"),
     ],
 )
-def test_what_is_wrong_gets_one_sentence_with_file_and_line(tmp_path, lines, sentence):
+def test_an_invalid_row_is_one_sentence_with_file_and_line(tmp_path, lines, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_prompts(file(tmp_path, *lines))
 

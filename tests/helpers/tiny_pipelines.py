@@ -1,4 +1,4 @@
-"""Small pipelines of diffusers that an adapter can be a adapter in: the real classes, tiny and untrained, of the three generations."""
+"""Tiny untrained diffusers pipelines of the real classes (SD 1, SD 2, SDXL), and adapters for them."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def pipeline(cls=StableDiffusionPipeline, width: int = 32, seed: int = 0, **chan
 
 
 def second(cls=StableDiffusionPipeline, seed: int = 0):
-    """As SD 2.x: a wider text encoder with gelu, linear projections in the U-Net, v-prediction."""
+    """Like SD 2.x: a wider text encoder with gelu, linear projections in the U-Net, v-prediction."""
     pipe = pipeline(cls, 64, seed, hidden_act="gelu")
     pipe.unet = unet(64, use_linear_projection=True)
     pipe.scheduler = DDIMScheduler(clip_sample=False, steps_offset=1, prediction_type="v_prediction")
@@ -58,7 +58,7 @@ def second(cls=StableDiffusionPipeline, seed: int = 0):
 
 
 def xl(cls=StableDiffusionXLPipeline, widths=(32, 48), pooled: int = 20, seed: int = 0):
-    """As SDXL: two text encoders side by side, and a pooled vector of the second."""
+    """Like SDXL: two text encoders side by side, and a pooled vector of the second."""
     (tokenizer, vae), scheduler = parts(seed), DDIMScheduler(clip_sample=False, steps_offset=1)
     first = CLIPTextModel(text_config(tokenizer, widths[0]))
     other = CLIPTextModelWithProjection(text_config(tokenizer, widths[1], hidden_act="gelu", projection_dim=pooled))
@@ -102,5 +102,5 @@ def draw(pipe, prompts=("three red circles",), **kwargs) -> np.ndarray:
 
 @torch.no_grad()
 def encode(pipe, prompt="a blue star", guided: bool = True, **kwargs):
-    """What the pipeline knows of a prompt, (positive, negative, and of SDXL pooled, negative pooled)."""
+    """encode_prompt of the pipeline: (positive, negative), for SDXL also (pooled, negative pooled)."""
     return pipe.encode_prompt(prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=guided, **kwargs)
