@@ -1,4 +1,4 @@
-"""No test asks a model hub for anything, or takes up unfinished work of another. What several tests read is made once."""
+"""Fixtures of several packages. No test uses a model hub, or resumes the unfinished work of another test."""
 
 import os
 import tempfile
@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything is imported that reads it; goes with the process
+WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything reads it; removed with the process
 os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait for one another
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HOOK = """
 import os, sys
 HIDDEN = {hidden!r}
 
-def hook(event, words):
+def hook(event, args):
     if event in ("open", "os.listdir", "os.scandir", "os.mkdir", "os.rename", "os.remove"):
-        for path in words[: 1 + (event == "os.rename")]:
+        for path in args[: 1 + (event == "os.rename")]:
             if isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(HIDDEN):
-                raise PermissionError(13, "the stage's disk is none of a worker's", str(path))
+                raise PermissionError(13, "a worker must not use the stage's disk", str(path))
 
 sys.addaudithook(hook)
 """
@@ -29,14 +29,14 @@ sys.addaudithook(hook)
 
 @pytest.fixture
 def own_work(tmp_path, monkeypatch) -> Path:
-    """A place of its own for the unfinished work of one test."""
+    """An own work cache for one test."""
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     return tmp_path / "work"
 
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """Where a stage runs, its work cache inside: no process that it starts can open, list or change anything there."""
+    """A working directory with the work cache inside, which no process that the test starts can read, list or change."""
     folder = tmp_path / "home"
     folder.mkdir()
     (tmp_path / "hook").mkdir()
@@ -55,7 +55,7 @@ def no_shared_fs(home) -> dict:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> Path:
-    """A BLIP and a CLIP, small and untrained: to be read, never written into."""
+    """A BLIP and a CLIP, small and untrained. Read-only."""
     from helpers import small_models as small
 
     return small.models(tmp_path_factory.mktemp("models"))
@@ -63,7 +63,7 @@ def models(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def raw(tmp_path_factory) -> Path:
-    """The crawl of 150 pictures, in raw/miniature: to be read, never written into."""
+    """A crawl of 150 images, in raw/miniature. Read-only."""
     from helpers.small_models import SOURCES
     from helpers.stages import crawl
 
@@ -74,7 +74,7 @@ def raw(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
-    """Thirty pictures in ten shards, in shards/s, one of them with a sentence of its own: to be read, never written into."""
+    """Thirty images in ten shards, in shards/s, one of them with a simple prompt of its own. Read-only."""
     from helpers.small_models import encode, write_shards
 
     from miniature.scenes import make

@@ -63,11 +63,10 @@ def test_a_worker_uses_as_many_threads_as_the_stage(tmp_path):
 
 
 def test_progress_bars_are_hidden_in_worker_processes_only():
-    import tqdm
-
+    here, env = ProgressBar()(0), os.environ.get("TQDM_DISABLE")
     with Executor(ProgressBar, config=ExecutorConfig(**ONE)) as executor:
         assert list(executor.map([0])) == [(True, True)]
-    assert not tqdm.tqdm([]).disable and "TQDM_DISABLE" not in os.environ
+    assert ProgressBar()(0) == here and os.environ.get("TQDM_DISABLE") == env, "the stage's own process is not changed"
 
 
 def test_a_crawl_writes_the_same_bytes_when_workers_check_the_images(raw, tmp_path, monkeypatch):

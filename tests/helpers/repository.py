@@ -1,4 +1,4 @@
-"""The project as a user has it: a copy in a repository of its own, with other params."""
+"""Copies the project into a new repository with other params, and runs commands there."""
 
 import os
 import shutil
@@ -12,28 +12,29 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(folder: Path, *words: str, fails: bool = False) -> str:
-    """What a command prints; it must succeed, or fail if that is expected."""
+    """Runs a command and returns its output; it must succeed, or fail if `fails`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     identity = {f"GIT_{who}_{what}": "a" if what == "NAME" else "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as for most users
-    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"})
-    assert (done.returncode != 0) == fails, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout + done.stderr
+    result = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"})
+    assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout + result.stderr
 
 
 def ran(output: str) -> set[str]:
-    """The stages that DVC ran."""
+    """The stages that DVC ran, from its output."""
     return {line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage")}
 
 
 def merge(values: dict, changes: dict) -> dict:
+    """Puts nested changes into nested values, in place."""
     for key, value in changes.items():
         values[key] = merge(values[key], value) if isinstance(value, dict) else value
     return values
 
 
 def copy(folder: Path, preset: str, changes: dict) -> Path:
-    """The project's files in `folder`, a preset with some changes as its params, all committed."""
+    """Copies the project's files to `folder` and commits them; params.yaml is a preset with some changes."""
     for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
