@@ -16,7 +16,7 @@ from types import ModuleType
 
 from sur_adapter.config import Params
 from sur_adapter.io.atomic import friendly_disk_errors
-from sur_adapter.registry import did_you_mean
+from sur_adapter.io.text import did_you_mean
 
 STAGES = {
     "crawl": "fetch images with their keyword prompts from one source",

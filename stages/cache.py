@@ -5,13 +5,16 @@ A killed run resumes after its last finished shard; the query bank, a minute's w
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sur_adapter.config import Params
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_table
 from sur_adapter.models.config import ModelsConfig
 from sur_adapter.registry import load, names
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 EXTRACTORS = "sur_adapter.features.extractors"
 
@@ -23,7 +26,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the features")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     extractor = load(EXTRACTORS, args.features)
     config = params.section(f"cache.{args.features}", extractor.Config, required=False)
     models, executor = params.section("models", ModelsConfig), params.section("executor", ExecutorConfig, required=False)

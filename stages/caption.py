@@ -8,8 +8,8 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sur_adapter.config import Params
 from sur_adapter.data.captioning import CaptionWorker
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.executor import Executor
@@ -19,13 +19,16 @@ from sur_adapter.io.raw_shards import captions_file, shard_files, shard_numbers
 from sur_adapter.io.work_cache import WorkCache, file_stats
 from sur_adapter.models.captioner import CaptionConfig
 
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--raw", type=Path, required=True, help="folder of the crawled shards of one source")
     parser.add_argument("--out", type=Path, required=True, help="folder for captions-*.parquet, one table per shard")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     caption(args.raw, args.out, params.section("caption", CaptionConfig), params.section("executor", ExecutorConfig, required=False))
 
 

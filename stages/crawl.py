@@ -8,10 +8,10 @@ from contextlib import closing
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from sur_adapter.config import Params
 from sur_adapter.data.crawl.crawl_state import CrawlState
 from sur_adapter.data.crawl.fetcher import row_key
 from sur_adapter.data.crawl.removal import apply_removals, hash_user, is_forgotten, read_forgotten
@@ -24,6 +24,9 @@ from sur_adapter.io.schema import ROWS_PER_SHARD
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.registry import load
 
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--source", required=True, help="name of the source: a module of sur_adapter/data/sources")
@@ -32,7 +35,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD, help="rows of a table and its tar (%(default)s)")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     source = load("sur_adapter.data.sources", args.source)
     config = params.section(f"sources.{args.source}", source.Config)
     executor = params.section("executor", ExecutorConfig, required=False)

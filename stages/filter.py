@@ -3,13 +3,16 @@
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sur_adapter.config import Params
 from sur_adapter.data.filtering.data_card import data_card
-from sur_adapter.data.filtering.filtering import FilterConfig, select_pairs
+from sur_adapter.data.filtering.filtering import FilterConfig, nest_min_scores, select_pairs
 from sur_adapter.data.filtering.funnel import count_rows, funnel_csv
 from sur_adapter.data.filtering.tables import join_tables, read_frozen_splits, score_tables, write_pairs
 from sur_adapter.io.atomic import atomic_write_text
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,9 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--data-card", type=Path, required=True, help="Markdown file to write: sources, licences, lengths, levels")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     scores = score_tables(args.scores, params.raw("scores"))
-    config = FilterConfig.from_params(params.raw("filter"), scores)
+    config = params.section("filter", FilterConfig, prepare=lambda values: nest_min_scores(values, scores))
     frozen_splits = read_frozen_splits(args.splits) if args.splits else None
     table = select_pairs(join_tables(args.raw, args.captions, scores, list(params.raw("sources"))), config, frozen_splits)
     counts = count_rows(table[["source", "dropped", "split"]])

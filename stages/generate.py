@@ -2,10 +2,10 @@
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from sur_adapter.config import Params
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.generation.prompts import first_per_category, read_prompts
@@ -13,6 +13,9 @@ from sur_adapter.generation.sampling import GenerateConfig, image_jobs
 from sur_adapter.generation.writer import write_images
 from sur_adapter.io.shards import write_table
 from sur_adapter.models.config import ModelsConfig
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -22,7 +25,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, help="folder of the trained adapter, for arms that use it")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     models, config = params.section("models", ModelsConfig), params.section("generate", GenerateConfig)
     executor = params.section("executor", ExecutorConfig, required=False)
     generate(args.arm, args.prompts, args.out, args.adapter, models, config, executor)

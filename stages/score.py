@@ -8,10 +8,9 @@ from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sur_adapter.config import Params
-from sur_adapter.data.scoring import ScoreWorker, scores_file, write_scores
+from sur_adapter.data.scores.base import ScoreWorker, scores_file, write_scores
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
@@ -19,6 +18,9 @@ from sur_adapter.io.hashing import folder_digest
 from sur_adapter.io.raw_shards import captions_file, shard_files, shard_numbers
 from sur_adapter.io.work_cache import WorkCache, file_stats
 from sur_adapter.registry import load
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -28,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for the tables of id and value, one per source")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     config = params.section(f"scores.{args.score}", load("sur_adapter.data.scores", args.score).Config)
     executor = params.section("executor", ExecutorConfig, required=False)
     score(args.score, args.raw, args.captions, args.out, config, list(params.raw("sources")), executor)

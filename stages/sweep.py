@@ -3,9 +3,9 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.config import Params
 from sur_adapter.generation.attach import attach
 from sur_adapter.generation.prompts import first_per_category, read_prompts
 from sur_adapter.generation.sampling import GenerateConfig, SweepConfig, generate_images, image_jobs
@@ -14,6 +14,9 @@ from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.stable_diffusion import load_pipeline
 from sur_adapter.models.torch_utils import resolve_device
 
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--prompts", type=Path, required=True, help="file or folder of prompts")
@@ -21,7 +24,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for one folder of images per scale")
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     models, config = params.section("models", ModelsConfig), params.section("generate", GenerateConfig)
     sweep(args.prompts, args.adapter, args.out, models, config, params.section("sweep", SweepConfig))
 

@@ -9,11 +9,11 @@ from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from sur_adapter.adapter.config import AdapterParams
-from sur_adapter.config import Params
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.hashing import folder_digest
@@ -24,6 +24,9 @@ from sur_adapter.training.config import LossConfig, TrainConfig
 from sur_adapter.training.distributed import create_accelerator, run_launched
 from sur_adapter.training.setup import build_adapter, build_objective, check_splits, check_tracker, load_splits, start_tracker
 from sur_adapter.training.trainer import Trainer
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 PATHS = {  # option: help; torchrun rejects options that are ambiguous prefixes of its own, such as --log
     "clip": "folder of the text encoder's features",
@@ -40,7 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
 
 
-def run(args: Namespace, params: Params) -> None:
+def run(args: Namespace, params: "Params") -> None:
     paths = {name: getattr(args, name) for name in PATHS}
     config = params.section("train", TrainConfig)
     models, loss = params.section("models", ModelsConfig), params.section("loss", LossConfig)

@@ -16,7 +16,7 @@ types are checked here, ranges in the dataclass's own `__post_init__`. Each erro
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from math import isfinite
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from sur_adapter.registry import did_you_mean
+from sur_adapter.io.text import did_you_mean
 
 T = TypeVar("T")
 DESCRIPTIONS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text", NoneType: "null", dict: "keys with values"}
@@ -67,9 +67,13 @@ class Params:
             values = known[name]
         return values
 
-    def section(self, name: str, cls: type[T], required: bool = True) -> T:
-        """A section as `cls`, checked; an optional one that is missing is `cls` with its defaults."""
-        return from_dict(cls, self.raw(name, required), name)
+    def section(self, name: str, cls: type[T], required: bool = True, prepare: Callable[[Any], Any] | None = None) -> T:
+        """A section as `cls`, checked; an optional one that is missing is `cls` with its defaults.
+
+        prepare: turns the raw values into the fields of `cls`, for a section whose keys are not all fixed.
+        """
+        values = self.raw(name, required)
+        return from_dict(cls, prepare(values) if prepare else values, name)
 
 
 def from_dict(cls: type[T], values: Mapping | None, section: str) -> T:

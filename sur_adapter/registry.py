@@ -1,15 +1,10 @@
 """Finds plug-ins by name. A plug-in is one module of a package, and its file name is its name in params.yaml."""
 
-from difflib import get_close_matches
 from importlib import import_module
 from pkgutil import iter_modules
 from types import ModuleType
 
-
-def did_you_mean(word: str, known) -> str:
-    """ " (did you mean 'x'?)" for the closest of `known`, or an empty string."""
-    close = get_close_matches(str(word), list(map(str, known)), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+from sur_adapter.io.text import did_you_mean
 
 
 def names(package: str) -> list[str]:

@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
-from sur_adapter.registry import did_you_mean
+from sur_adapter.io.text import did_you_mean
 
 Variant = Literal["sur", "paper", "official"]
 VARIANTS: tuple[str, ...] = get_args(Variant)

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from sur_adapter.config import from_dict
 from sur_adapter.data.filtering.filtering import FilterConfig
 from sur_adapter.data.filtering.hamming import connected_groups
 from sur_adapter.data.filtering.minhash import near_equal_prompts
@@ -99,4 +100,4 @@ def test_equal_words_have_one_number_and_without_min_overlap_there_are_no_links(
 @pytest.mark.parametrize("overlap", [0.3, 1.1, 80])
 def test_an_overlap_out_of_range_is_a_clear_error(overlap):
     with pytest.raises(ValueError, match=rf"filter.prompt_overlap is {overlap}.*: give a share of common words from 0.5 to 1, or null"):
-        FilterConfig.from_params({"prompt_overlap": overlap}, [])
+        from_dict(FilterConfig, {"prompt_overlap": overlap}, "filter")

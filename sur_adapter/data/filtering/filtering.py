@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, fields
 import numpy as np
 import pandas as pd
 
-from sur_adapter.config import from_dict
 from sur_adapter.data.filtering.hamming import close_pairs, connected_groups, unique_hashes, unpack_hashes
 from sur_adapter.data.filtering.minhash import near_equal_prompts
 from sur_adapter.io.schema import assign_split
-from sur_adapter.registry import did_you_mean
+from sur_adapter.io.text import did_you_mean
 
 SPLITS = ("test", "validation", "train")  # a group whose frozen ids have several splits takes the first of these
 
@@ -45,25 +44,25 @@ class FilterConfig:
         if self.validation + self.test > 1:
             raise ValueError(f"validation is {self.validation} and test {self.test}: together they may be at most 1")
 
-    @classmethod
-    def from_params(cls, values: Mapping | None, scores: Iterable[str]) -> "FilterConfig":
-        """Builds the configuration from the section `filter` and the names of the scores that exist.
 
-        Raises ValueError for a key that is neither a rule nor a score, a wrong type, or a value out of range.
-        """
-        if not isinstance(values, Mapping):
-            return from_dict(cls, values, "filter")
-        rules, scores = [rule.name for rule in fields(cls) if rule.name != "min_scores"], list(scores)
-        known = [*rules, *scores]
-        for key, value in values.items():
-            if key not in known:
-                raise ValueError(
-                    f"params.yaml: filter.{key} is neither a rule nor a score{did_you_mean(key, known)}: known keys are {', '.join(known)}"
-                )
-            if key in scores and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise ValueError(f"params.yaml: filter.{key} is {value!r}: give a number, the lowest score that is kept")
-        min_scores = {score: values[score] for score in scores if score in values}
-        return from_dict(cls, {rule: values[rule] for rule in rules if rule in values} | {"min_scores": min_scores}, "filter")
+def nest_min_scores(values: Mapping | None, scores: Iterable[str]) -> Mapping | None:
+    """Turns the section `filter`, where each score is a key of its own, into the fields of `FilterConfig`.
+
+    scores: names of the existing scores. Raises ValueError for a key that is neither a rule nor a score, or a threshold that is no number.
+    """
+    if not isinstance(values, Mapping):
+        return values
+    rules, scores = [rule.name for rule in fields(FilterConfig) if rule.name != "min_scores"], list(scores)
+    known = [*rules, *scores]
+    for key, value in values.items():
+        if key not in known:
+            raise ValueError(
+                f"params.yaml: filter.{key} is neither a rule nor a score{did_you_mean(key, known)}: known keys are {', '.join(known)}"
+            )
+        if key in scores and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"params.yaml: filter.{key} is {value!r}: give a number, the lowest score that is kept")
+    min_scores = {score: values[score] for score in scores if score in values}
+    return {rule: values[rule] for rule in rules if rule in values} | {"min_scores": min_scores}
 
 
 def select_pairs(table: pd.DataFrame, config: FilterConfig, frozen_splits: pd.Series | None = None) -> pd.DataFrame:

@@ -22,10 +22,10 @@ from transformers import (
     AutoProcessor,
 )
 
+from sur_adapter.io.text import did_you_mean
 from sur_adapter.models.clip import CLIPEncoder
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 from sur_adapter.models.torch_utils import resolve_device
-from sur_adapter.registry import did_you_mean
 
 PARAM = "evaluate.judge.detector.model"
 COLORS = ("red", "orange", "yellow", "green", "blue", "purple", "pink", "brown", "black", "white")
