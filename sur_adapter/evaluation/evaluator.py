@@ -1,4 +1,4 @@
-"""Measures the images of all arms: a table with a row per image, and what it takes to compare arms as sets."""
+"""Evaluates the images of all arms: measures each image, summarizes, and selects what the report and the vote page show."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,11 +13,14 @@ from tqdm import tqdm
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.evaluation.counting import requested_count
 from sur_adapter.evaluation.embedding_distance import embedding_distance
+from sur_adapter.evaluation.human_votes import answer_key, summarize_votes
 from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
 from sur_adapter.evaluation.measurement_cache import GeneratedImage
 from sur_adapter.evaluation.measurements import Measurements
 from sur_adapter.evaluation.metrics import SetMetric
+from sur_adapter.evaluation.sample_selection import Key, sample_pairs, select_samples
 from sur_adapter.evaluation.strength_sweep import accuracy_by_strength
+from sur_adapter.evaluation.summary import round_floats, summarize
 from sur_adapter.features.store import FeatureStore
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.shards import read_table, read_tar
@@ -51,6 +54,51 @@ class EvaluateConfig:
             raise ValueError(f"tolerance is {self.tolerance}: give the share of a metric that may be lost, from 0 to below 1")
         if self.num_vote_pairs < 1:
             raise ValueError(f"num_vote_pairs is {self.num_vote_pairs}: give at least 1 pair per category")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of `evaluate_images`."""
+
+    metrics: dict  # of metrics.json
+    notes: dict[str, str]  # metric that is left out -> reason
+    judgements: pd.DataFrame  # a row per image
+    samples: dict[str, list[Key]]  # of sample_selection.select_samples
+    vote_key: pd.DataFrame  # of human_votes.answer_key
+    images: dict[ImageKey, bytes]  # the files of the samples and of the pairs to vote on
+
+
+def evaluate_images(
+    config: EvaluateConfig,
+    measurements: Measurements,
+    prompts: dict[str, dict],
+    images: Path,
+    adapter: Path,
+    features: Path | None = None,
+    votes: pd.DataFrame | None = None,
+    sweep: Path | None = None,
+) -> Evaluation:
+    """Evaluates the arms in the folder `images`.
+
+    prompts: by id; adapter: its folder; features: folder of the text encoder's features; votes: of human_votes.read_votes; sweep: folder of
+    images by strength. Raises ValueError or FileNotFoundError as `measure_images` does.
+    """
+    table, embeds = measure_images(images, prompts, measurements)
+    samples, pairs = select_samples(table, config.seed), sample_pairs(table, config.num_vote_pairs, config.seed)
+    shown = {key for keys in samples.values() for key in keys} | set(pairs)  # (prompt id, seed)
+    files = {key: data for key, data in read_images(images, list(table.arm.unique())) if key[1:] in shown}
+    vote_key = answer_key(pairs, prompts, files, config.seed)
+    with_complex = {name for name, prompt in prompts.items() if prompt.get("complex_prompt")}
+    metrics, notes = summarize(table, with_complex, config.bootstrap_resamples, config.seed, config.tolerance, measurements.metrics)
+    notes |= missing_notes(table, measurements)
+    for more_metrics, more_notes in (
+        compare_sets(table, embeds, measurements.set_metrics),
+        measure_embedding_distance(adapter, features),
+        measure_strength(sweep, prompts, measurements),
+        ({}, {}) if votes is None else summarize_votes(votes, vote_key, config.bootstrap_resamples, config.seed),
+    ):
+        metrics, notes = metrics | round_floats(more_metrics), notes | more_notes
+    return Evaluation(metrics, notes, table, samples, vote_key, files)
 
 
 def measure_images(images: Path, prompts: Mapping[str, dict], measurements: Measurements) -> tuple[pd.DataFrame, np.ndarray | None]:
