@@ -1,11 +1,11 @@
-"""What helps, measured: `dvc exp run` for each row and seed, and the table that they fill.
+"""Runs the ablations as DVC experiments and makes their table.
 
-    python -m experiments.ablations queue [ROW…]      # as DVC experiments, the first seed of every row first
+    python -m experiments.ablations queue [ROW…]      # queues DVC experiments, the first seed of every row first
     dvc queue start -j 2                              # or: dvc exp run --run-all
     python -m experiments.ablations table             # from `dvc exp show --json`: results.csv and README.md beside this file
 
-An experiment is named by its row and its training seed; a row that was queued or run before is not queued again. An experiment that failed
-is left out of the table, which says how many there are. `python -m experiments.ablations commands` prints the commands and runs none.
+An experiment is named after its row and training seed, and is not queued twice. A failed experiment is left out of the table, which shows
+the number of seeds. `python -m experiments.ablations commands` prints the commands and runs none.
 """
 
 import json
@@ -15,31 +15,31 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from experiments.ablations.rows import ROWS
-from experiments.ablations.table import page, results
+from experiments.ablations.table import collect_results, format_page
 
 HERE = Path(__file__).parent
 
 
 def main(argv: list[str]) -> None:
-    verb, *names = argv or ["help"]
+    command, *names = argv or ["help"]
     if unknown := set(names) - set(ROWS):
         raise ValueError(f"there is no row {min(unknown)!r}: name some of {', '.join(ROWS)}")
-    if verb == "commands":
-        print("\n".join(" ".join(map(_quoted, command)) for _, command in commands(names or list(ROWS))))
-    elif verb == "queue":
-        there = set(_experiments())
-        for name, command in commands(names or list(ROWS)):
-            if name not in there:
-                subprocess.run(command, check=True)
-    elif verb == "table":
-        grown = results(_experiments(), HERE / "results.csv")
-        (HERE / "README.md").write_text(page(grown), encoding="utf-8")
+    if command == "commands":
+        print("\n".join(" ".join(map(_quoted, words)) for _, words in commands(names or list(ROWS))))
+    elif command == "queue":
+        existing = set(_experiments())
+        for name, words in commands(names or list(ROWS)):
+            if name not in existing:
+                subprocess.run(words, check=True)
+    elif command == "table":
+        runs = collect_results(_experiments(), HERE / "results.csv")
+        (HERE / "README.md").write_text(format_page(runs), encoding="utf-8")
     else:
         raise ValueError(__doc__)
 
 
 def commands(names: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """(name, command), seed by seed."""
+    """Yields (name, command), seed by seed."""
     for seed in range(max(ROWS[name].seeds for name in names)):
         for name in names:
             if seed < ROWS[name].seeds:
@@ -57,9 +57,9 @@ def _quoted(word: str) -> str:
 
 
 def _experiments() -> dict[str, dict]:
-    """name -> what `dvc exp show` tells of it."""
-    told = json.loads(subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True).stdout)
-    return {e["name"]: e["revs"][0] | {"executor": e.get("executor")} for base in told for e in base.get("experiments") or [] if e["name"]}
+    """name -> its entry in `dvc exp show`."""
+    shown = json.loads(subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True).stdout)
+    return {e["name"]: e["revs"][0] | {"executor": e.get("executor")} for base in shown for e in base.get("experiments") or [] if e["name"]}
 
 
 if __name__ == "__main__":

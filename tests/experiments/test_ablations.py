@@ -1,4 +1,4 @@
-"""The table of ablations: every row is a command that can run, and the figures are those of the experiments."""
+"""The ablations: every row is a command that can run, and the table has the figures of the experiments."""
 
 import shutil
 
@@ -12,7 +12,7 @@ from transformers import AutoConfig
 
 from experiments.ablations.__main__ import commands
 from experiments.ablations.rows import ROWS
-from experiments.ablations.table import FIGURES, interval, page, results
+from experiments.ablations.table import FIGURES, collect_results, format_page, interval
 from sur_adapter.models.llm import select_layers
 
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
@@ -51,27 +51,27 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "cache.llm.layers" in row.changes])
-def test_a_row_asks_the_llm_for_layers_that_it_has(name):
+def test_a_row_names_layers_that_the_llm_has(name):
     model = PARAMS["models"]["llm"]
     depth = AutoConfig.from_pretrained(ROOT / model).num_hidden_layers
     assert select_layers(ROWS[name].changes["cache.llm.layers"], depth, model)
 
 
 def test_no_two_rows_are_the_same_experiment():
-    told = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
-    assert len(set(told)) == len(told)
+    experiments = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
+    assert len(set(experiments)) == len(experiments)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.against])
-def test_a_row_runs_as_long_as_the_one_it_stands_against_on_seeds_that_this_has(name):
+def test_a_row_has_the_length_and_seeds_of_its_reference(name):
     row, other = ROWS[name], ROWS[ROWS[name].against]
     assert row.shared == other.shared and other.seeds >= row.seeds
 
 
-def test_a_layer_stands_against_the_same_weight_of_the_teacher_and_a_way_round_against_its_loss(tmp_path):
+def test_the_difference_is_from_the_reference_row(tmp_path):
     gaps = {"ours": (0.5, 0.6), "llm-0.1": (0.3, 0.4), "layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
-    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
-    text = page(results(told, tmp_path / "results.csv"))
+    experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    text = format_page(collect_results(experiments, tmp_path / "results.csv"))
     assert "**+0.01 [+0.01, +0.01]** from: w_llm 0.1 |" in text and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
 
 
@@ -83,16 +83,16 @@ def test_the_first_seed_of_every_row_is_queued_before_the_second():
     assert {"-Scache.llm.layers=[1]", "-Sloss.w_llm=0.1", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
 
 
-def test_experiments_become_rows_and_grow_from_sitting_to_sitting(tmp_path):
+def test_finished_experiments_become_rows_and_are_added_to_earlier_ones(tmp_path):
     file = tmp_path / "results.csv"
     first = {"ours-s0": experiment(0.5), "kl-s1": experiment(0.2), "mine": experiment(0.9), "kl-s0": {"data": {}}, "kl-s2": {"error": {}}}
     first["ours-s2"] = experiment(0.8) | {"error": {"msg": "Experiment run failed"}}
     first["no-llm-s0"] = experiment(0.8) | {"executor": {"state": "running"}}
     first["kl-s1"]["executor"] = {"state": "success"}
-    found = results(first, file)
-    assert found[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
-    assert found[list(FIGURES)].notna().all(axis=None)
-    again = results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
+    runs = collect_results(first, file)
+    assert runs[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
+    assert runs[list(FIGURES)].notna().all(axis=None)
+    again = collect_results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
     assert again.set_index(["row", "seed"]).gap.to_dict() == {("kl", 1): 0.2, ("ours", 0): 0.6, ("ours", 1): 0.7}
     assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
 
@@ -103,20 +103,24 @@ def test_the_interval_is_students():
     assert np.isnan(interval([0.5])[1])
 
 
-def test_a_row_stands_against_ours_on_the_same_seeds_and_is_bold_where_it_is_clear(tmp_path):
+def test_a_difference_is_on_the_same_seeds_and_bold_if_its_interval_excludes_0(tmp_path):
     gaps = {"ours": (0.5, 0.6, 0.7), "kl": (0.1, 0.21, 0.3), "no-llm": (0.6, 0.5, 0.7), "depth-4": (0.8,)}
-    told = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
-    lines = {line.split(" | ")[0][2:]: line for line in page(results(told, tmp_path / "results.csv")).splitlines() if line.startswith("| ")}
-    assert "| 3 | 0.60 ± 0.25 |  | 0.700 |" in lines[ROWS["ours"].words]
-    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].words] and "`loss.prompt=kl`" in lines[ROWS["kl"].words]
-    assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].words] and "**" not in lines[ROWS["no-llm"].words]
-    assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].words]
-    assert ROWS["published"].words not in lines, "which has not run"
+    experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
+    lines = {
+        line.split(" | ")[0][2:]: line
+        for line in format_page(collect_results(experiments, tmp_path / "results.csv")).splitlines()
+        if line.startswith("| ")
+    }
+    assert "| 3 | 0.60 ± 0.25 |  | 0.700 |" in lines[ROWS["ours"].label]
+    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].label] and "`loss.prompt=kl`" in lines[ROWS["kl"].label]
+    assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].label] and "**" not in lines[ROWS["no-llm"].label]
+    assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].label]
+    assert ROWS["published"].label not in lines, "which has not run"
 
 
-def test_the_table_that_lies_there_is_that_of_the_results():
+def test_the_committed_table_is_that_of_the_results():
     folder = ROOT / "experiments/ablations"
-    assert (folder / "README.md").read_text(encoding="utf-8") == page(pd.read_csv(folder / "results.csv"))
+    assert (folder / "README.md").read_text(encoding="utf-8") == format_page(pd.read_csv(folder / "results.csv"))
 
 
 def test_the_readme_has_the_gap_closed_by_the_full_length_trainings():
