@@ -48,7 +48,7 @@ def sideways(browser: Browser) -> list[str]:
     browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert browser.run("innerWidth") == browser.run("document.documentElement.scrollWidth")
-    return browser.run(f"{beyond}.filter(e => !e.closest('.unseen')).map(e => e.outerHTML.slice(0, 200))")
+    return browser.run(f"{beyond}.filter(e => !e.closest('.visually-hidden')).map(e => e.outerHTML.slice(0, 200))")
 
 
 @pytest.mark.parametrize("page", PAGES)
