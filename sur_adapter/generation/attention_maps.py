@@ -11,6 +11,8 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
+from sur_adapter.models.stable_diffusion import cross_attention_layers
+
 
 class AttentionRecorder:
     """Averages the cross-attention of images that are generated one at a time."""
@@ -36,9 +38,8 @@ class AttentionRecorder:
 def record_attention(unet) -> Iterator[AttentionRecorder]:
     """Records the cross-attention of `unet` inside the block. The images do not change; the hooks are removed at the end."""
     recorder, hooks = AttentionRecorder(), []
-    for name, layer in unet.named_modules():
-        if name.endswith("attn2"):
-            hooks += _add_hooks(recorder, layer)
+    for layer in cross_attention_layers(unet).values():
+        hooks += _add_hooks(recorder, layer)
     try:
         yield recorder
     finally:

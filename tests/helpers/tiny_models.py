@@ -147,9 +147,9 @@ def models(folder: Path) -> dict:
 
 def home(folder: Path, models: dict, count: int = 40) -> Path:
     """Pairs, images and params.yaml on disk, as the stage reads them."""
-    rows, pictures = pairs(count)
+    rows, images = pairs(count)
     write_table(folder / "pairs.parquet", rows)
-    write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in pictures.items()))
+    write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in images.items()))
     settings = {"clip": {"batch_size": 4}, "llm": {"layers": [1, 3], "max_tokens_per_batch": 40}, "vae": {"batch_size": 2, "flips": True}}
     YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
     return folder
