@@ -4,20 +4,26 @@ The source's own sentence is used if it has one, else the captioner writes it. F
 is done, so a killed run resumes there.
 """
 
+import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sur_adapter.data.captioning import CaptionWorker
-from sur_adapter.executors.base import ExecutorConfig
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from sur_adapter.executors.base import ExecutorConfig, ShardResult
 from sur_adapter.executors.executor import Executor
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.hashing import folder_digest
-from sur_adapter.io.raw_shards import captions_file, shard_files, shard_numbers
+from sur_adapter.io.raw_shards import ImageReader, captions_file, read_shard, shard_files, shard_numbers
+from sur_adapter.io.schema import CAPTIONS_SCHEMA
+from sur_adapter.io.shards import write_table
 from sur_adapter.io.work_cache import WorkCache, file_stats
-from sur_adapter.models.captioner import CaptionConfig
+from sur_adapter.models.captioner import CaptionConfig, Captioner
 
 if TYPE_CHECKING:
     from sur_adapter.config import Params
@@ -48,3 +54,40 @@ def caption(raw: Path, out: Path, config: CaptionConfig, executor: ExecutorConfi
         for old in out.glob("captions-*.parquet"):
             old.unlink()
         work.publish(out, "captions-*.parquet")
+
+
+class CaptionWorker:
+    """Captions one shard of `raw`, given by its number. The captioner is loaded when the first image needs it.
+
+    Finished batches and tables are kept in `work`, from which a restarted run resumes.
+    """
+
+    def __init__(self, work: WorkCache, raw: Path, config: CaptionConfig):
+        self.work, self.raw, self.config = work, raw, config
+        self.captioner = cache(lambda: Captioner(config))
+
+    def __call__(self, number: str) -> ShardResult:
+        rows, read_images = read_shard(self.raw, number)
+        captions = rows.simple_prompt if self.config.use_source_captions else pd.Series(None, rows.index, object)
+        captions = captions.fillna("").str.strip()
+        missing = (captions == "").to_numpy()
+        captions[missing] = self._generate(number, rows.id.to_numpy(), missing, read_images)
+        with self.work.open(captions_file(number)) as part:
+            write_table(part, pd.DataFrame({"id": rows.id, "simple_prompt": captions}), CAPTIONS_SCHEMA)
+        self.work.delete([file.name for file in self.work.folder.glob(f"{number}-*")])
+        return ShardResult.of(self.work.folder / captions_file(number), len(rows))
+
+    def _generate(self, number: str, ids: np.ndarray, missing: np.ndarray, read_images: ImageReader) -> list[str]:
+        """Captions the rows of a shard that have none; batches that an earlier run finished are read from the work cache."""
+        captions, count = [], int(missing.sum())
+        while len(captions) < count and (batch := self.work.get(f"{number}-{len(captions):06d}")) is not None:
+            captions += json.loads(batch)
+        if len(captions) == count:
+            return captions
+        remaining = missing & (missing.cumsum() > len(captions))
+        with tqdm(initial=len(captions), total=count, desc=f"caption {number}", unit="image") as bar:
+            for batch in self.captioner().caption_batches(read_images(remaining), list(ids[remaining]), self.config.batch_size):
+                self.work.set(f"{number}-{len(captions):06d}", json.dumps(batch).encode())
+                captions += batch
+                bar.update(len(batch))
+        return captions

@@ -11,7 +11,7 @@ import pytest
 from helpers.small_models import SOURCES, digest
 from helpers.stages import caption, crawl, score
 
-from sur_adapter.data import captioning
+from stages import caption as captioning
 from sur_adapter.data.scores import phash
 from sur_adapter.io.shards import read_table
 from sur_adapter.io.work_cache import work_dir

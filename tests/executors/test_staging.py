@@ -15,7 +15,7 @@ from helpers.executor_workers import Peek
 from helpers.small_models import SOURCES, digest
 from helpers.stages import caption, crawl, score
 
-from sur_adapter.data import captioning
+from stages import caption as captioning
 from sur_adapter.data.crawl import shard_writer
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.executors.blob_store import BlobStore
