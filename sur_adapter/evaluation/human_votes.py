@@ -1,7 +1,7 @@
 """Blinded votes of people: which of two images of one prompt, seed and noise shows the prompt better, and what the votes say.
 
-The sides are shuffled pair by pair, by a seed. A pair's name is a hash of its prompt and its two images in the order shown: it tells raters
-nothing about the sides, and votes for an image that was generated again since do not count any more.
+The sides are shuffled pair by pair, by a seed. A pair's name is a hash of its prompt and its two images in the order shown: raters cannot
+read the sides from it, and votes for an image that was generated again since do not count any more.
 """
 
 import csv

@@ -1,4 +1,4 @@
-"""Persistent cache of what was measured for images: each image is measured once per measurement, whatever else is measured beside it.
+"""Persistent cache of what was measured for images: each image is measured once per measurement, in any configuration.
 
 One SQLite file per measurement lies in the work folder (io/work_cache.py), outside the outs. Its name holds the measurement's version: a
 digest of its code, its settings and the files of its models. Its rows are keyed by the hash of the image's bytes and, if the measurement

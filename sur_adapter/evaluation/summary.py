@@ -46,7 +46,7 @@ def summarize(
 ) -> tuple[dict, dict]:
     """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt; only these have a gap to close.
 
-    tolerance: share of a quality metric that may be lost. metrics: image metrics of the table beside IMAGE_STATISTICS.
+    tolerance: share of a quality metric that may be lost. metrics: image metrics of the table other than IMAGE_STATISTICS.
     Raises ValueError if a category has the name of a key of metrics.json.
     """
     categories = judgements.drop_duplicates("id").set_index("id").category  # prompt id -> category

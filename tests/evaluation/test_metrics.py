@@ -91,7 +91,7 @@ def test_fid_matches_its_formula_with_fewer_images_than_dimensions():
 
 
 def clouds_by_arm(each: int) -> tuple[pd.DataFrame, np.ndarray]:
-    """Pictures of three arms; the adapter's lie as those of keyword prompts, the baseline's elsewhere."""
+    """Embeddings of three arms; the adapter's are distributed as those of keyword prompts, the baseline's are shifted."""
     table = pd.DataFrame({"arm": np.repeat(["baseline", "adapter", "complex"], each)})
     return table, np.concatenate([cloud(each, shift=2), cloud(each), cloud(each)])
 

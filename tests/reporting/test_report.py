@@ -246,7 +246,18 @@ PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
 def small_report(**more) -> str:
     """A report with almost no data, and with `more`."""
     nothing = {"random": [], "best": [], "worst": []}
-    return report_page(PLAIN | more.pop("numbers", {}), {}, judged(a=(0, 1)), {}, nothing, {}, funnel={}, history=[], config={}, **more)
+    metrics, notes = PLAIN | more.pop("numbers", {}), more.pop("notes", {})
+    return report_page(metrics, notes, judged(a=(0, 1)), {}, nothing, {}, **{"funnel": {}, "history": [], "config": {}} | more)
+
+
+def test_every_text_that_reaches_a_template_is_escaped():
+    trick = '"><script>alert(8)</script>'
+    quality = {trick: {"baseline": 1.0, "adapter": 1.0, "regressed": 1}, "regressed": 1}
+    card = f"# The data\n\n## {trick}\n\n| a |\n| --- |\n| b |\n"
+    funnel, history = {"by_split": {trick: 1}}, [{"step": 1, trick: 0.5}]
+    page = small_report(numbers={"quality": quality}, notes={"semantic": trick}, funnel=funnel, history=history, data_card=card)
+    assert "script" not in {tag for tag, _ in Reader(page).tags}
+    assert "".join(Reader(page).words).count("alert(8)") >= 7, "headline, metric, regression, chart, split, heading, caption, note"
 
 
 def test_sections_without_data_are_left_out():
