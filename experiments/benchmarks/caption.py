@@ -1,9 +1,9 @@
-"""Captions a second: pictures batched, against one at a time.
+"""Captions per second: images in batches, against one at a time.
 
     python -m experiments.benchmarks.caption                 # the miniature's BLIP on a CPU; writes caption-cpu.json beside this file
     python -m experiments.benchmarks.caption large 64 256    # BLIP-large's sizes with random weights, on a GPU: caption-cuda.json
 
-Words after `large` are the batch and the number of pictures. What random weights say makes no sense; what it costs is the same.
+Numbers after `large` are the batch size and the number of images. Captions of random weights make no sense; their cost is the same.
 """
 
 import json
@@ -26,16 +26,16 @@ def main(large: bool, batch: int, count: int) -> None:
     with TemporaryDirectory() as folder:
         model = _large(folder) if large else MINIATURE
         captioner = Captioner(CaptionConfig(model, top_p=0.9))
-        pictures = [make(i).draw() for i in range(count)]
+        images = [make(i).draw() for i in range(count)]
         if large:
-            pictures = [p.resize((512, 512)) for p in pictures]
+            images = [image.resize((512, 512)) for image in images]
         ids = [str(i) for i in range(count)]
-        list(captioner.caption_batches(pictures[:batch], ids[:batch], batch))  # what is done but once
+        list(captioner.caption_batches(images[:batch], ids[:batch], batch))  # one-time costs
         figures = {"model": "BLIP-large sizes, random weights" if large else MINIATURE, "device": _device(captioner), "pictures": count}
         for size in (1, batch):
             started = time.monotonic()
-            said = [s for some in captioner.caption_batches(pictures, ids, size) for s in some]
-            figures[f"captions_per_second_batch_{size}"] = round(len(said) / (time.monotonic() - started), 2)
+            captions = [caption for batch_captions in captioner.caption_batches(images, ids, size) for caption in batch_captions]
+            figures[f"captions_per_second_batch_{size}"] = round(len(captions) / (time.monotonic() - started), 2)
     figures["times_faster"] = round(figures[f"captions_per_second_batch_{batch}"] / figures["captions_per_second_batch_1"], 2)
     text = json.dumps(figures, indent=2) + "\n"
     Path(__file__).with_name(f"caption-{captioner.model.device.type}.json").write_text(text)
@@ -48,7 +48,7 @@ def _device(captioner: Captioner) -> str:
 
 
 def _large(folder: str) -> str:
-    """Vision of Salesforce/blip-image-captioning-large; text of its base; the miniature's words."""
+    """Image encoder of Salesforce/blip-image-captioning-large, text decoder of its base, tokenizer of the miniature."""
     torch.manual_seed(0)
     text = {"hidden_size": 768, "encoder_hidden_size": 1024, "vocab_size": len(AutoTokenizer.from_pretrained(MINIATURE))}
     ids = {

@@ -1,10 +1,10 @@
-"""How fast the crawler is, and whether its memory and its cost per picture stay flat.
+"""Speed of the crawler, and whether memory and cost per image stay flat.
 
     python -m experiments.benchmarks.crawl 1000 5000 10000 50000
 
-A server of its own process on loopback gives 512 px JPEGs, each of them other bytes, in pages of 200 as Civitai does; `crawl` fetches,
-decodes and stores them as received. Writes experiments/benchmarks/crawl.json. What counts is pictures a second of processor time of the
-crawling process, all its threads together: that is a second of one core, whatever else the machine does.
+A server in its own process on this machine serves 512 px JPEGs, all with different bytes, in pages of 200 as Civitai does; `crawl` fetches,
+decodes and stores them as received. Writes experiments/benchmarks/crawl.json. The measure is images per second of CPU time of the crawling
+process, all threads together: a second of one core, whatever else the machine does.
 """
 
 import asyncio
@@ -23,22 +23,22 @@ from aiohttp import web
 from PIL import Image, ImageFilter
 
 HERE = Path(__file__)
-KINDS = 16  # pictures drawn; every copy served has a comment of its own
+KINDS = 16  # different images; every served copy has its own comment
 
 
-def picture(seed: int) -> bytes:
-    """512 px, about as many bytes as a photograph of that size."""
+def image(seed: int) -> bytes:
+    """A 512 px JPEG with about as many bytes as a photograph of that size."""
     channels = [Image.effect_noise((512, 512), 60 + 3 * seed + k).filter(ImageFilter.GaussianBlur(1.2)) for k in range(3)]
     Image.merge("RGB", channels).save(buffer := BytesIO(), "jpeg", quality=90)
     return buffer.getvalue()
 
 
-def with_comment(jpeg: bytes, words: bytes) -> bytes:
-    return jpeg[:2] + b"\xff\xfe" + (len(words) + 2).to_bytes(2, "big") + words + jpeg[2:]
+def with_comment(jpeg: bytes, comment: bytes) -> bytes:
+    return jpeg[:2] + b"\xff\xfe" + (len(comment) + 2).to_bytes(2, "big") + comment + jpeg[2:]
 
 
 def serve(port: Queue) -> None:
-    drawn = [picture(seed) for seed in range(KINDS)]
+    images = [image(seed) for seed in range(KINDS)]
 
     async def page(request: web.Request) -> web.Response:
         start = int(request.query.get("cursor", 0))
@@ -50,7 +50,7 @@ def serve(port: Queue) -> None:
 
     async def one(request: web.Request) -> web.Response:
         number = request.match_info["number"]
-        return web.Response(body=with_comment(drawn[int(number) % KINDS], number.encode()), content_type="image/jpeg")
+        return web.Response(body=with_comment(images[int(number) % KINDS], number.encode()), content_type="image/jpeg")
 
     async def run() -> None:
         app = web.Application()
@@ -59,15 +59,15 @@ def serve(port: Queue) -> None:
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        port.put((site._server.sockets[0].getsockname()[1], sum(map(len, drawn)) // KINDS))
+        port.put((site._server.sockets[0].getsockname()[1], sum(map(len, images)) // KINDS))
         await asyncio.Event().wait()
 
     asyncio.run(run())
 
 
 def measure(port: int, count: int) -> None:
-    """Crawls in this process, and prints what it took."""
-    import webdataset  # noqa: F401  seconds that are spent but once, whatever is crawled
+    """Crawls in this process and prints the figures."""
+    import webdataset  # noqa: F401  a one-time cost of seconds
 
     from stages.crawl import crawl
     from sur_adapter.data.sources import civitai

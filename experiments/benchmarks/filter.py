@@ -1,10 +1,10 @@
-"""filter on many rows: seconds of the clock and of the processor, and the most memory held.
+"""filter on many rows: wall-clock time, CPU time and peak memory.
 
     python -m experiments.benchmarks.filter 1000000      # writes filter.json beside this file
 
-Rows, sentences and scores are made up; 1 in 20 pictures is a copy of one of 5,000, and 1 prompt in 3 was seen before, as on the web:
-half of these word for word, half with one word changed. Filtered twice, each time by a process of its own: `equal` ties prompts of
-equal words alone, `near` those too that share 0.8 of their words.
+Rows, captions and scores are synthetic; 1 in 20 images is a copy of one of 5,000, and 1 prompt in 3 occurred before, as on the web: half of
+these unchanged, half with one word changed. It is filtered twice, each time in a new process: `equal` groups prompts of equal words only,
+`near` also those that share 0.8 of their words.
 """
 
 import json
@@ -28,8 +28,8 @@ from sur_adapter.io.shards import read_table, write_table
 SCORES = {"clip": {"measures": ["simple", "complex"]}, "phash": {}}
 RULES = {"min_side": 256, "clip_simple": 0.2, "clip_complex": 0.2, "duplicate_bits": 6, "validation": 0.01, "test": 0.01}
 OVERLAPS = {"equal": None, "near": 0.8}
-PART = 50_000  # rows made at a time
-COPIED = 5_000  # pictures that are copied again and again
+PART = 50_000  # rows generated at a time
+COPIED = 5_000  # images that are copied
 
 
 def main(count: int) -> None:
@@ -47,7 +47,7 @@ def measured(home: Path, overlap: float | None) -> dict:
     params = Params({"filter": RULES | {"prompt_overlap": overlap}, "sources": {"web": {}}, "scores": SCORES})
     started, busy = time.monotonic(), time.process_time()
     run(Namespace(**ins, **outs, splits=None), params)
-    seconds, busy, most = time.monotonic() - started, time.process_time() - busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, busy, peak = time.monotonic() - started, time.process_time() - busy, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     counts = json.loads(funnel.read_text())
     return {
         "kept": counts["kept"],
@@ -55,12 +55,12 @@ def measured(home: Path, overlap: float | None) -> dict:
         "groups": read_table(pairs, ["group"]).group.nunique(),
         "seconds": round(seconds, 1),
         "cpu_seconds": round(busy, 1),
-        "most_memory_GB": round(most / 2**20, 2),
+        "most_memory_GB": round(peak / 2**20, 2),
     }
 
 
 def make(home: Path, count: int) -> None:
-    """The files of the stages before, in parts, so that making them holds little memory."""
+    """Writes the outputs of the earlier stages in parts, to use little memory."""
     rng = np.random.default_rng(0)
     words = np.array([f"word{i}" for i in range(20_000)])
     looks = rng.integers(0, 256, (COPIED, 216), np.uint8)
@@ -76,7 +76,7 @@ def make(home: Path, count: int) -> None:
         hashes = rng.integers(0, 256, (size, 216), np.uint8)
         copies = rng.random(size) < 1 / 20
         hashes[copies] = looks[rng.integers(0, COPIED, copies.sum())]
-        hashes[copies, rng.integers(0, 216, copies.sum())] ^= 5  # an encoding of its own: two bits
+        hashes[copies, rng.integers(0, 216, copies.sum())] ^= 5  # re-encoded: two bits differ
         raw = {
             "id": ids,
             "source": "web",

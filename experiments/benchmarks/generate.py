@@ -17,7 +17,7 @@ from sur_adapter.generation.sampling import GenerateConfig, generate_images, ima
 from sur_adapter.models import stable_diffusion as diffusion
 from sur_adapter.models.torch_utils import resolve_device
 
-COUNT = 60  # pictures
+COUNT = 60  # images
 
 
 def main() -> None:

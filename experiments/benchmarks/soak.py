@@ -1,12 +1,12 @@
-"""Whether a long run stays flat: the cost of a row and the memory held, from its first quarter to its last.
+"""Whether cost per row and memory stay flat in a long run, from its first quarter to its last.
 
-    python -m experiments.benchmarks.soak reading 100000            # samples through the trainer's reader, each once, as drawn
-    python -m experiments.benchmarks.soak filter 50000 200000       # rows through filter, one run of each size
-    python -m experiments.benchmarks.soak crawl 10000               # pictures from a server of its own through the crawler
+    python -m experiments.benchmarks.soak reading 100000            # samples through the trainer's reader, each once
+    python -m experiments.benchmarks.soak filter 50000 200000       # rows through filter, one run per size
+    python -m experiments.benchmarks.soak crawl 10000               # images from a server on this machine through the crawler
 
-Writes soak-<part>.json beside this file. The filter holds a whole table, so what must stay flat there is what a row costs, from size to
-size. Costs are of the processor, not of the clock, and memory is what is this process's own: a busy machine changes neither by much.
-`cost_last_to_first` and `memory_last_to_second` are quarters against quarters: 1 is flat.
+Writes soak-<part>.json beside this file. The filter holds a whole table in memory, so there the cost per row must stay flat from size
+to size. Costs are CPU time, and memory is private memory of this process: other load changes neither by much. `cost_last_to_first` and
+`memory_last_to_second` compare quarters of the run: 1 is flat.
 """
 
 import json
@@ -31,14 +31,14 @@ from sur_adapter.data.sources import civitai
 from sur_adapter.features.store import FeatureSplit, FeatureStore
 from sur_adapter.training.dataset import FeatureDataset
 
-MARKS = 400  # of a run, at the least, where it has so many rows
+MARKS = 400  # at least, per run, if it has as many rows
 
 
 class Watch:
-    """What was done, what it had cost and what was held, again and again while rows pass."""
+    """Records rows done, CPU time and memory while rows pass."""
 
     def __init__(self):
-        self.marks: list[tuple[int, float, int]] = []  # rows, seconds of the processor, bytes
+        self.marks: list[tuple[int, float, int]] = []  # rows, CPU seconds, bytes
 
     def mark(self, done: int) -> None:
         self.marks.append((done, time.process_time(), reading.private_memory()))
@@ -52,7 +52,7 @@ class Watch:
                 self.mark(done)
 
     def figures(self) -> dict:
-        """By quarters of the rows."""
+        """Figures by quarter of the rows."""
         done, seconds, held = (np.array(column, float) for column in zip(*self.marks, strict=True))
         cuts = np.searchsorted(done, np.linspace(0, done[-1], 5))
         cost = [1000 * (seconds[b] - seconds[a]) / (done[b] - done[a]) for a, b in pairwise(cuts)]
@@ -68,7 +68,7 @@ class Watch:
 
 
 def soak_reading(count: int) -> dict:
-    """Each sample once, in batches at random, as a training takes them: fp32, in memory of their own."""
+    """Reads each sample once, in random batches, as a training does."""
     watch = Watch()
     with TemporaryDirectory() as folder:
         reading.make(Path(folder), count, reading.NARROW)
@@ -85,7 +85,7 @@ def soak_reading(count: int) -> dict:
 
 
 def soak_filter(*counts: int) -> dict:
-    """Prompts that share their words are tied, which is the dearer way."""
+    """Filters with near-equal prompts grouped, which costs more."""
     runs = []
     for count in sorted(counts):
         with TemporaryDirectory() as folder, _alone() as process:
@@ -108,7 +108,7 @@ def soak_crawl(count: int) -> dict:
 
 
 def crawled(port: int, count: int) -> dict:
-    """A crawl in this process, watched where the source hands its rows on."""
+    """Crawls in this process and records the rows that the source yields."""
     watch, rows = Watch(), civitai.rows
 
     @wraps(rows)
@@ -123,7 +123,7 @@ def crawled(port: int, count: int) -> dict:
 
 
 def _alone() -> ProcessPoolExecutor:
-    """A process for each task, with nothing of the one before."""
+    """A new process for each task."""
     return ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)
 
 
