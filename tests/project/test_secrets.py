@@ -91,7 +91,7 @@ def run_all_stages_after_crawl(data: Path, reports: Path, adapter: Path) -> None
     features = {name: data / "features" / name for name in ("clip", "llm", "vae", "queries")}
     for name, folder in features.items():
         run("cache", features=name, pairs=data / "pairs.parquet", raw=data / "raw", out=folder)
-    run("train", **features, out=adapter, log=reports / "train")
+    run("train", **features, out=adapter, reports=reports / "train")
     run("generate", arm="baseline", prompts="prompts/miniature", out=data / "images/baseline")
     run("generate", arm="adapter", prompts="prompts/miniature", out=data / "images/adapter", adapter=adapter)
     inputs = {"prompts": "prompts/miniature", "images": data / "images", "funnel": reports / "funnel.json", "adapter": adapter}
