@@ -1,11 +1,11 @@
-"""Tokens a second of the LLM: the cache's Teacher, against a plain padded loop.
+"""Tokens per second of the LLM: LanguageModel, as the cache stage runs it, against a plain padded loop.
 
     python -m experiments.benchmarks.llm             # LLaMA-7B's sizes, random weights, bf16, on a GPU: writes llm.json beside this file
     python -m experiments.benchmarks.llm --small     # the miniature's LLaMA on a CPU: llm-small.json
 
-Prompts are all different, of 8 to 32 tokens, 20 in the mean. The plain loop takes them as they come, 32 at a time, pads all to 77 tokens,
-runs every layer and keeps every hidden state. Tokens are those of prompts: padding does not count.
-`share_of_matmul` is 2 · (weights of the layers that are run) · tokens a second over the measured rate of one large product.
+Prompts are all different, of 8 to 32 tokens, 20 on average. The plain loop takes them in order, 32 at a time, pads all to 77 tokens, runs
+every layer and keeps every hidden state. Padding is not counted as tokens. `share_of_matmul` is 2 · (weights of the layers that run) · tokens
+per second over the measured rate of one large matrix product.
 """
 
 import json

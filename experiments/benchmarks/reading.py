@@ -1,9 +1,9 @@
-"""Cached features read back at random: samples a second of one process from a warm cache, and the memory it takes.
+"""Random reads of cached features: samples per second of one process with a warm cache, and its memory.
 
     python -m experiments.benchmarks.reading 1000 10000 100000     # writes reading.json beside this file
 
-Widths are those of SD 1.x and LLaMA-7B (77 × 768 twice, 4096; 245 KB a sample) as long as all samples fit into half the memory, that they
-can be warm; beyond, text features are 64 wide, and the figure says so. Numbers are made up; the time of reading does not know.
+Widths are those of SD 1.x and LLaMA-7B (77 × 768 twice, 4096; 245 KB per sample) if all samples fit into half the memory, so that the cache
+can be warm; otherwise text features are 64 wide, and the figure says so. The values are random, which does not change the time.
 """
 
 import json
@@ -19,7 +19,7 @@ from sur_adapter.features.store import FeatureSplit, FeatureStore, write_feature
 from sur_adapter.io.schema import ROWS_PER_SHARD
 
 TOKENS, WIDTH, NARROW, TEACHER, BATCH = 77, 768, 64, 4096, 64
-READ = 20_000  # samples, or the whole split where that is more often than once
+READ = 20_000  # samples, at most the whole split once
 
 
 def main(counts: list[int]) -> None:
@@ -37,7 +37,7 @@ def measure(count: int) -> dict:
         split = FeatureSplit(stores, "train")
         opened = time.perf_counter() - started
         for store in stores:
-            store.verify()  # reads every byte: from here on the cache is warm
+            store.verify()  # reads every byte, so the cache is warm from here on
         checked = time.perf_counter() - started - opened
         rate = samples_a_second(split)
         return {

@@ -1,4 +1,4 @@
-"""What the benchmarks time is what the project does: their small forms run, on tables and shards of today's shape."""
+"""The benchmarks measure what the project does: their small forms run on tables and shards of the current layout."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from experiments.benchmarks import filter as filtering
 from experiments.benchmarks import reading, soak
 
 
-def test_made_up_rows_are_filtered_and_each_is_kept_or_has_its_reason(tmp_path):
+def test_synthetic_rows_are_filtered_and_each_is_kept_or_has_a_reason(tmp_path):
     filtering.make(tmp_path, 3000)
     figures = {name: filtering.measured(tmp_path, overlap) for name, overlap in filtering.OVERLAPS.items()}
     for found in figures.values():
@@ -21,7 +21,7 @@ def test_cached_samples_are_read_and_their_bytes_counted(monkeypatch):
     assert found["samples_per_second"] > 0
 
 
-def test_a_run_that_grows_dearer_or_larger_is_told_from_a_flat_one():
+def test_a_run_whose_cost_or_memory_grows_differs_from_a_flat_one():
     watch = soak.Watch()
     watch.marks = [(i, 0.002 * i, 10**8) for i in range(401)]
     flat = watch.figures()
@@ -32,18 +32,18 @@ def test_a_run_that_grows_dearer_or_larger_is_told_from_a_flat_one():
     assert grown["memory_last_to_second"] == pytest.approx(450.5 / 250.5, abs=0.001)
 
 
-def test_every_sample_passes_the_trainers_reader_once_and_is_watched():
+def test_every_sample_passes_the_trainers_reader_once_and_is_recorded():
     found = soak.soak_reading(700)
     assert (found["samples"], found["batches"]) == (700, 11) and len(found["cpu_ms_a_batch_by_quarter"]) == 4
     assert found["private_megabytes_at_most"] >= max(found["private_megabytes_by_quarter"]) > 0
 
 
-def test_rows_are_counted_as_the_crawler_takes_them():
+def test_rows_are_counted_when_the_crawler_takes_them():
     watch = soak.Watch()
     assert list(watch.passing(iter("abcdefgh"), 8)) == list("abcdefgh")
     assert [done for done, _, _ in watch.marks] == list(range(9))
 
 
-def test_a_small_soak_of_the_filter_tells_what_a_row_costs_at_each_size():
+def test_a_small_soak_of_the_filter_reports_the_cost_per_row_of_each_size():
     found = soak.soak_filter(600, 300)
     assert [run["rows"] for run in found["runs"]] == [300, 600] and all(run["kept"] for run in found["runs"])
