@@ -4,8 +4,8 @@
     python -m experiments.benchmarks.llm --small     # the miniature's LLaMA on a CPU: llm-small.json
 
 Prompts are all different, of 8 to 32 tokens, 20 on average. The plain loop takes them in order, 32 at a time, pads all to 77 tokens, runs
-every layer and keeps every hidden state. Padding is not counted as tokens. `share_of_matmul` is 2 · (weights of the layers that run) · tokens
-per second over the measured rate of one large matrix product.
+every layer and keeps every hidden state. Padding is not counted as tokens. `share_of_matmul` is 2 · (weights of the layers that run) ·
+tokens per second over the measured rate of one large matrix product.
 """
 
 import json

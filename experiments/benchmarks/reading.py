@@ -19,7 +19,7 @@ from sur_adapter.features.store import FeatureSplit, FeatureStore, write_feature
 from sur_adapter.io.schema import ROWS_PER_SHARD
 
 TOKENS, WIDTH, NARROW, TEACHER, BATCH = 77, 768, 64, 4096, 64
-READ = 20_000  # samples, at most the whole split once
+READ = 20_000  # samples, drawn with replacement
 
 
 def main(counts: list[int]) -> None:
