@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.browser import CODES, NEEDS_CHROMIUM, Browser
+from helpers.browser import KEY_CODES, NEEDS_CHROMIUM, Browser
 from helpers.loopback_hub import free_port
 from helpers.miniature_adapter import MINIATURE, random_adapter
 from PIL import Image
@@ -17,7 +17,7 @@ from sur_adapter.cli.demo import serve
 from sur_adapter.cli.demo_page import PROMPT
 from sur_adapter.cli.loading import load_session
 
-CODES |= {"Home": 36, "Delete": 46}
+KEY_CODES |= {"Home": 36, "Delete": 46}
 HOSTILE = "<script>alert(1)</script><img src=x onerror=alert(2)> \u202ered **bold** {{7*7}} $x^2$ [a](javascript:alert(3))"
 PICTURES = "[...document.querySelectorAll('#plain img, #adapted img')].map(i => i.src)"
 
