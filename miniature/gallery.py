@@ -142,8 +142,8 @@ class Gallery:
         if with_meta:
             meta = {"seed": index, "steps": 20, "sampler": "DDIM", "cfgScale": 3, "Size": f"{side}x{side}", "negativePrompt": "blurry"}
             prompt = self.prompt(index)
-            strip_credentials = fault == "no_prompt" and prompt is None
-            item["meta"] = None if strip_credentials else meta | {"prompt": prompt}
+            bare = fault == "no_prompt" and prompt is None
+            item["meta"] = None if bare else meta | {"prompt": prompt}
         return item
 
     def level(self, index: int) -> str:

@@ -72,10 +72,10 @@ def _color(pixels, contrast, piece) -> str:
         inside = piece & (contrast >= np.quantile(contrast[piece], 0.6))
     names, table = list(COLORS), np.asarray(list(COLORS.values()), np.float32)
     distance = np.linalg.norm(pixels[inside][:, None] - table, axis=-1)  # (pixels, colours)
-    did_you_mean = int(np.linalg.norm(np.median(pixels[inside], axis=0) - table, axis=-1).argmin())
-    near = np.median(distance[:, did_you_mean]) <= COLOR_DISTANCE
-    uniform = (distance.argmin(-1) == did_you_mean).mean() >= COLOR_SHARE
-    return names[did_you_mean] if near and uniform else UNKNOWN
+    nearest = int(np.linalg.norm(np.median(pixels[inside], axis=0) - table, axis=-1).argmin())
+    near = np.median(distance[:, nearest]) <= COLOR_DISTANCE
+    uniform = (distance.argmin(-1) == nearest).mean() >= COLOR_SHARE
+    return names[nearest] if near and uniform else UNKNOWN
 
 
 def _outline(contrast, piece, halo) -> tuple[str, str | None]:

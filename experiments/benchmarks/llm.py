@@ -83,7 +83,7 @@ def sentences(tokenizer, count: int) -> list[str]:
 
 def plainly(model: str, prompts: list[str], layer: int, where: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
     """The loop that one would write first, its model loaded."""
-    tokenizer, atomic_write = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(where).eval()
+    tokenizer, model_ = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(where).eval()
     tokenizer.pad_token = tokenizer.eos_token
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ def plainly(model: str, prompts: list[str], layer: int, where: str, dtype: torch
             some = tokenizer(
                 prompts[i : i + PLAIN_BATCH], padding="max_length", max_length=PLAIN_LENGTH, truncation=True, return_tensors="pt"
             )
-            states = atomic_write(**some.to(where), output_hidden_states=True).hidden_states[layer].cpu()
+            states = model_(**some.to(where), output_hidden_states=True).hidden_states[layer].cpu()
             result.append(states[torch.arange(len(states)), some.attention_mask.cpu().sum(1) - 1].float())
         return torch.cat(result)
 

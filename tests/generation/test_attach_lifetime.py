@@ -253,9 +253,7 @@ def test_an_exchanged_text_encoder_is_refused_at_the_next_prompt(model):
 
 
 def test_another_text_encoder_at_the_address_of_a_freed_one_is_refused(monkeypatch):
-    monkeypatch.setattr(
-        attach_module, "id", lambda _: 7, raising=False
-    )  # as if each object were at the same address
+    monkeypatch.setattr(attach_module, "id", lambda _: 7, raising=False)  # as if each object were at the same address
     attach(pipe := pipeline(), make_adapter(pipe))
     pipe.text_encoder = pipeline(seed=1).text_encoder
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one"):

@@ -11,7 +11,8 @@ import pytest
 from helpers.repository import ROOT
 
 from sur_adapter.config import Params, from_dict
-from sur_adapter.registry import did_you_mean, load, names
+from sur_adapter.io.text import did_you_mean
+from sur_adapter.registry import load, names
 
 
 @dataclass(frozen=True)
