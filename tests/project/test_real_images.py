@@ -15,7 +15,8 @@ SMALL = {
     "sources": {"folder": {"path": str(REAL)}},
     "cache": {"queries": {"count": 100}},
     "train": {"steps": 10},
-    "generate": {"num_inference_steps": 1},
+    "generate": {"num_inference_steps": 1, "per_category": 4, "seeds": 1},
+    "sweep": {"strengths": [0, 1], "per_category": 1},
     "evaluate": {"bootstrap_resamples": 200},
 }
 
