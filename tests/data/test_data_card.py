@@ -25,8 +25,15 @@ def test_words_are_separated_by_white_space_of_any_kind():
 def test_truncated_prompts_are_counted_if_too_long_was_scored():
     table = rows(["a", "b", "c", "d"]).assign(too_long=[0.0, 3.0, None, 5.0], dropped=[None, None, None, "nsfw"])
     counts = {"in": 4, "kept": 3, "dropped": {"nsfw": 1}, "by_split": {"train": 3}}
-    assert "\n1 of 3 keyword prompts are longer than the text encoder reads" in data_card(table, counts, [])
+    assert "\n1 of 3 keyword prompts exceed the text encoder's length" in data_card(table, counts, [])
     assert "text encoder" not in data_card(table.drop(columns="too_long"), counts, [])
+
+
+def test_the_allowed_levels_are_named_in_quotes_since_one_is_called_none():
+    table = rows(["a"])
+    counts = {"in": 1, "kept": 1, "dropped": {}, "by_split": {"train": 1}}
+    assert '\nAllowed levels: "None", "Soft &amp; other". Rows without' in data_card(table, counts, ["None", "Soft & other"])
+    assert "\nNo level is allowed. Rows without a level are kept.\n" in data_card(table, counts, [])
 
 
 def test_the_card_takes_less_memory_than_the_prompts():

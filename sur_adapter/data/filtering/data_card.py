@@ -8,32 +8,35 @@ from html import escape
 import pandas as pd
 
 POLICY = {
-    True: "Let through are the levels {levels}; a source that gives no levels is let through too.",
-    False: "No level is let through; a source that gives no levels is.",
+    True: "Allowed levels: {levels}. Rows without a level are kept too.",
+    False: "No level is allowed. Rows without a level are kept.",
 }
 
 
 def data_card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
-    """Returns the card.
+    """Returns the data card as Markdown.
 
     rows: source, licence, nsfw_level, simple_prompt, complex_prompt and dropped of every row; too_long if that was scored. counts: as in
     funnel.json. levels: the allowed NSFW levels.
     """
     kept = rows.dropped.isna()
     sections = [
-        "# The data",
-        f"{counts['in']:,} rows came in, {counts['kept']:,} pairs are kept: "
+        "# Data card",
+        f"{counts['in']:,} rows in, {counts['kept']:,} pairs kept: "
         + ", ".join(f"{n:,} {split}" for split, n in counts["by_split"].items())
         + ".",
         "## Sources and licences",
         _table(["source", "licence", "rows", "kept"], _sources(rows)),
-        "## What left, and why",
+        "## Dropped rows by reason",
         _table(["reason", "rows"], [[_plain(reason), f"{n:,}"] for reason, n in counts["dropped"].items()]),
-        "## Length of the kept prompts, in words",
-        _table(["prompt", "least", "median", "95 %", "most"], [_lengths(rows[c][kept]) for c in ("simple_prompt", "complex_prompt")]),
+        "## Length of the prompts of kept pairs, in words",
+        _table(
+            ["prompt", "minimum", "median", "95th percentile", "maximum"],
+            [_lengths(rows[c][kept]) for c in ("simple_prompt", "complex_prompt")],
+        ),
         *([_truncated(rows["too_long"][kept])] if "too_long" in rows else []),
         "## NSFW",
-        POLICY[bool(levels)].format(levels=", ".join(map(_plain, levels))),
+        POLICY[bool(levels)].format(levels=", ".join(f'"{_plain(level)}"' for level in levels)),
         _table(["level", "rows", "kept"], _levels(rows)),
     ]
     return "\n\n".join(sections) + "\n"
@@ -42,13 +45,14 @@ def data_card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
 def _truncated(excess: pd.Series) -> str:
     """Counts the prompts that the text encoder truncates. excess: the tokens of each beyond its length."""
     return (
-        f"{(excess > 0).sum():,} of {len(excess):,} keyword prompts are longer than the text encoder reads: column too_long says by what."
+        f"{(excess > 0).sum():,} of {len(excess):,} keyword prompts exceed the text encoder's length and are truncated; the column "
+        "too_long is their number of excess tokens."
     )
 
 
 def _plain(text: str | None) -> str:
-    """A text from a source on one line, its markup escaped."""
-    return "not known" if text is None or pd.isna(text) else escape(" ".join(str(text).split())).replace("|", "\\|")
+    """Puts a text from a source on one line and escapes its markup."""
+    return "not specified" if text is None or pd.isna(text) else escape(" ".join(str(text).split())).replace("|", "\\|")
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
