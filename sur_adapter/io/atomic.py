@@ -15,8 +15,8 @@ NOT_WRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS)
 def atomic_write(path: Path, writer: str = "") -> Iterator[Path]:
     """Yields a temporary path to write to; it replaces `path` at the end of the block.
 
-    After an error `path` is unchanged and the temporary file is removed, so a full disk does not stay full of it. writer: a unique name,
-    where several processes may write the same path at once.
+    After an error `path` is unchanged and the temporary file is removed. writer: a unique name, where several processes may write the same
+    path at once.
     """
     part = path.with_name(f".{path.name}.{writer}.part" if writer else f".{path.name}.part")
     try:

@@ -28,7 +28,7 @@ def load_checked(file: Path) -> tuple[dict[str, Tensor], dict]:
     """
     with safe_open(file, "pt") as opened:
         manifest = (opened.metadata() or {}).get("manifest")
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no mapping
+        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - safe_open is not a mapping
     if manifest is None:
         return tensors, {}
     with suppress(ValueError):
@@ -39,7 +39,7 @@ def load_checked(file: Path) -> tuple[dict[str, Tensor], dict]:
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict) -> str:
-    """The short digest of the metadata and of each tensor's name, dtype, shape and bytes."""
+    """Returns the short digest of the metadata and of each tensor's name, dtype, shape and bytes."""
     chunks = [json.dumps(metadata, sort_keys=True)]
     for name, tensor in sorted(tensors.items()):
         chunks += [f"{name} {tensor.dtype} {tuple(tensor.shape)}\n", tensor.reshape(-1).view(torch.uint8).numpy()]

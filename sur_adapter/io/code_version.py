@@ -1,7 +1,7 @@
 """Identifies the code that made a file: a digest of the source files behind it.
 
-A commit's hash would change an adapter's files with every commit, even where nothing changed that made them, and is not known before the
-commit. The commit of an adapter is the one whose dvc.lock holds its hash.
+The hash of the git commit is not used: it changes with every commit, also with one that changes no code behind the file, and it is not
+known before the commit. The commit of an adapter is the one whose dvc.lock holds the adapter's hash.
 """
 
 import ast
@@ -10,11 +10,11 @@ from threading import Lock
 
 from sur_adapter.io.hashing import short_digest
 
-PARSING = Lock()  # in CPython 3.11 two threads that parse at once can break each other (SystemError: recursion depth mismatch)
+PARSING = Lock()  # in CPython 3.11 two threads that parse at the same time can fail (SystemError: recursion depth mismatch)
 
 
 def code_version(*files: str | Path) -> str:
-    """The short digest of source files of one project and of every file of its packages that they import, directly or not."""
+    """Returns the short digest of source files of one project and of all files of the project that they import, directly or not."""
     waiting = [Path(file).resolve() for file in files]
     root = next(folder for folder in waiting[0].parents[1:] if not (folder / "__init__.py").exists())
     sources = set()
@@ -28,7 +28,7 @@ def code_version(*files: str | Path) -> str:
 
 
 def _imports(source: Path) -> set[str]:
-    """Names of all modules that a file imports, inside functions too."""
+    """Lists the modules that a file imports, inside functions too."""
     text = source.read_text(encoding="utf-8")
     with PARSING:
         tree = ast.parse(text)

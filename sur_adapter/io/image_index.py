@@ -7,11 +7,11 @@ from functools import cache
 from pathlib import Path
 
 from sur_adapter.io.schema import check_id
-from sur_adapter.io.shards import check_end_of_archive, plain_members
+from sur_adapter.io.shards import check_end_of_archive, plain_members, tar_errors
 
 
 class ImageIndex(Mapping):
-    """Maps the ids of `ids` to image bytes in the tars of all folders of `raw`.
+    """Maps ids to image bytes. ids: those to look up in the tars of all folders of `raw`.
 
     Raises ValueError if a tar is corrupt, an id has no image, or the bytes of an image do not match its id.
     """
@@ -32,11 +32,11 @@ class ImageIndex(Mapping):
         return data
 
     def files(self, ids: Iterable[str]) -> set[Path]:
-        """The tars that hold the images of some ids."""
+        """Returns the tars that hold the images of `ids`."""
         return {self._locations[key][0] for key in ids}
 
     def with_local_paths(self, to_local: Callable[[Path], Path]) -> "ImageIndex":
-        """A copy of the index for a machine that has the tars at other paths, given by `to_local`."""
+        """Returns a copy for a machine that has the tars at other paths. to_local: a path here -> the path there."""
         other, to_local = copy(self), cache(to_local)
         other._locations = {key: (to_local(file), start, size) for key, (file, start, size) in self._locations.items()}
         return other
@@ -51,12 +51,7 @@ class ImageIndex(Mapping):
 def _members(folder: Path) -> Iterator[tuple[str, tuple[Path, int, int]]]:
     """Yields (id, (tar, offset, size)) of each image in a folder's tars."""
     for file in sorted(folder.glob("*.tar")):
-        try:
-            with tarfile.open(file, "r:") as tar:
-                for member in plain_members(tar, file.stat().st_size):
-                    yield member.name.partition(".")[0], (file, member.offset_data, member.size)
-                check_end_of_archive(tar)
-        except PermissionError:
-            raise
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
+        with tar_errors(file), tarfile.open(file, "r:") as tar:
+            for member in plain_members(tar, file.stat().st_size):
+                yield member.name.partition(".")[0], (file, member.offset_data, member.size)
+            check_end_of_archive(tar)

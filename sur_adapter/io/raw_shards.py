@@ -16,14 +16,8 @@ from sur_adapter.io.shards import read_table, read_tar
 ImageReader = Callable[[Sequence[bool] | None], Iterator[Image.Image]]
 
 
-def iter_shards(raw: Path) -> Iterator[tuple[str, pd.DataFrame, ImageReader]]:
-    """Yields the number (as text), the rows that the crawl kept and their image reader, for each shard of a raw folder."""
-    for number in shard_numbers(raw):
-        yield number, *read_shard(raw, number)
-
-
 def shard_numbers(raw: Path) -> list[str]:
-    """The numbers of a raw folder's shards, e.g. "000000". Raises FileNotFoundError if there is none."""
+    """Lists the numbers of a raw folder's shards, e.g. "000000". Raises FileNotFoundError if there is none."""
     tables = sorted(raw.glob("prompts-*.parquet"))
     if not tables:
         read_table(raw)  # raises: its error says what is missing
@@ -31,12 +25,12 @@ def shard_numbers(raw: Path) -> list[str]:
 
 
 def shard_files(raw: Path, number: str) -> tuple[Path, Path]:
-    """The table and the tar of one shard."""
+    """Returns the paths of the table and the tar of one shard."""
     return raw / f"prompts-{number}.parquet", raw / f"images-{number}.tar"
 
 
 def captions_file(number: str) -> str:
-    """The name of the table with the captions of one shard."""
+    """Returns the name of the table with the captions of one shard."""
     return f"captions-{number}.parquet"
 
 

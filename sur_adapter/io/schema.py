@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from sur_adapter.io.hashing import short_digest
 
-ROWS_PER_SHARD = 2048  # rows of a shard
+ROWS_PER_SHARD = 2048
 
 RAW_SCHEMA = pa.schema(
     [
@@ -36,7 +36,7 @@ CAPTIONS_SCHEMA = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())
 
 
 def record_id(data: bytes) -> str:
-    """The id of an image, from its bytes."""
+    """Returns the id of an image: the digest of its bytes."""
     return short_digest(data)
 
 
@@ -47,7 +47,7 @@ def check_id(file: Path, key: str, data: bytes) -> None:
 
 
 def assign_split(group: str, test: float, validation: float) -> str:
-    """The split of a near-duplicate group, a function of its id and the shares alone: "train", "validation" or "test"."""
+    """Returns "train", "validation" or "test" for a near-duplicate group; depends on nothing but its id and the shares."""
     share = int(short_digest(f"split {group}")[:8], 16) / 2**32
     return "test" if share < test else "validation" if share < test + validation else "train"
 

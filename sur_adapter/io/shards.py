@@ -3,6 +3,7 @@
 import os
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -64,16 +65,22 @@ def read_tar(folder: Path) -> Iterator[tuple[str, str, bytes]]:
     if not files:
         raise FileNotFoundError(f"{folder} holds no tar shard: run the stage that writes it (`dvc repro`)")
     for file in files:
-        try:
-            with tarfile.open(file, "r:") as tar:  # uncompressed only: no decompression bombs
-                for member in plain_members(tar, file.stat().st_size):
-                    key, _, ext = member.name.partition(".")
-                    yield key, ext, tar.extractfile(member).read()
-                check_end_of_archive(tar)
-        except PermissionError:
-            raise
-        except (tarfile.TarError, EOFError, OSError) as error:
-            raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
+        with tar_errors(file), tarfile.open(file, "r:") as tar:  # uncompressed only: no decompression bombs
+            for member in plain_members(tar, file.stat().st_size):
+                key, _, ext = member.name.partition(".")
+                yield key, ext, tar.extractfile(member).read()
+            check_end_of_archive(tar)
+
+
+@contextmanager
+def tar_errors(file: Path) -> Iterator[None]:
+    """Turns the errors of reading a corrupt tar into a ValueError that says what to do."""
+    try:
+        yield
+    except PermissionError:
+        raise
+    except (tarfile.TarError, EOFError, OSError) as error:
+        raise ValueError(f"{file} is cut short or broken ({error}): remove it and run `dvc repro` again") from error
 
 
 def check_end_of_archive(tar: tarfile.TarFile) -> None:

@@ -5,11 +5,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 CREDENTIAL = re.compile(
     r"token|signature|credential|passw|secret|session|hmac|jwt|auth(?!or)|api-?key|(?:^|[-_.])(?:key|sig|pwd|pass|policy)(?:[-_.]|$)", re.I
-)  # names of query parameters that give access, or help to
+)  # names of query parameters that grant access
 
 
 def strip_credentials(url: str | None) -> str | None:
-    """The URL without user, password and query parameters that look like credentials; the rest is unchanged, character by character."""
+    """Removes user, password and query parameters that look like credentials; the rest of the URL is unchanged."""
     if not url:
         return url
     try:

@@ -5,7 +5,7 @@
             work.set(name, data := compute())
 
 The folder's name is a digest of all inputs of the work. It is outside the stage's outs, which DVC removes before a stage runs, and in one
-place for all workspaces: $SUR_WORK, or ~/.cache/sur-adapter. It is removed when the block ends well, and kept after an error or a kill.
+place for all workspaces: $SUR_WORK, or ~/.cache/sur-adapter. It is removed when the block ends without an error, else kept.
 Files are written atomically.
 """
 
@@ -32,12 +32,12 @@ ENTRY_NAME = re.compile(r"[a-z]+(-\w+)?-[0-9a-f]{16}(\.lock)?")  # stage, source
 
 
 def work_dir() -> Path:
-    """The folder of the work caches of all workspaces."""
+    """Returns the folder of the work caches of all workspaces."""
     return Path(os.environ.get("SUR_WORK") or "~/.cache/sur-adapter").expanduser().absolute()
 
 
 def file_stats(*names: object) -> list:
-    """Path, size and modification time of the files that settings name, so that a changed model is noticed without reading it.
+    """Lists path, size and modification time of the files that settings name: detects a changed model without reading it.
 
     Values that are not the path of an existing file or folder, such as a model id on the hub, are left out.
     """
@@ -47,7 +47,7 @@ def file_stats(*names: object) -> list:
 
 
 def discard_work(*stages: str) -> None:
-    """Removes unfinished work of the stages, which may hold a sample that must be forgotten. Work that a process holds stays."""
+    """Removes unfinished work of the stages, which may hold a sample that must be forgotten. Work that a process has locked stays."""
     for lock in (file for stage in stages for file in work_dir().glob(f"{stage}-*.lock") if ENTRY_NAME.fullmatch(file.name)):
         with suppress(Timeout), FileLock(lock, timeout=0):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -81,13 +81,14 @@ class WorkCache:
         self._lock.release()
 
     def get(self, key: str) -> bytes | None:
-        """The bytes saved under a key (a file name), or None."""
+        """Returns the bytes saved under a key (a file name), or None."""
         try:
             return (self.folder / key).read_bytes()
         except FileNotFoundError:
             return None
 
     def set(self, key: str, data: bytes) -> None:
+        """Saves bytes under a key."""
         with self.open(key) as part:
             part.write_bytes(data)
 
@@ -102,13 +103,14 @@ class WorkCache:
         return {"folder": self.folder}
 
     def with_local_paths(self, to_local: Callable[[Path], Path]) -> "WorkCache":
-        """A copy whose folder is on a worker that does not share the stage's file system (executors/staging.py)."""
+        """Returns a copy whose folder is on a worker that does not share the stage's file system (executors/staging.py)."""
         other = copy(self)
         other.folder = to_local(self.folder)
         other.folder.mkdir(parents=True, exist_ok=True)
         return other
 
     def delete(self, keys: Iterable[str]) -> None:
+        """Removes keys; those that do not exist are ignored."""
         for key in keys:
             (self.folder / key).unlink(missing_ok=True)
 
@@ -137,9 +139,9 @@ class WorkCache:
 
 
 def _remove_old_entries(folder: Path) -> None:
-    """Removes entries older than MAX_AGE, but none that a process holds: a wrong clock makes new files look old."""
+    """Removes entries older than MAX_AGE, except those that a process has locked: a wrong clock makes new files look old."""
     for old in (f for f in folder.iterdir() if ENTRY_NAME.fullmatch(f.name)):
-        with suppress(OSError, Timeout):  # another process removed it first, or holds it
+        with suppress(OSError, Timeout):  # another process removed it first, or has locked it
             if time.time() - old.stat().st_mtime > MAX_AGE:
                 if old.is_dir() or old.suffix == ".lock":
                     with FileLock(old.with_suffix(".lock"), timeout=0) as lock:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers.made_images import png
 from helpers.repository import ROOT, run
+from helpers.small_models import iter_shards
 from ruamel.yaml import YAML
 
 from sur_adapter.adapter.adapter import SURAdapter
@@ -23,7 +24,6 @@ from sur_adapter.features.store import FeatureStore, write_features
 from sur_adapter.features.writer import is_finished
 from sur_adapter.io.checksummed_safetensors import load_checked, save_checked
 from sur_adapter.io.image_index import ImageIndex
-from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar, write_table, write_tar
 from sur_adapter.io.work_cache import WorkCache, work_dir

@@ -7,11 +7,10 @@ import pytest
 from helpers.hostile_server import Site, item, page
 from helpers.made_images import png
 from helpers.repository import copy, ran, run
-from helpers.small_models import write_shards
+from helpers.small_models import iter_shards, write_shards
 from helpers.stages import crawl
 
 from sur_adapter.data.crawl.removal import apply_removals, forget, read_forgotten
-from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar
 from sur_adapter.io.work_cache import WorkCache

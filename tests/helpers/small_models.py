@@ -1,10 +1,11 @@
 """Small real things that several tests need: models of the real classes, and ways to look at files."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 
+import pandas as pd
 import torch
 from PIL import Image
 from transformers import BlipProcessor, CLIPProcessor
@@ -13,6 +14,7 @@ from miniature.pretrain import blip, clip
 from miniature.pretrain.world import texts
 from miniature.scenes import make
 from sur_adapter.data.crawl import shard_writer
+from sur_adapter.io.raw_shards import ImageReader, read_shard, shard_numbers
 from sur_adapter.io.schema import ROWS_PER_SHARD
 
 SOURCES = {"miniature": {"count": 150, "seed": 3}}  # of the fixture `raw`
@@ -31,6 +33,12 @@ def encode(image: Image.Image, kind="png", **options) -> bytes:
 def write_shards(out: Path, rows: Iterable[dict], rows_per_shard: int = ROWS_PER_SHARD) -> int:
     """Writes the shards that a crawl of these rows would write; returns the number of rows."""
     return max((end for _, end in shard_writer.write_shards(out, rows, rows_per_shard=rows_per_shard)), default=0)
+
+
+def iter_shards(raw: Path) -> Iterator[tuple[str, pd.DataFrame, ImageReader]]:
+    """Yields the number of each shard, the rows that the crawl kept, and the reader of their images."""
+    for number in shard_numbers(raw):
+        yield number, *read_shard(raw, number)
 
 
 def models(folder: Path) -> Path:

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from helpers.small_models import SOURCES, digest, encode, write_shards
+from helpers.small_models import SOURCES, digest, encode, iter_shards, write_shards
 from helpers.stages import crawl
 from PIL import Image
 
@@ -13,7 +13,6 @@ from miniature.gallery import Gallery
 from miniature.scenes import make
 from miniature.words import read
 from sur_adapter.io.images import InvalidImageError, decode
-from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, read_tar
 
@@ -99,7 +98,7 @@ def test_an_empty_source_a_misspelt_one_and_a_misspelt_setting_are_refused_in_on
         crawl(tmp_path / "miniature", sources={"miniature": {"cuont": 3}})
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
+@pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real images is not beside this checkout")
 def test_real_images_are_crawled_and_corrupt_ones_have_their_reason(tmp_path):
     crawl(tmp_path / "folder", sources={"folder": {"path": str(REAL / "sd-parsers-fixtures")}})
     table = read_table(tmp_path / "folder").set_index("url")

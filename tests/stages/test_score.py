@@ -8,7 +8,7 @@ from time import sleep
 import numpy as np
 import pytest
 import torch
-from helpers.small_models import SOURCES, digest, encode, write_shards
+from helpers.small_models import SOURCES, digest, encode, iter_shards, write_shards
 from helpers.stages import caption, score
 from PIL import Image
 from safetensors.numpy import save_file
@@ -20,7 +20,6 @@ from sur_adapter.data.scores.keywords import keyword_share
 from sur_adapter.data.scores.phash import phash
 from sur_adapter.io.images import open_image
 from sur_adapter.io.prefetch import prefetch
-from sur_adapter.io.raw_shards import iter_shards
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.models.clip import CLIPEncoder, text_scores
 
@@ -196,5 +195,5 @@ def test_an_aesthetic_head_is_linear_in_the_embedding_and_must_fit_its_width(raw
     save_file({"weight": weight[:, 1:], "bias": np.float32([5])}, head)
     with pytest.raises(ValueError, match=rf"this CLIP needs weight \(1, {width}\) and bias"):
         score(raw, captions, tmp_path / "clip", scores={"clip": config}, sources=SOURCES)
-    with pytest.raises(FileNotFoundError, match="scores.clip.head is None, which is no file"):
+    with pytest.raises(FileNotFoundError, match="scores.clip.head is None, which is not a file"):
         score(raw, captions, tmp_path / "clip", scores={"clip": config | {"head": None}}, sources=SOURCES)
