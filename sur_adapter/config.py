@@ -49,14 +49,14 @@ class Params:
         try:
             values = YAML(typ="safe").load(file) or {}
         except YAMLError as error:
-            first = str(error).replace("\n", " ")
-            raise ValueError(f"{file} is not valid YAML ({first}): correct it, or copy a preset") from error
+            reason = str(error).replace("\n", " ")
+            raise ValueError(f"{file} is not valid YAML ({reason}): correct it, or copy a preset") from error
         if not isinstance(values, dict):
             raise ValueError(f"{file} holds a {type(values).__name__}: give sections with keys, as in presets/miniature.yaml")
         return cls(values, file)
 
     def raw(self, section: str, required: bool = True) -> Any:
-        """The unchecked values of a section; a dotted name such as `cache.llm` goes deeper. None where an optional one is missing."""
+        """Returns the unchecked values of a section, or of a nested one such as `cache.llm`; None if an optional one is missing."""
         values: Any = self.values
         for name in section.split("."):
             known = values if isinstance(values, Mapping) else {}
@@ -68,7 +68,7 @@ class Params:
         return values
 
     def section(self, name: str, cls: type[T], required: bool = True, prepare: Callable[[Any], Any] | None = None) -> T:
-        """A section as `cls`, checked; an optional one that is missing is `cls` with its defaults.
+        """Returns a section as the dataclass `cls`, checked; an optional one that is missing gives the defaults of `cls`.
 
         prepare: turns the raw values into the fields of `cls`, for a section whose keys are not all fixed.
         """
@@ -101,7 +101,7 @@ def from_dict(cls: type[T], values: Mapping | None, section: str) -> T:
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
-    """`value` as the type `hint`; a list becomes a tuple where the hint is one, a whole number a float. Raises ValueError."""
+    """Checks a value against a type hint; converts a list to a tuple and a whole number to a float where the hint asks for it."""
     origin, args = get_origin(hint), get_args(hint)
     if hint is Any:
         return value
@@ -134,9 +134,9 @@ def _convert_union(value: Any, hint: Any, key: str) -> Any:
             return _convert(value, choice, key)
         except ValueError as error:
             if is_dataclass(choice) and isinstance(value, Mapping):
-                raise  # it says which key inside is wrong
-            lists = get_origin(choice) in (list, tuple) and isinstance(value, list | tuple)
-            if lists or (get_origin(choice) is dict and isinstance(value, Mapping)):
+                raise  # the error names the nested key
+            is_list = get_origin(choice) in (list, tuple) and isinstance(value, list | tuple)
+            if is_list or (get_origin(choice) is dict and isinstance(value, Mapping)):
                 raise error from None
     texts = [a for choice in get_args(hint) if get_origin(choice) is Literal for a in get_args(choice)]
     raise ValueError(f"params.yaml: {key} is {value!r}{did_you_mean(value, texts)}: give {_describe(hint)}")
@@ -152,7 +152,7 @@ def _convert_list(value: list | tuple, hint: Any, key: str) -> list | tuple:
 
 
 def _describe(hint: Any) -> str:
-    """What a type accepts, in words."""
+    """Describes what a type accepts, for an error message."""
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         return " or ".join(dict.fromkeys(map(_describe, args)))

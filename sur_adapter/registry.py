@@ -8,7 +8,7 @@ from sur_adapter.io.text import did_you_mean
 
 
 def names(package: str) -> list[str]:
-    """The plug-ins of a package, sorted; modules that begin with an underscore, and `base`, are none."""
+    """Lists the plug-ins of a package, sorted: all modules but `base` and those that begin with an underscore."""
     modules = (module.name for module in iter_modules(import_module(package).__path__))
     return sorted(name for name in modules if name != "base" and not name.startswith("_"))
 
