@@ -36,19 +36,19 @@ class SURAdapter(nn.Module):
         self.pooled = PooledBlock(config.pooled_width) if config.pooled_width else None
 
     def forward(self, x: Tensor, scale: float | None = None) -> Tensor:
-        """c' (B, L, d) for x (B, L, d). scale: eta; by default the config's strength."""
+        """Returns c' (B, L, d) for x (B, L, d). scale: eta; by default the config's strength."""
         return self.adapt(x, self.query(x), scale)
 
     def query(self, x: Tensor) -> Tensor:
-        """q (B, L, d) for x (B, L, d)."""
+        """Computes the query q (B, L, d) of x (B, L, d)."""
         return self.block.query(x)
 
     def adapt(self, x: Tensor, q: Tensor, scale: float | None = None) -> Tensor:
-        """c' (B, L, d) for x and a query that is already computed, (B, L, d) each."""
+        """Returns c' (B, L, d) for x and a query that is already computed, (B, L, d) each."""
         return self.block.adapt(x, q, self.config.strength if scale is None else scale)
 
     def pool(self, p: Tensor, scale: float | None = None) -> Tensor:
-        """p' (B, p) for SDXL's pooled vector p (B, p); p itself if the config has no `pooled_width`."""
+        """Returns p' (B, p) for SDXL's pooled vector p (B, p); p itself if the config has no `pooled_width`."""
         return p if self.pooled is None else p + (self.config.strength if scale is None else scale) * self.pooled(p)
 
     def save_pretrained(self, folder: str | Path) -> None:

@@ -29,15 +29,15 @@ class PaperBlock(nn.Module):
         nn.init.zeros_(self.g.bias)
 
     def query(self, x: Tensor) -> Tensor:
-        """q = h3(x), (B, L, d)."""
+        """Computes q = h3(x), (B, L, d)."""
         return self.h3(self.norm(x))
 
     def attend(self, x: Tensor, q: Tensor) -> Tensor:
-        """u = A x + x, (B, L, d)."""
+        """Computes u = A x + x, (B, L, d)."""
         return nn.functional.scaled_dot_product_attention(q, self.h2(self.norm(x)), x) + x
 
     def adapt(self, x: Tensor, q: Tensor, scale: float) -> Tensor:
-        """c' from x and q, (B, L, d) each; scale is eta."""
+        """Computes c' from x and q, (B, L, d) each; scale is eta."""
         u = self.attend(x, q)
         return x + scale * self.g(u + self.h1(u))
 
@@ -46,7 +46,7 @@ class SURBlock(PaperBlock):
     """The default: the query is also passed on, since what h3 learns can leave the paper's network only as a mixture of the rows of x."""
 
     def attend(self, x: Tensor, q: Tensor) -> Tensor:
-        """u = A x + x + q, (B, L, d)."""
+        """Computes u = A x + x + q, (B, L, d)."""
         return super().attend(x, q) + q
 
 

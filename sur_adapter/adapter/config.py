@@ -65,7 +65,7 @@ class AdapterConfig:
             raise ValueError(f"adapter.strength is {self.strength}: give a number, 0 for the base model, 1 for the whole adapter")
 
     def min_parameters(self) -> int:
-        """A lower bound of the number of weights, known before the network is built."""
+        """Returns a lower bound of the number of weights, known before the network is built."""
         return 4 * self.depth * self.width**2 + self.teacher_width * self.width + 2 * self.pooled_width**2
 
 

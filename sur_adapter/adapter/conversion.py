@@ -76,7 +76,7 @@ def write_checkpoint(adapter: SURAdapter, file: str | Path) -> None:
 
 
 def checkpoint_shapes(width: int) -> dict[str, torch.Size]:
-    """name -> shape of the 48 tensors."""
+    """Returns name -> shape of the 48 tensors."""
     with torch.device("meta"):
         block = OfficialBlock(AdapterConfig(width, depth=DEPTH, heads=HEADS, variant="official"))
     used = {name: tensor.shape for name, tensor in block.state_dict().items()}

@@ -42,13 +42,13 @@ class OfficialBlock(nn.Module):
         nn.init.zeros_(self.fc.weight)
 
     def query(self, x: Tensor) -> Tensor:
-        """h, (B, L, d)."""
+        """Computes h, (B, L, d)."""
         if self.published_attention:
             return self.transformer_encoder(x.flatten(0, 1)[:, None]).view_as(x)  # (B·L, 1, d): each token alone
         return self.transformer_encoder(x)
 
     def adapt(self, x: Tensor, q: Tensor, scale: float) -> Tensor:
-        """c' from x and h, (B, L, d) each; scale is eta."""
+        """Computes c' from x and h, (B, L, d) each; scale is eta."""
         query, key, mlp = (self.attention[name] for name in ("query_layer", "key_layer", "output_layer"))
         u = nn.functional.scaled_dot_product_attention(query(q), key(x), x) + x  # A x + x
         return scale * self.fc(u + mlp(u)) + (1 - scale) * x

@@ -37,5 +37,5 @@ class TrainingBatch:
         return TrainingBatch(*(None if tensor is None else move(tensor) for tensor in vars(self).values()))
 
     def same_bucket(self, index: Tensor) -> Tensor:
-        """Rows that can share a batch: here any, since all latents have one shape."""
+        """Returns the given rows: all latents have one shape, so any rows can share a batch."""
         return index

@@ -21,7 +21,7 @@ class BestWeights:
         self.loss, self.evals_since_best, self.weights = float("inf"), 0, None
 
     def update(self, loss: float, model: nn.Module | None) -> None:
-        """model: whose weights are copied if the loss is the lowest; None copies none."""
+        """Records a validation loss. model: whose weights are copied if the loss is the lowest so far; None copies none."""
         if loss < self.loss:
             self.loss, self.evals_since_best = loss, 0
             self.weights = {name: t.detach().cpu().clone() for name, t in model.state_dict().items()} if model else None

@@ -40,7 +40,7 @@ class FeatureDataset:
         return TrainingBatch(**fields, teacher=teacher).to(device)
 
     def same_bucket(self, index: Tensor) -> Tensor:
-        """Rows that can share a batch, as many as given: each row of another bucket than the first row's is replaced by one of that bucket.
+        """Replaces each row that is in another bucket than the first row by one of the first row's bucket: such rows can share a batch.
 
         Which one depends only on the row that it replaces.
         """

@@ -47,7 +47,7 @@ class DiffusionLoss:
         generator: torch.Generator | None,
         context: DistributedContext,
     ) -> Tensor:
-        """The loss of a batch.
+        """Computes the loss of a batch.
 
         moments (B, 2, 4, h, w): mean and log-variance of the VAE's posterior. adapted, reference: conditions of the U-Net, from the adapted
         features and from the complex prompt: `prompt_embeds` (B, L, d), and for SDXL `pooled_prompt_embeds` (B, p), `time_ids` (B, 6).
@@ -69,7 +69,7 @@ class DiffusionLoss:
         return losses.diffusion(target, predict_noise(self.unet, noisy_latents, timesteps, **adapted), self._weight(timesteps))
 
     def _weight(self, timesteps: Tensor) -> Tensor | None:
-        """w(t) (B,) of Min-SNR; None weighs all timesteps equally."""
+        """Returns w(t) (B,) of Min-SNR, or None if all timesteps weigh the same."""
         if not self.config.snr_gamma:
             return None
         alpha = self.scheduler.alphas_cumprod.to(timesteps.device)[timesteps]

@@ -23,27 +23,27 @@ class DistributedContext:
     world_size: int = 1
 
     def shard(self, batch: Tensor) -> Tensor:
-        """The rows of this process, (B · world_size, …) -> (B, …)."""
+        """Returns the rows of this process, (B · world_size, …) -> (B, …)."""
         size = len(batch) // self.world_size
         return batch[self.rank * size : (self.rank + 1) * size]
 
     def rand(self, rows: int, generator: torch.Generator | None = None) -> Tensor:
-        """Uniform random numbers for its rows, (B,), on the CPU."""
+        """Draws uniform random numbers for its rows, (B,), on the CPU."""
         return self.shard(torch.rand(rows * self.world_size, generator=generator))
 
     def randint(self, low: int, high: int, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Random integers from low to high − 1 for the rows of `like` (B, …): (B,)."""
+        """Draws random integers from low to high − 1 for the rows of `like` (B, …): (B,)."""
         shape = (len(like) * self.world_size,)
         return self.shard(torch.randint(low, high, shape, generator=generator, device=_device(like, generator))).to(like.device)
 
     def randn_like(self, like: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Normal random numbers for its rows, with shape, dtype and device of `like` (B, …)."""
+        """Draws normal random numbers for its rows, with shape, dtype and device of `like` (B, …)."""
         shape = (len(like) * self.world_size, *like.shape[1:])
         noise = torch.randn(shape, generator=generator, dtype=like.dtype, device=_device(like, generator))
         return self.shard(noise).to(like.device)
 
     def all_reduce_mean(self, value: Tensor) -> Tensor:
-        """The mean over all processes, the same in each."""
+        """Returns the mean over all processes, the same in each."""
         if self.world_size == 1:
             return value
         total = value.detach().clone()
@@ -70,7 +70,7 @@ def create_accelerator(device: str, batch_size: int, **options) -> Accelerator:
 
 
 def launch_command(launch: str | None, processes: int | str, path: str | None = None) -> list[str]:
-    """The command that starts the processes, up to the module that each runs; empty if one process is enough.
+    """Builds the command that starts the processes, up to the module that each runs; empty if one process is enough.
 
     launch: a launcher with its options, e.g. "accelerate launch --multi_gpu --num_processes 4"; None: torchrun on this machine with
     `processes` processes (auto: one for each GPU). path: where programs are searched. Raises ValueError if it is no command.

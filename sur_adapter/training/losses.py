@@ -16,14 +16,14 @@ from sur_adapter.features.query_bank import CrossAttention
 
 
 def diffusion(target: Tensor, prediction: Tensor, weight: Tensor | None = None) -> Tensor:
-    """mean of w(t) · ‖target − prediction‖². target, prediction (B, 4, h, w), weight (B,)."""
+    """Computes the mean of w(t) · ‖target − prediction‖². target, prediction (B, 4, h, w), weight (B,)."""
     if weight is None:
         return F.mse_loss(prediction, target)
     return (weight * F.mse_loss(prediction, target, reduction="none").flatten(1).mean(1)).mean()
 
 
 def min_snr(snr: Tensor, gamma: float, prediction_type: str = "epsilon") -> Tensor:
-    """w(t) of Min-SNR (arXiv 2303.09556): min(SNR, γ) / SNR for noise, min(SNR, γ) / (SNR + 1) for velocity. (B,) -> (B,)."""
+    """Computes w(t) of Min-SNR (arXiv 2303.09556), (B,) -> (B,): min(SNR, γ) / SNR for noise, min(SNR, γ) / (SNR + 1) for velocity."""
     if prediction_type == "v_prediction":
         return snr.clamp(max=gamma) / (snr + 1)
     return (gamma / snr).clamp(max=1.0)  # 1 at SNR 0
@@ -38,7 +38,7 @@ def kl(
     temperature: float = 1.0,
     reduction: str = "mean",
 ) -> Tensor:
-    """T² · KL(softmax(teacher / T) ‖ softmax(student / T)) over the last dimension; T² keeps the size of the gradient.
+    """Computes T² · KL(softmax(teacher / T) ‖ softmax(student / T)) over the last dimension; T² keeps the size of the gradient.
 
     teacher, student (B, L, d). direction: `teacher_student`, or `student_teacher` for KL(student ‖ teacher), which demands less where the
     teacher is broad. reduction: `mean` over the tokens of a prompt, or `sum` as in the published code; then the mean over prompts.
@@ -63,8 +63,9 @@ def prompt_attention(
     generator: torch.Generator | None = None,
     mean: Callable[[Tensor], Tensor] = lambda x: x,
 ) -> Tensor:
-    """mean over layers l of  ‖Attn_l(Q; adapted) − Attn_l(Q; complex)‖² / Var[Attn_l(Q; complex)],  Q sampled from the layer's query bank.
+    """Compares the outputs of the U-Net's cross-attention under adapted and complex features.
 
+    mean over layers l of  ‖Attn_l(Q; adapted) − Attn_l(Q; complex)‖² / Var[Attn_l(Q; complex)],  Q sampled from the layer's query bank.
     It does not depend on the order of tokens, nor on padding and tags that the U-Net ignores. complex_embeds, adapted_embeds (B, L, d).
     mean: averages over the processes that share the batch, so that Var is that of the whole batch.
     """
@@ -81,7 +82,7 @@ def prompt_attention(
 
 
 def pooled(complex_pooled: Tensor, adapted_pooled: Tensor, mean: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
-    """‖adapted − complex‖² / Var[complex] of SDXL's pooled vectors, (B, p) each. mean: as in prompt_attention.
+    """Computes ‖adapted − complex‖² / Var[complex] of SDXL's pooled vectors, (B, p) each. mean: as in prompt_attention.
 
     Var is over prompts and features together, so it is not zero for a batch of one.
     """
@@ -91,7 +92,7 @@ def pooled(complex_pooled: Tensor, adapted_pooled: Tensor, mean: Callable[[Tenso
 
 
 def llm(projected: Tensor, query: Tensor, mask: Tensor | None = None, row_mask: Tensor | None = None, divergence: Callable = kl) -> Tensor:
-    """KL(FCN(v) ‖ mean of q over tokens), both layer-normalised, so that neither can lower the loss by becoming flat.
+    """Computes KL(FCN(v) ‖ mean of q over tokens), both layer-normalised, so that neither can lower the loss by becoming flat.
 
     projected = FCN(v) (B, d), query (B, L, d), mask (B, L): the tokens of the mean, row_mask (B,): the prompts that count.
     The paper compares q at every token with the same vector; the mean leaves q free to differ between tokens.

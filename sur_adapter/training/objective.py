@@ -68,7 +68,7 @@ class Objective:
     def _prompt(
         self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, generator: torch.Generator | None, context: DistributedContext
     ) -> Tensor:
-        """L_prompt of the token features, plus that of SDXL's pooled vector, with the same weight."""
+        """Computes L_prompt of the token features, plus that of SDXL's pooled vector, with the same weight."""
         if self.config.prompt == "attention":
             loss = losses.prompt_attention(self.layers, batch.complex, adapted, generator=generator, mean=context.all_reduce_mean)
         else:
@@ -85,7 +85,7 @@ class Objective:
         return self.diffusion_loss(batch.latents, *conditions, generator, context)
 
     def _mask(self, batch: TrainingBatch, *prompts: str) -> Tensor | None:
-        """(B, L): tokens that are no padding in at least one of the prompts; None if all count."""
+        """Marks the tokens that are no padding in at least one of the prompts, (B, L); None if all count."""
         if not self.config.mask_padding:
             return None
         lengths = [getattr(batch, f"{prompt}_length") for prompt in prompts]
@@ -102,9 +102,10 @@ class Objective:
         rows = (context.rand(len(batch), generator) < self.config.complex_prompt_prob).to(batch.simple.device)
         fields = {}
         for suffix in ("", "_pooled", "_length"):
-            simple, other = getattr(batch, f"simple{suffix}"), getattr(batch, f"complex{suffix}")
-            if simple is not None:
-                fields[f"simple{suffix}"] = torch.where(rows.view(-1, *[1] * (simple.ndim - 1)), other, simple)
+            simple_value, complex_value = getattr(batch, f"simple{suffix}"), getattr(batch, f"complex{suffix}")
+            if simple_value is not None:
+                mask = rows.view(-1, *[1] * (simple_value.ndim - 1))
+                fields[f"simple{suffix}"] = torch.where(mask, complex_value, simple_value)
         return replace(batch, **fields), rows
 
     def _replace_by_empty(
@@ -114,18 +115,18 @@ class Objective:
         if not self.config.empty_prompt_prob:
             return batch, None
         rows = (context.rand(len(batch), generator) < self.config.empty_prompt_prob).to(batch.simple.device)
-        simple, other = (torch.where(rows[:, None, None], self.empty_prompt, x) for x in (batch.simple, batch.complex))
-        return replace(batch, simple=simple, complex=other), rows
+        simple_embeds, complex_embeds = (torch.where(rows[:, None, None], self.empty_prompt, x) for x in (batch.simple, batch.complex))
+        return replace(batch, simple=simple_embeds, complex=complex_embeds), rows
 
 
 def _unchanged(*replaced: Tensor | None) -> Tensor | None:
-    """(B,): rows that none of the masks replaced; None if there is no mask."""
+    """Marks the rows that none of the masks replaced, (B,); None if there is no mask."""
     masks = [rows for rows in replaced if rows is not None]
     return ~torch.stack(masks).any(0) if masks else None
 
 
 def _mean_over_tokens(teacher: Tensor) -> Tensor:
-    """One vector per prompt, (B, d_llm): of features per token (B, T, d_llm) the mean over those that are not zero."""
+    """Returns one vector per prompt, (B, d_llm): for features per token (B, T, d_llm), the mean over tokens that are not zero."""
     if teacher.ndim == 2:
         return teacher
     present = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)

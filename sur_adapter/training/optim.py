@@ -13,7 +13,7 @@ LR_SCHEDULERS = {  # the factor of the learning rate after a share of the steps 
 
 
 def lr_lambda(step: int, total_steps: int, lr_scheduler: str = "cosine", warmup_ratio: float = 0.1) -> float:
-    """The factor of the learning rate at a step, from 0: linear warm-up over `warmup_ratio` of the steps, then the scheduler."""
+    """Returns the factor of the learning rate at a step, from 0: linear warm-up over `warmup_ratio` of the steps, then the scheduler."""
     warmup = max(1, int(total_steps * warmup_ratio))
     if step < warmup:
         return (step + 1) / warmup

@@ -7,7 +7,7 @@ import torch
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
-    """The generator of a step: the rows of its batch are drawn from it first, then all random numbers of the objective.
+    """Creates the generator of a step: the rows of its batch are drawn from it first, then all random numbers of the objective.
 
     It is on the CPU also for a training on a GPU, so that both draw the same numbers.
     """

@@ -1,4 +1,4 @@
-"""Puts a training together: cached features, adapter, objective and tracker, from settings and folders."""
+"""Sets up a training: cached features, adapter, objective and tracker, from settings and folders."""
 
 from dataclasses import asdict
 from hashlib import sha256
@@ -22,7 +22,7 @@ from sur_adapter.training.objective import Objective
 
 
 def load_splits(folders: list[Path], models: ModelsConfig) -> tuple[dict[str, FeatureDataset], dict, list]:
-    """Opens the cached features: (split -> its pairs, what made them, the manifests of all shards).
+    """Opens the cached features. Returns (split -> its pairs, facts about the models and data, the manifests of all shards).
 
     folders: of the text encoder's, the LLM's, and for the diffusion loss the VAE's features. Raises ValueError if they do not hold the same
     rows, if other models made them, or if a value is not the one that was written.
@@ -48,7 +48,7 @@ def check_splits(splits: dict[str, FeatureDataset], train: TrainConfig, loss: Lo
 
 
 def build_adapter(params: AdapterParams, pairs: FeatureDataset, loss: LossConfig, seed: int, about: dict) -> SURAdapter:
-    """A new adapter of the features' widths, initialised from the seed. Without the LLM loss it has no projection."""
+    """Creates an adapter of the features' widths, initialised from the seed. Without the LLM loss it has no projection."""
     row = pairs.rows(torch.tensor([0]), "cpu")
     config = AdapterConfig(
         **asdict(params),
@@ -66,7 +66,7 @@ def build_adapter(params: AdapterParams, pairs: FeatureDataset, loss: LossConfig
 
 
 def build_objective(loss: LossConfig, models: ModelsConfig, queries: Path, train: TrainConfig, device: str) -> Objective:
-    """The objective with the frozen weights that its terms need. queries: folder of the query bank."""
+    """Builds the objective with the frozen weights that its terms need. queries: folder of the query bank."""
     dtype = torch_dtype(train.precision)
     layers = diffusion_loss = empty_prompt = None
     if loss.w_prompt and loss.prompt == "attention":
@@ -96,5 +96,5 @@ def check_tracker(name: str | None) -> None:
 def start_tracker(accelerator: Accelerator, log: Path) -> None:
     """Starts the tracker of the accelerator, if it has one, in the folder `log`."""
     if accelerator.log_with and accelerator.is_main_process:
-        live = {"dir": str(log / "dvclive"), "save_dvc_exp": False, "report": None, "dvcyaml": None, "monitor_system": False}
-        accelerator.init_trackers("sur-adapter", init_kwargs={"dvclive": live, "wandb": {"dir": str(log)}})
+        dvclive = {"dir": str(log / "dvclive"), "save_dvc_exp": False, "report": None, "dvcyaml": None, "monitor_system": False}
+        accelerator.init_trackers("sur-adapter", init_kwargs={"dvclive": dvclive, "wandb": {"dir": str(log)}})

@@ -39,14 +39,14 @@ class PairDataset(Protocol):
     def __len__(self) -> int: ...
 
     def rows(self, index: Tensor, device: str) -> TrainingBatch:
-        """Rows (B,) as fp32 on the device."""
+        """Reads rows (B,) as fp32 on the device."""
 
     def same_bucket(self, index: Tensor) -> Tensor:
-        """Rows (B,) that can share a batch, in place of the given ones."""
+        """Replaces rows (B,) so that all of them can share a batch."""
 
 
 class Trainer:
-    """Holds all that a training step changes. Each of several processes makes one, with the same arguments.
+    """Trains an adapter. With several processes, each creates a Trainer with the same arguments.
 
     device: of this process. The history goes to the trackers of `accelerator`.
     """
@@ -100,7 +100,7 @@ class Trainer:
         return history, steps * config.batch_size * config.gradient_accumulation_steps / (perf_counter() - start)
 
     def train_step(self, micro_batches: list[TrainingBatch], generator: torch.Generator) -> dict[str, Tensor]:
-        """One optimizer step on some micro-batches. Returns the loss, the gradient norm and each term, which stay on the device."""
+        """Runs one optimizer step on its micro-batches. Returns the loss, the gradient norm and each term, which stay on the device."""
         metrics = [
             self._backward(batch, generator, sync=batch is micro_batches[-1], accumulation_steps=len(micro_batches))
             for batch in micro_batches
@@ -129,7 +129,7 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self, validation: PairDataset) -> dict[str, float]:
-        """The loss on up to four batches of the validation split, with the same random numbers each time; updates the best weights."""
+        """Returns the loss on up to four validation batches, with the same random numbers each time; updates the best weights."""
         if not len(validation):
             return {}
         eval_model = self.ema.module if self.ema else self.adapter
@@ -145,7 +145,7 @@ class Trainer:
         return {"validation_loss": loss}
 
     def _batches(self, train: PairDataset, steps: range) -> Iterator[tuple[list[TrainingBatch], torch.Generator]]:
-        """The micro-batches of each step, and its generator, from which the rows are already drawn. For a GPU they are prefetched."""
+        """Yields the micro-batches of each step and its generator, from which the rows are already drawn. For a GPU they are prefetched."""
         batch_size, accumulation_steps = self.config.batch_size, self.config.gradient_accumulation_steps
 
         def draw(step: int) -> tuple[list[TrainingBatch], torch.Generator]:
@@ -183,7 +183,7 @@ class LossModule(nn.Module):
 
 
 def attention_kernels(device: str) -> AbstractContextManager:
-    """On a CPU, attention without the fused kernel, whose backward pass takes twice the time of a step."""
+    """Disables the fused attention kernel on a CPU, where its backward pass doubles the time of a step."""
     return sdpa_kernel(SDPBackend.MATH) if torch.device(device).type == "cpu" else nullcontext()
 
 
