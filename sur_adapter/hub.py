@@ -106,7 +106,7 @@ def read_metrics(file: Path) -> dict:
 
 
 def _reason(error: Exception) -> str:
-    """The cause in a few words: the first line of long library messages."""
+    """Returns the cause in a few words: the first line of long library messages."""
     from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
     reasons = {

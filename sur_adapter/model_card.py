@@ -39,9 +39,9 @@ NO_LICENCE = "Not specified. Contact the authors before use."
 def model_card(
     config: AdapterConfig, metrics: dict | None = None, *, name: str, licence: str | None = None, datasets: list[str] | None = None
 ) -> str:
-    """The card of the adapter `name`, a folder or a name on the hub. metrics: the content of metrics.json.
+    """Writes the card of the adapter `name`, a folder or a name on the hub. metrics: the content of metrics.json.
 
-    licence: of the weights, an identifier of the hub. datasets: names on the hub. Raises ValueError if they cannot be such.
+    licence: of the weights, an identifier of the hub. datasets: names on the hub. Raises ValueError for an invalid licence or name.
     """
     if licence is not None and not re.fullmatch(r"[a-z0-9][a-z0-9.+-]*", licence):
         raise ValueError(f"the licence {licence!r} is not an identifier of the hub: give one such as mit, apache-2.0 or openrail")
@@ -78,7 +78,7 @@ def model_card(
 
 
 def adapter_facts(config: AdapterConfig) -> dict[str, str]:
-    """The facts about an adapter by name, in the order of display; unknown ones are left out."""
+    """Returns the facts about an adapter by name, in the order of display; unknown ones are left out."""
     about, loss, train = _about(config), _dict(_about(config).get("loss")), _dict(_about(config).get("train"))
     weights = {key.removeprefix("w_"): value for key, value in loss.items() if key.startswith("w_")}
     losses = [f"prompt loss {loss.get('prompt')}", *(f"{key} × {value}" for key, value in weights.items())] if weights else []
@@ -107,12 +107,12 @@ def adapter_facts(config: AdapterConfig) -> dict[str, str]:
 
 
 def one_line(value) -> str:
-    """The value as one line of printable text: untrusted text can neither break the line nor move the cursor of a terminal."""
+    """Formats the value as one line of printable text: untrusted text can neither break the line nor move the cursor of a terminal."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
 
 
 def escape_markdown(value) -> str:
-    """One line of Markdown that displays the value literally."""
+    """Escapes the value to one line of Markdown that displays it literally."""
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", escape(one_line(value), quote=False))
 
 
@@ -129,7 +129,7 @@ def _is_hub_name(name) -> bool:
 
 
 def _results(metrics: dict) -> list[str]:
-    """A table of accuracies by arm with intervals, and a list of the adapter's effects; empty if nothing was measured."""
+    """Formats a table of accuracies by arm with intervals, and a list of the adapter's effects; empty if nothing was measured."""
     semantic = _dict(metrics.get("semantic"))
     columns = [name for name, arms in semantic.items() if any(_interval(_dict(arms).get(arm)) for arm in ARMS)]
     columns.sort(key=lambda name: name == "overall")  # last; the sort is stable
@@ -155,7 +155,7 @@ def _results(metrics: dict) -> list[str]:
 
 
 def _interval(values) -> str:
-    """A value with its interval, as `0.570 (0.430 to 0.710)`; an empty text if there is none."""
+    """Formats a value with its interval, as `0.570 (0.430 to 0.710)`; an empty text if there is none."""
     value, low, high = (_dict(values).get(key) for key in ("value", "low", "high"))
     if not _is_number(value):
         return ""

@@ -35,7 +35,7 @@ class SURAdapterLoader:
 
     @classmethod
     def IS_CHANGED(cls, adapter: str, path: str = ""):
-        """A text that changes with the files, so that a retrained adapter is loaded again."""
+        """Returns a text that changes with the files, so that a retrained adapter is loaded again."""
         files = [_folder(adapter, path) / name for name in ("config.json", "model.safetensors")]
         return " ".join(f"{file}:{file.stat().st_mtime_ns}:{file.stat().st_size}" for file in files if file.exists())
 
@@ -104,7 +104,7 @@ def _width_error(adapter, name: str, expected: int, width: int) -> str:
 
 
 def _adapters() -> dict[str, Path]:
-    """Name -> folder of each adapter in ComfyUI's folders, sorted by name."""
+    """Returns name -> folder of each adapter in ComfyUI's folders, sorted by name."""
     adapters = {}
     for root in map(Path, folder_paths.get_folder_paths(KIND)):
         for config in root.rglob("config.json"):
@@ -114,7 +114,7 @@ def _adapters() -> dict[str, Path]:
 
 
 def _folder(adapter: str, path: str) -> Path:
-    """The folder that the two inputs of the loader name."""
+    """Returns the folder that the two inputs of the loader name."""
     if adapter != BY_PATH:
         known = _adapters()
         if adapter not in known:

@@ -57,7 +57,7 @@ def build_page(session: ComparisonSession, folder: Path, guidance_scale: float |
 
 
 def _inputs(scale: float, guidance_scale: float) -> list:
-    """The six fields in the order of `values` in `_generate`, and two buttons."""
+    """Creates the six fields in the order of `values` in `_generate`, and two buttons."""
     prompt = gr.Textbox(PROMPT, label="Prompt", lines=3, max_length=MAX_PROMPT_LENGTH, elem_id="prompt")
     negative = gr.Textbox("", label="Negative prompt", info="It is not adapted.", max_length=MAX_PROMPT_LENGTH, elem_id="negative")
     highest = max(MAX_SCALE, scale)
@@ -73,7 +73,7 @@ def _inputs(scale: float, guidance_scale: float) -> list:
 
 
 def _image_with_button(label: str, name: str) -> tuple:
-    """An image, and the button that saves it."""
+    """Creates an image, and the button that saves it."""
     with gr.Column(min_width=120):
         gr.HTML(f"<h2>{label}</h2>")
         image = gr.Image(
@@ -84,7 +84,7 @@ def _image_with_button(label: str, name: str) -> tuple:
 
 
 def _generate(session: ComparisonSession, folder: Path, entries: list, values: tuple, progress) -> list:
-    """The new values of all outputs. For invalid input, an error in the status; the rest does not change."""
+    """Returns the new values of all outputs. For invalid input, an error in the status; the rest does not change."""
     prompt, negative, seed, steps, scale, guidance_scale = values
     start = monotonic()
     try:

@@ -62,7 +62,7 @@ Run `%(prog)s COMMAND --help` for the options of a command.
 
 
 def build_parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
-    """The parser of all commands."""
+    """Builds the parser of all commands."""
     parser_class = partial(argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = parser_class(prog, epilog=MAIN, description="Use SUR-adapters (arXiv 2305.05189) with Stable Diffusion.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=parser_class)

@@ -12,7 +12,7 @@ SETTINGS_CHUNK = "sur-adapter"  # text chunk of the PNG: the settings as JSON
 
 
 def resolve_png(out: Path | None) -> Path:
-    """The file to write; by default the first of picture.png, picture-1.png, … that does not exist.
+    """Returns the file to write; by default the first of picture.png, picture-1.png, … that does not exist.
 
     Raises ValueError or FileNotFoundError if it cannot be written.
     """
@@ -29,7 +29,7 @@ def resolve_png(out: Path | None) -> Path:
 
 
 def unused_name(file: Path) -> Path:
-    """`file`, or the first of its names with -1, -2, … that does not exist."""
+    """Returns `file`, or the first of its names with -1, -2, … that does not exist."""
     names = (file.with_stem(f"{file.stem}-{k}" if k else file.stem) for k in range(10**6))
     return next(name for name in names if not name.exists())
 

@@ -15,7 +15,7 @@ class Arm:
     label: str
 
     def text(self, row: dict) -> str:
-        """The text that the pipeline gets for a row of a prompt list (prompts.py)."""
+        """Returns the text that the pipeline gets for a row of a prompt list (prompts.py)."""
         if self.prompt == "keyword":
             return row.get("complex_prompt") or row["prompt"]
         return f"{row['prompt']}, {STOCK_KEYWORDS}" if self.prompt == "stock" else row["prompt"]

@@ -143,7 +143,7 @@ def _encoder_refs(pipe) -> dict[str, ref]:
 
 
 def has_text(arguments: dict, rows: int) -> Tensor:
-    """Which rows of the negative embeddings come from a text that is not blank, bool (rows,).
+    """Marks the rows of the negative embeddings that come from a text that is not blank, bool (rows,).
 
     arguments: of encode_prompt. rows: prompts × num_images_per_prompt. SDXL may have two texts for a row; either counts.
     """

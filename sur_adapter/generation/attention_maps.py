@@ -28,7 +28,7 @@ class AttentionRecorder:
         self._count += 1
 
     def shares(self) -> Tensor:
-        """The mean attention per token, (L,), which sums to 1. Raises ValueError if nothing was recorded."""
+        """Returns the mean attention per token, (L,), which sums to 1. Raises ValueError if nothing was recorded."""
         if not self._count:
             raise ValueError("no attention was recorded: generate an image inside `with record_attention(unet)`")
         return self._total / self._count
@@ -48,7 +48,7 @@ def record_attention(unet) -> Iterator[AttentionRecorder]:
 
 
 def word_attention(tokenizer, prompt: str, shares: Tensor) -> list[tuple[str, float]]:
-    """(word, share) for each word of the prompt, as it is written there; the share is the sum over the word's tokens.
+    """Returns (word, share) for each word of the prompt, as it is written there; the share is the sum over the word's tokens.
 
     shares: (L,). Words that the text encoder truncates are left out; the start token, the end token and the padding get the rest.
     """
@@ -62,7 +62,7 @@ def word_attention(tokenizer, prompt: str, shares: Tensor) -> list[tuple[str, fl
 
 
 def _add_hooks(recorder: AttentionRecorder, layer) -> list:
-    """Hooks on the projections of a layer, which computes its queries before its keys; a query is kept until its key arrives."""
+    """Hooks the projections of a layer, which computes its queries before its keys; a query is kept until its key arrives."""
     queries = []
     return [
         layer.to_q.register_forward_hook(lambda _module, _inputs, q: queries.append(q)),

@@ -10,7 +10,7 @@ INK, GREY, FRAME, PAPER = "#1d1d22", "#63636d", "#e2dfd8", "white"
 
 
 def image_grid(columns: list[tuple[str, list[Image.Image]]], row_labels: list[str]) -> Image.Image:
-    """One column per prompt: its text on top, below it one image per row label."""
+    """Draws one column per prompt: its text on top, below it one image per row label."""
     prompts = [wrap(prompt, 22)[:4] for prompt, _ in columns]
     labels = [wrap(label, 14) for label in row_labels]
     font = ImageFont.load_default(FONT_SIZE)
@@ -28,7 +28,7 @@ def image_grid(columns: list[tuple[str, list[Image.Image]]], row_labels: list[st
 
 
 def side_by_side(images: dict[str, Image.Image], prompt: str) -> Image.Image:
-    """Images of one size by their labels, below the prompt. Small ones are enlarged by a whole factor, without smoothing."""
+    """Draws labelled images of one size beside each other, below the prompt. Small ones are enlarged by a whole factor."""
     first = next(iter(images.values()))
     factor = max(1, -(-MIN_SIDE // min(first.size)))
     w, h = first.width * factor, first.height * factor

@@ -40,7 +40,7 @@ def read_prompts(path: Path) -> list[dict]:
 
 
 def first_per_category(prompts: list[dict], count: int) -> list[dict]:
-    """The first `count` prompts of each category, in their order."""
+    """Selects the first `count` prompts of each category, in their order."""
     counts: dict[str, int] = {}
     selected = []
     for prompt in prompts:
@@ -57,7 +57,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read_file(file: Path) -> list[tuple[str, dict]]:
-    """(location for errors, prompt) of every prompt of a file, in our format or in that of a benchmark."""
+    """Returns (location for errors, prompt) of every prompt of a file, in our format or in that of a benchmark."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

@@ -69,7 +69,7 @@ class ImageJob(NamedTuple):
 
 
 def image_jobs(rows: list[dict], texts: list[str], seeds: int) -> list[ImageJob]:
-    """`seeds` jobs for each row of a prompt list, which is given to the pipeline as the text of the same place."""
+    """Makes `seeds` jobs for each row of a prompt list. texts: what the pipeline gets for each row."""
     return [ImageJob(row["id"], text, index) for row, text in zip(rows, texts, strict=True) for index in range(seeds)]
 
 
@@ -80,7 +80,7 @@ def generate_images(pipe, jobs: list[ImageJob], resolution: int, config: Generat
 
 
 def generate_batch(pipe, batch: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:
-    """The same for one batch: a single call of the pipeline."""
+    """Generates one batch in a single call of the pipeline; yields as `generate_images` does."""
     side = resolution // pipe.vae_scale_factor
     shape = (1, pipe.unet.config.in_channels, side, side)
     latents = torch.cat([initial_noise(shape, config.seed, job.prompt_id, job.index) for job in batch])  # (B, C, h, w)
@@ -109,6 +109,6 @@ def sample(
 
 
 def initial_noise(shape: tuple[int, ...], *key: object) -> Tensor:
-    """Standard normal noise (fp32, CPU) that is a function of `key`: the same for every arm, batch and device."""
+    """Draws standard normal noise (fp32, CPU) that is a function of `key`: the same for every arm, batch and device."""
     seed = int.from_bytes(sha256(" ".join(map(str, key)).encode()).digest()[:7], "big")
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))

@@ -120,7 +120,7 @@ class ComparisonSession:
         return Comparison(*images, rows, self.truncation_warnings(prompt, negative_prompt))
 
     def truncation_warnings(self, prompt: str, negative_prompt: str = "") -> list[str]:
-        """One sentence for each of the two prompts that the text encoder truncates."""
+        """Returns one sentence for each of the two prompts that the text encoder truncates."""
         texts = {"prompt": prompt, "negative prompt": negative_prompt}
         with self._lock:  # counting switches off the tokenizer's truncation and padding, which a generation in another thread needs
             truncated = {name: count for name, text in texts.items() for count in count_excess_tokens([text], self.pipe.tokenizer) if count}
@@ -131,7 +131,7 @@ class ComparisonSession:
 
 
 def _check_prompts(prompt: str | None, negative_prompt: str | None) -> tuple[str, str]:
-    """Both without surrounding blanks."""
+    """Strips both prompts. Raises ValueError if the first is empty or either is too long."""
     prompt, negative_prompt = _check_length("prompt", prompt), _check_length("negative prompt", negative_prompt)
     if not prompt:
         raise ValueError("the prompt is empty: write what the image should show")

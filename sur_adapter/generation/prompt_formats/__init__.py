@@ -16,11 +16,14 @@ class PromptFormat(Protocol):
     """What a module of this package provides."""
 
     def matches(self, file_name: str, text: str) -> bool:
-        """Whether a file with this name and content is a list of this benchmark. Never raises."""
+        """Returns whether a file with this name and content is a list of this benchmark. Never raises."""
 
     def read_rows(self, file: Path, text: str) -> list[dict]:
-        """The prompts of `text`, the content of `file`, as rows of generation/prompts.py: id, category, prompt and, where the benchmark
-        has them, include, exclude or atoms. Raises ValueError that names the file and the line."""
+        """Reads the prompts of `text`, the content of `file`, as rows of generation/prompts.py.
+
+        A row has id, category, prompt and, where the benchmark has them, include, exclude or atoms. Raises ValueError that names the file
+        and the line.
+        """
 
 
 def parse_json(text: str) -> Any:

@@ -29,7 +29,7 @@ def matches(file_name: str, text: str) -> bool:
 
 
 def read_rows(file: Path, text: str) -> list[dict]:
-    """Rows with id, category, prompt, include, and exclude where the list has it."""
+    """Returns rows with id, category, prompt, include, and exclude where the list has it."""
     rows = []
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
@@ -38,7 +38,7 @@ def read_rows(file: Path, text: str) -> list[dict]:
 
 
 def _parse_line(line: str, location: str) -> list[dict]:
-    """The row of a line; none for a category that is left out."""
+    """Returns the row of a line as a list, which is empty for a category that is left out."""
     try:
         entry = parse_json(line)
         category = CATEGORIES[entry["tag"]]

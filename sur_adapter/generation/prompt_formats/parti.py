@@ -20,7 +20,7 @@ def matches(file_name: str, text: str) -> bool:
 
 
 def read_rows(file: Path, text: str) -> list[dict]:
-    """Rows with id, category and prompt."""
+    """Returns rows with id, category and prompt."""
     rows = []
     try:
         for number, entry in enumerate(csv.DictReader(StringIO(text), delimiter="\t", quoting=csv.QUOTE_NONE), 2):

@@ -26,13 +26,13 @@ def matches(file_name: str, text: str) -> bool:
 
 
 def read_rows(file: Path, text: str) -> list[dict]:
-    """Rows with id, category and prompt."""
+    """Returns rows with id, category and prompt."""
     name = _list_name(file.name)
     prompts = (line.strip() for line in text.split("\n"))
     return with_ids(f"t2i-{name.replace('_', '-')}", [{"category": CATEGORIES[name], "prompt": prompt} for prompt in prompts if prompt])
 
 
 def _list_name(file_name: str) -> str | None:
-    """The list that a file name such as color_val.txt belongs to."""
+    """Returns the name of the list that a file name such as color_val.txt belongs to."""
     name = file_name.lower()
     return next((known for known in CATEGORIES if name.startswith(f"{known}_") and name.endswith(".txt")), None)

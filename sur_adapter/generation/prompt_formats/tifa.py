@@ -18,7 +18,7 @@ def matches(file_name: str, text: str) -> bool:
 
 
 def read_rows(file: Path, text: str) -> list[dict]:
-    """Rows with id, category, prompt, and atoms where there are questions."""
+    """Returns rows with id, category, prompt, and atoms where there are questions."""
     try:
         entries = parse_json(text)
     except json.JSONDecodeError as error:
