@@ -7,14 +7,14 @@ ASKED, COUNTED = "asked", "counted"  # columns of the table of judgements: whole
 
 
 def requested_count(prompt: dict) -> float:
-    """The number that a counting prompt asks for, if it asks for one class of things; else NaN."""
+    """Returns the number that a counting prompt asks for, if it asks for one class of things; else NaN."""
     include = prompt.get("include") or []
     single = len(include) == 1 and isinstance(include[0].get("count"), int) and prompt["category"] == "counting"
     return float(include[0]["count"]) if single else np.nan
 
 
 def count_matrix(judgements: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """Images of an arm by requested number (rows) and counted number (columns, from 0; the last holds every larger count, too)."""
+    """Counts the images of an arm by requested number (rows) and counted number (columns, from 0; the last one and above together)."""
     rows = judgements[(judgements.arm == arm) & judgements[ASKED].notna() & judgements[COUNTED].notna()]
     requested = rows[ASKED].astype(int)
     last = int(judgements[ASKED].max()) + 1

@@ -13,8 +13,9 @@ BATCH = 64
 
 @torch.inference_mode()
 def embedding_distance(adapter: SURAdapter, features: FeatureStore, split: str = "test") -> dict:
-    """{"cosine": {arm: mean}, "mse": {arm: mean}, "pairs": number}, arms "baseline" and "adapter", to the keyword prompt's embedding.
+    """Measures the distance to the keyword prompt's embedding, with and without the adapter.
 
+    Returns {"cosine": {arm: mean}, "mse": {arm: mean}, "pairs": number} with the arms "baseline" and "adapter".
     Means over all positions, padding included, since the U-Net attends to it, too; the cosine is taken position by position.
     """
     index, device = features.rows_of_split(split)[:MAX_PAIRS], resolve_device()

@@ -102,8 +102,9 @@ def evaluate_images(
 
 
 def measure_images(images: Path, prompts: Mapping[str, dict], measurements: Measurements) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """(judgements, CLIP embeddings (N, d) or None). judgements: a row per image, columns JUDGEMENTS (summary.py) and measurements.metrics.
+    """Measures every image. Returns (judgements, CLIP embeddings (N, d) or None).
 
+    judgements: a row per image, with the columns JUDGEMENTS (summary.py) and measurements.metrics.
     images: folder of the arms; prompts: by id. Raises FileNotFoundError for a missing arm, ValueError if arms differ in prompts or seeds.
     """
     arms = [arm for arm in ARMS if (images / arm).is_dir()]
@@ -149,7 +150,7 @@ def _row(key: ImageKey, prompts: Mapping[str, dict], text: str) -> dict:
 
 
 def read_images(images: Path, arms: list[str]) -> Iterator[tuple[ImageKey, bytes]]:
-    """((arm, prompt id, seed), file bytes) of every image of the arms."""
+    """Yields ((arm, prompt id, seed), file bytes) of every image of the arms."""
     for arm in arms:
         for key, _, data in read_tar(images / arm):
             name, dash, seed = key.rpartition("-")
@@ -171,7 +172,7 @@ def check_same_images(table: pd.DataFrame, arms: list[str], images: Path) -> Non
 
 
 def _clip_columns(table: pd.DataFrame, embeds: np.ndarray, prompts: Mapping[str, dict], clip: CLIPEncoder) -> tuple[np.ndarray, np.ndarray]:
-    """(100 · CLIP score with the plain prompt, whatever text the arm got; mean distance to the images of other seeds), (N,) each."""
+    """Returns 100 · CLIP score with the plain prompt, in every arm, and the mean distance to the images of other seeds, (N,) each."""
     names = list(dict.fromkeys(table.id))
     text_embeds = dict(zip(names, clip.encode_texts([prompts[name]["prompt"] for name in names]), strict=True))
     distance = np.empty(len(table))
@@ -181,7 +182,7 @@ def _clip_columns(table: pd.DataFrame, embeds: np.ndarray, prompts: Mapping[str,
 
 
 def missing_notes(table: pd.DataFrame, measurements: Measurements) -> dict[str, str]:
-    """Why a judge's, CLIP's or an arm's metrics are left out: metric -> reason."""
+    """Explains why metrics of the judge, of CLIP or of an arm are left out. Returns metric -> reason."""
     notes = {}
     if not measurements.judge:
         notes["semantic"] = "evaluate.judge is null, so nothing decided what the images show"
@@ -193,7 +194,7 @@ def missing_notes(table: pd.DataFrame, measurements: Measurements) -> dict[str, 
 
 
 def compare_sets(table: pd.DataFrame, embeds: np.ndarray | None, set_metrics: Mapping[str, SetMetric]) -> tuple[dict, dict]:
-    """(metrics, notes): distance of each arm's images to those of the arm `complex`, by each metric."""
+    """Measures the distance of each arm's images to those of the arm `complex`, by each metric. Returns (metrics, notes)."""
     arms, distances, notes = [arm for arm in ARMS if arm in set(table.arm)], {}, {}
     per_arm = len(table) // len(arms)
     for name, metric in set_metrics.items():
@@ -208,7 +209,10 @@ def compare_sets(table: pd.DataFrame, embeds: np.ndarray | None, set_metrics: Ma
 
 
 def measure_embedding_distance(adapter: Path, features: Path | None) -> tuple[dict, dict]:
-    """(metrics, notes): distance of adapted plain prompts to keyword prompts on the test split. features: cache of the text encoder."""
+    """Measures the distance of adapted plain prompts to keyword prompts on the test split. Returns (metrics, notes).
+
+    features: cache of the text encoder.
+    """
     if features is None:
         return {}, {"embedding": "no cached features were given"}
     store = FeatureStore(features)
@@ -218,7 +222,7 @@ def measure_embedding_distance(adapter: Path, features: Path | None) -> tuple[di
 
 
 def measure_strength(sweep: Path | None, prompts: dict[str, dict], measurements: Measurements) -> tuple[dict, dict]:
-    """(metrics, notes): accuracy at each strength of the adapter."""
+    """Measures the accuracy at each strength of the adapter. Returns (metrics, notes)."""
     if sweep and not measurements.judge:
         return {}, {"strength": "evaluate.judge is null"}
     accuracy = accuracy_by_strength(sweep, prompts, measurements.caches["judge"]) if sweep else {}

@@ -24,7 +24,7 @@ DIGITS = 4  # of the numbers in metrics.json
 
 
 def answer_key(pairs: list[Key], prompts: dict[str, dict], images: dict[tuple, bytes], seed: int = 0) -> pd.DataFrame:
-    """KEY_COLUMNS of each pair, in the order shown. prompts: by id; images: (arm, prompt id, seed) -> bytes."""
+    """Shuffles the sides of each pair. Returns KEY_COLUMNS, in the order shown. prompts: by id; images: (arm, prompt id, seed) -> bytes."""
     rows = []
     for name, number in pairs:
         sides = ARMS_COMPARED if Random(f"sides {seed} {name} {number}").random() < 0.5 else ARMS_COMPARED[::-1]
@@ -34,7 +34,7 @@ def answer_key(pairs: list[Key], prompts: dict[str, dict], images: dict[tuple, b
 
 
 def read_votes(path: Path) -> pd.DataFrame:
-    """COLUMNS of a votes.csv; several such files may follow each other, headers included. A rater's last vote on a pair counts.
+    """Reads a votes.csv (COLUMNS), which may be several such files one after another. A rater's last vote on a pair counts.
 
     Raises FileNotFoundError, and ValueError that names the line that is not a vote.
     """
@@ -68,7 +68,7 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def summarize_votes(votes: pd.DataFrame, key: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> tuple[dict, dict]:
-    """(metrics, notes): {"human": …}, or nothing without votes for the pairs of `key`; and reasons for what is left out.
+    """Summarizes votes. Returns (metrics, notes): {"human": …}, or {} without votes for the pairs of `key`; reasons for what is left out.
 
     win_rate: 1 for a vote for the adapter, 0 for a vote for the baseline, ½ for a tie; averaged over raters, then over pairs, which are
     the unit. With Wilson's interval, the sign-flip p-value against ½, and counts of pairs won, tied, lost; the same by category.
@@ -103,7 +103,7 @@ def _rate(gain: pd.Series) -> dict:
 
 
 def krippendorff_alpha(counts: np.ndarray) -> float | None:
-    """α = 1 − D_o / D_e for nominal values (Krippendorff 2011). counts (U, V): how many raters gave unit u the value v.
+    """Computes α = 1 − D_o / D_e for nominal values (Krippendorff 2011). counts (U, V): how many raters gave unit u the value v.
 
     D_o = 1/n Σ_u Σ_{c≠k} n_uc n_uk / (m_u − 1), D_e = Σ_{c≠k} n_c n_k / (n (n − 1)), over units with m_u ≥ 2 values. With two or more
     raters for every unit it is Fleiss' κ up to a small-sample correction; votes may be missing. None if D_e is 0.

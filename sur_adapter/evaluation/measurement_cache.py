@@ -49,7 +49,7 @@ class MeasurementCache:
         self.measure, self.reads_prompts = measure, reads_prompts
 
     def __call__(self, images: list[GeneratedImage]) -> np.ndarray:
-        """The numbers of each image, (N, K)."""
+        """Returns the numbers of each image, (N, K)."""
         keys = [self._key(image) for image in images]
         with self._connection() as connection:
             numbers = {key: values for key in keys if (values := _read(connection, key)) is not None}
@@ -87,14 +87,14 @@ class MeasurementCache:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """A transaction that takes the write lock at its start: a reader that asks for it later is refused if another one waits for readers."""
+    """Opens a transaction that takes the write lock at once: one that begins with a read fails if another process waits to write."""
     connection.execute("BEGIN IMMEDIATE")
     with connection:  # commits, or rolls back
         yield
 
 
 def _read(connection: sqlite3.Connection, key: bytes) -> np.ndarray | None:
-    """The numbers of `key`; None if there are none, or if their checksum is wrong: they are measured again."""
+    """Reads the numbers of `key`; None if there are none, or if their checksum is wrong: they are measured again."""
     row = connection.execute("SELECT numbers FROM measurements WHERE key = ?", (key,)).fetchone()
     if row is None or len(row[0]) % 8 or _with_checksum(key, row[0][:-8]) != row[0]:
         return None
@@ -102,7 +102,7 @@ def _read(connection: sqlite3.Connection, key: bytes) -> np.ndarray | None:
 
 
 def is_intact(file: Path) -> bool:
-    """Whether SQLite can read a cache file and all its checksums are right."""
+    """Checks that SQLite can read a cache file and that all its checksums are right."""
     try:
         with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True, timeout=LOCK_TIMEOUT)) as connection:
             rows = connection.execute("SELECT key, numbers FROM measurements")

@@ -47,7 +47,7 @@ class Measurements:
 
 
 def _load_all(package: str, names: Names, key: str) -> dict[str, tuple[ModuleType, object]]:
-    """name -> (module, its checked `Config`)."""
+    """Loads plug-ins. Returns name -> (module, its checked `Config`)."""
     if not isinstance(names, Mapping):
         names = dict.fromkeys([names] if isinstance(names, str) else names or [])
     modules = {name: load(package, name) for name in names}

@@ -8,7 +8,7 @@ Key = tuple[str, int]  # prompt id, seed
 
 
 def select_samples(judgements: pd.DataFrame, seed: int = 0, per_category: int = 2) -> dict[str, list[Key]]:
-    """{"random", "best", "worst": keys of the rows to show, `per_category` of each category, one per prompt}.
+    """Selects the samples to show. Returns the keys of "random", "best" and "worst": `per_category` of each category, one per prompt.
 
     best, worst: by adapter − baseline of `shown`, then by whether the adapter's image is right, then by the difference in CLIP score.
     """
@@ -30,7 +30,7 @@ def select_samples(judgements: pd.DataFrame, seed: int = 0, per_category: int = 
 
 
 def sample_pairs(judgements: pd.DataFrame, per_category: int, seed: int = 0) -> list[Key]:
-    """Keys of the pairs to vote on: `per_category` random prompts of each category with one random seed each, categories mixed."""
+    """Selects the pairs to vote on: `per_category` random prompts of each category with one random seed each, categories mixed."""
     pairs = []
     for category, rows in judgements.groupby("category"):
         keys = [(str(name), int(number)) for name, number in zip(rows.id, rows.seed, strict=True)]
@@ -40,14 +40,14 @@ def sample_pairs(judgements: pd.DataFrame, per_category: int, seed: int = 0) -> 
 
 
 def shuffled(keys: list[Key], seed: str) -> list[Key]:
-    """One key per prompt, in a random order that depends on the seed alone: a longer selection begins with the shorter one."""
+    """Returns one key per prompt, in a random order that depends on the seed alone: a longer selection begins with the shorter one."""
     keys = sorted(keys)
     Random(seed).shuffle(keys)
     return first_per_prompt(keys)
 
 
 def first_per_prompt(keys: list[Key]) -> list[Key]:
-    """The first key of each prompt."""
+    """Returns the first key of each prompt."""
     first: dict[str, int] = {}
     for name, number in keys:
         first.setdefault(name, number)

@@ -32,11 +32,11 @@ class Bootstrap:
     seed: int = 0
 
     def subset(self, rows: np.ndarray) -> "Bootstrap":
-        """The bootstrap over some of the prompts. rows (N,): a mask."""
+        """Restricts the bootstrap to some of the prompts. rows (N,): a mask."""
         return Bootstrap(np.asarray(self.strata)[rows], self.resamples, self.seed)
 
     def interval(self, estimate: Callable, values: np.ndarray) -> Interval:
-        """(value, low, high) of `estimate`, a function of means (..., K) -> (...), on values (N, K) or (N,).
+        """Returns (value, low, high) of `estimate`, a function of means (..., K) -> (...), on values (N, K) or (N,).
 
         Percentile interval from `SMALL_SAMPLE` prompts, else BCa.
         """
@@ -70,11 +70,11 @@ class Bootstrap:
         return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
     def mean(self, x: np.ndarray) -> Interval:
-        """(value, low, high) of the mean of x (N,); with x = a − b, of a paired difference."""
+        """Returns (value, low, high) of the mean of x (N,); with x = a − b, of a paired difference."""
         return self.interval(lambda means: means[..., 0], x)
 
     def gap_closed(self, baseline: np.ndarray, adapter: np.ndarray, ceiling: np.ndarray) -> Interval | None:
-        """(value, low, high) of (mean adapter − mean baseline) / (mean ceiling − mean baseline): 0 is the baseline, 1 the ceiling.
+        """Returns (value, low, high) of (mean adapter − mean baseline) / (mean ceiling − mean baseline): 0 is the baseline, 1 the ceiling.
 
         None if the interval of ceiling − baseline is not above 0: there is no gap to close.
         """
@@ -87,7 +87,7 @@ class Bootstrap:
 
 
 def sign_flip(x: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
-    """Two-sided p-value of mean(x) = 0 by random sign flips, x (N,) paired differences; exact where 2^N ≤ resamples."""
+    """Computes the two-sided p-value of mean(x) = 0 by random sign flips, x (N,) paired differences; exact where 2^N ≤ resamples."""
     x = np.asarray(x, float)
     if len(x) < 2:
         return 1.0  # both signs are as far from 0
@@ -97,7 +97,7 @@ def sign_flip(x: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:
 
 
 def holm(p: dict[str, float]) -> dict[str, float]:
-    """Holm's (1979) adjusted p-values of a family of tests: max over i ≤ k of min(1, (m − i + 1) p₍ᵢ₎)."""
+    """Computes Holm's (1979) adjusted p-values of a family of tests: max over i ≤ k of min(1, (m − i + 1) p₍ᵢ₎)."""
     adjusted, highest = {}, 0.0
     for i, (name, value) in enumerate(sorted(p.items(), key=lambda item: item[1])):
         highest = max(highest, min(1.0, (len(p) - i) * value))
@@ -106,7 +106,7 @@ def holm(p: dict[str, float]) -> dict[str, float]:
 
 
 def wilson(rate: float, n: int) -> tuple[float, float]:
-    """(low, high) of a rate over n prompts (Wilson 1927). It has a width at rates of 0 and 1, too.
+    """Returns Wilson's (1927) interval (low, high) of a rate over n prompts. It has a width at rates of 0 and 1, too.
 
     The mean of several seeds varies at most as much as one seed, so for such rates the interval is conservative.
     """
@@ -116,12 +116,12 @@ def wilson(rate: float, n: int) -> tuple[float, float]:
 
 
 def smallest_detectable(x: np.ndarray) -> float:
-    """(z₀.₉₇₅ + z₀.₈) · s / √N: the mean difference that N prompts detect with a power of 80 %. NaN for one prompt."""
+    """Returns the mean difference that N prompts detect with a power of 80 %: (z₀.₉₇₅ + z₀.₈) · s / √N. NaN for one prompt."""
     return float(DETECTABLE * np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Spearman's rank correlation ρ, ties at their mean rank; NaN if x or y is constant."""
+    """Computes Spearman's rank correlation ρ, ties at their mean rank; NaN if x or y is constant."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     return float(spearmanr(x, y).statistic) if len(set(x)) > 1 < len(set(y)) else float("nan")
 

@@ -13,7 +13,7 @@ BATCH = 32  # images per call of the judge
 
 
 def accuracy_by_strength(folder: Path, prompts: dict[str, dict], judge: Callable) -> dict[str, dict]:
-    """strength, as its folder is named -> value, low, high: share of images that show what was asked for, over prompts.
+    """Measures the share of images that show what their prompt asks for. Returns strength, as its folder is named -> value, low, high.
 
     prompts: by id; judge(images) -> (N, 1 or 2). Raises ValueError for a folder that is not named by a number, or an unknown prompt.
     """

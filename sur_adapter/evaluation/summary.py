@@ -44,7 +44,9 @@ def summarize(
     tolerance: float = 0.05,
     metrics: Sequence[str] = (),
 ) -> tuple[dict, dict]:
-    """(metrics, notes). with_complex: ids of the prompts that have a keyword prompt; only these have a gap to close.
+    """Summarizes the judgements. Returns (metrics, notes).
+
+    with_complex: ids of the prompts that have a keyword prompt; only these have a gap to close.
 
     tolerance: share of a quality metric that may be lost. metrics: image metrics of the table other than IMAGE_STATISTICS.
     Raises ValueError if a category has the name of a key of metrics.json.
@@ -83,12 +85,12 @@ def summarize(
 
 
 def category_names(semantic: dict) -> list[str]:
-    """The categories among the keys of metrics.json: semantic."""
+    """Returns the categories among the keys of metrics.json: semantic."""
     return [name for name in semantic if name not in NOT_CATEGORIES]
 
 
 def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> pd.DataFrame:
-    """Means over the seeds of each prompt: a row per prompt, a column per arm."""
+    """Averages over the seeds of each prompt: a row per prompt, a column per arm."""
     means = judgements.groupby(["id", "arm"])[column].mean().unstack("arm").loc[categories.index]
     return means[[arm for arm in ARMS if arm in means]].astype(float)
 
@@ -96,7 +98,10 @@ def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> p
 def difference(
     arms: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray | None = None, pair: tuple[str, str] = ("adapter", "baseline")
 ) -> dict:
-    """First − second arm of `pair`, on the prompts of the mask `rows`: interval, p-value, wins, and the smallest detectable difference."""
+    """Compares the arms of `pair`, first − second, on the prompts of the mask `rows`.
+
+    Returns the interval, the p-value, wins, ties and losses, and the smallest detectable difference.
+    """
     if rows is not None:
         arms, bootstrap = arms[rows], bootstrap.subset(rows)
     x = (arms[pair[0]] - arms[pair[1]]).to_numpy()
@@ -127,13 +132,13 @@ def _semantic(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str])
 
 
 def rate(x: pd.Series) -> dict:
-    """The mean of rates, one per prompt, with Wilson's interval."""
+    """Returns the mean of rates, one per prompt, with Wilson's interval."""
     low, high = wilson(x.mean(), len(x))
     return {"value": x.mean(), "low": low, "high": high}
 
 
 def _gap_closed(rates: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray) -> tuple[dict | None, str]:
-    """(interval, ""), or (None, reason)."""
+    """Returns (interval, ""), or (None, reason)."""
     if "complex" not in rates or not rows.any():
         return None, "the arm `complex` has no prompt with a keyword prompt"
     chosen = rates[rows]
@@ -146,7 +151,7 @@ def _gap_closed(rates: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray) -> 
 
 
 def _quality(arms_by_metric: dict[str, pd.DataFrame], bootstrap: Bootstrap, tolerance: float) -> dict:
-    """Means by arm, adapter − baseline, and `regressed`: 1 if the interval lies below a loss of tolerance · |baseline|."""
+    """Returns means by arm, adapter − baseline, and `regressed`: 1 if the interval lies below a loss of tolerance · |baseline|."""
     result = {}
     for name, arms in arms_by_metric.items():
         pair = arms[["adapter", "baseline"]].to_numpy()  # (N, 2)
@@ -157,7 +162,7 @@ def _quality(arms_by_metric: dict[str, pd.DataFrame], bootstrap: Bootstrap, tole
 
 
 def _win_rate(judgements: pd.DataFrame, column: str, categories: pd.Series, bootstrap: Bootstrap) -> dict:
-    """How often the adapter's image is better than the baseline's of the same prompt and seed; a tie is half a win."""
+    """Returns how often the adapter's image is better than the baseline's of the same prompt and seed; a tie is half a win."""
     wide = judgements.set_index(["id", "seed", "arm"])[column].unstack("arm")
     wins = (wide["adapter"] > wide["baseline"]) + 0.5 * (wide["adapter"] == wide["baseline"])
     value, low, high = bootstrap.mean(wins.groupby("id").mean().loc[categories.index].to_numpy())
@@ -165,7 +170,7 @@ def _win_rate(judgements: pd.DataFrame, column: str, categories: pd.Series, boot
 
 
 def _agreement(judgements: pd.DataFrame, columns: Sequence[str]) -> dict:
-    """Spearman's ρ of each metric with the judge's verdict, over all images."""
+    """Computes Spearman's ρ of each metric with the judge's verdict, over all images."""
     verdict = judgements.soft if judgements.soft.notna().all() else judgements.shown
     if verdict.isna().any():
         return {}

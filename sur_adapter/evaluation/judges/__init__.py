@@ -17,8 +17,10 @@ class Judge(Protocol):
     Config: type  # frozen dataclass of its settings, the keys of params.yaml: evaluate.judge.<name>; may be empty
 
     def verdicts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """(N,), (N, 1) or (N, 2): 1 if the image shows all that its prompt asks for and nothing else, or 0; then, if known, how
-        probable that is, 0 to 1.
+        """Judges each image. Returns (N,), (N, 1) or (N, 2).
+
+        First column: 1 if the image shows all that its prompt asks for and nothing else, else 0. Second column, if the judge gives one: the
+        probability of that, 0 to 1.
 
         images: RGB, of any size. prompts: the row of the prompt list (generation/prompts.py) that each image was generated for, with
         `include` and `exclude` for judges that look for things, `atoms` for judges that answer questions.
@@ -30,4 +32,4 @@ class CountingJudge(Judge, Protocol):
     """A judge that also counts."""
 
     def counts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """(N,): how many things there are of the class that a counting prompt asks for; NaN for other prompts."""
+        """Counts the things of the class that a counting prompt asks for, (N,); NaN for other prompts."""

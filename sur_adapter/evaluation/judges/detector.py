@@ -69,7 +69,7 @@ class Detection:
 
 
 def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[bool]:
-    """Whether each image has what its prompt's `include` and `exclude` require. Raises ValueError for a prompt without either."""
+    """Decides whether each image has what its prompt's `include` and `exclude` require. Raises ValueError for a prompt without either."""
     for prompt in prompts:
         if not prompt.get("include") and not prompt.get("exclude"):
             raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `detector` reads: add it, or set evaluate.judge to null")
@@ -88,7 +88,7 @@ def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Con
 
 
 def matches(detections: list[Detection], prompt: dict, color_of: Callable[[Detection], str]) -> bool:
-    """Whether there are as many objects as `include` requires, in its colors, and fewer than `exclude` forbids."""
+    """Decides whether there are as many objects as `include` requires, in its colors, and fewer than `exclude` forbids."""
 
     def count(entry: dict) -> int:
         of_class = [detection for detection in detections if detection.name == entry["class"]]
@@ -99,7 +99,7 @@ def matches(detections: list[Detection], prompt: dict, color_of: Callable[[Detec
 
 
 def suppress_duplicates(detections: list[Detection], nms_threshold: float) -> list[Detection]:
-    """Non-maximum suppression within each class."""
+    """Runs non-maximum suppression within each class."""
     kept = []
     for name in dict.fromkeys(detection.name for detection in detections):
         same = [detection for detection in detections if detection.name == name]
@@ -109,7 +109,7 @@ def suppress_duplicates(detections: list[Detection], nms_threshold: float) -> li
 
 
 def classify_color(clip: CLIPEncoder, image: Image.Image, detection: Detection) -> str:
-    """The one of COLORS that is nearest to the cropped object, to CLIP; what lies outside its mask is grey."""
+    """Returns the color of COLORS whose text is nearest to the cropped object by CLIP; what lies outside its mask is grey."""
     pixels = np.asarray(image.convert("RGB"))
     if detection.mask is not None:
         pixels = np.where(detection.mask[..., None], pixels, np.uint8(GREY))
@@ -126,7 +126,7 @@ def _load_clip(model: str) -> CLIPEncoder:
 
 @cache
 def load(model: str) -> "OpenVocabularyDetector | FixedClassDetector":
-    """The detector of a model folder or hub id, loaded once.
+    """Loads the detector of a model folder or hub id, once.
 
     Raises FileNotFoundError if there is no model, ValueError for one of another kind.
     """
@@ -190,6 +190,6 @@ class FixedClassDetector:
 
 
 def _bounded(name: str, score: float, mask: np.ndarray) -> Detection:
-    """A detection with the bounding box of its mask."""
+    """Creates a detection with the bounding box of its mask."""
     y, x = np.nonzero(mask)
     return Detection(name, score, (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)), mask)

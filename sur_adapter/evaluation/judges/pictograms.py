@@ -16,7 +16,7 @@ class Config:
 
 
 def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[bool]:
-    """Whether each image shows what its prompt's `include` lists, all of it and nothing else."""
+    """Decides whether each image shows what its prompt's `include` lists, all of it and nothing else."""
     for prompt in prompts:
         if "include" not in prompt:
             raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
@@ -24,7 +24,7 @@ def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Con
 
 
 def counts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[float]:
-    """How many things of the requested class each image shows, whatever their colour; NaN where the prompt names no single number."""
+    """Counts the things of the requested class in each image, whatever their colour; NaN where the prompt names no single number."""
     requested = [requested_count(prompt) for prompt in prompts]
     return [
         nan if isnan(number) else float(sum(thing["count"] for thing in read(image) if thing["class"] == prompt["include"][0]["class"]))

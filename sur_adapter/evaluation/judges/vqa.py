@@ -30,7 +30,7 @@ class Config:
 
 
 def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
-    """(N, 2): whether every answer is right, 0 or 1; the mean probability of the right answers.
+    """Asks the questions of each prompt. Returns (N, 2): whether every answer is right, 0 or 1; mean probability of the right answers.
 
     Raises ValueError for a prompt without atoms, or an atom whose answer is not one of its choices.
     """
@@ -47,12 +47,12 @@ def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Con
 
 
 def _right_answer(p: np.ndarray, answer: int) -> tuple[bool, float]:
-    """Whether the right answer is more probable than every other choice, and its probability. p (C,)."""
+    """Returns whether the right answer is more probable than every other choice, and its probability. p (C,)."""
     return p[answer] > np.delete(p, answer).max(initial=0), p[answer]
 
 
 def _questions(prompt: dict) -> list[tuple[str, str, list[str]]]:
-    """(question, right answer, choices) of each atom."""
+    """Returns (question, right answer, choices) of each atom."""
     if not prompt.get("atoms"):
         raise ValueError(f"prompt {prompt['id']!r} has no `atoms`, which `vqa` reads: add them, or set evaluate.judge to null")
     atoms = [(atom["q"], atom["a"], atom.get("choices", YES_NO)) for atom in prompt["atoms"]]
@@ -66,7 +66,7 @@ def _questions(prompt: dict) -> list[tuple[str, str, list[str]]]:
 
 @cache
 def load(model: str) -> "BlipVQA | ChatVQA":
-    """The model of a folder or hub id, loaded once. Raises FileNotFoundError if there is none, ValueError if it answers no questions."""
+    """Loads the model of a folder or hub id, once. Raises FileNotFoundError if there is none, ValueError if it answers no questions."""
     with loading_errors(PARAM, model):
         config = AutoConfig.from_pretrained(model, **NO_REMOTE_CODE)
     return (BlipVQA if config.model_type == "blip" else ChatVQA)(model, config)
@@ -87,7 +87,7 @@ class BlipVQA:
 
     @torch.inference_mode()
     def choice_probabilities(self, image: Image.Image, question: str, choices: list[str]) -> np.ndarray:
-        """(C,), sums to 1."""
+        """Returns the probability of each choice, (C,), which sum to 1."""
         encoded = self._encode(image, question).expand(len(choices), -1, -1)  # (C, T, d)
         ids, mask = self._tokenize(choices)
         logits = self.model.text_decoder(ids, attention_mask=mask, encoder_hidden_states=encoded).logits[:, :-1]  # (C, A − 1, V)
@@ -95,13 +95,13 @@ class BlipVQA:
         return (log_p * mask[:, 1:]).sum(-1).softmax(0).cpu().numpy()
 
     def _encode(self, image: Image.Image, question: str) -> Tensor:
-        """The question's hidden states with attention to the image, (1, T, d)."""
+        """Encodes the question to hidden states with attention to the image, (1, T, d)."""
         inputs = self.processor(images=image, text=question, truncation=True, return_tensors="pt").to(self.model.device)
         patches = self.model.vision_model(pixel_values=inputs.pixel_values.to(self.model.dtype)).last_hidden_state  # (1, P, d)
         return self.model.text_encoder(inputs.input_ids, attention_mask=inputs.attention_mask, encoder_hidden_states=patches)[0]
 
     def _tokenize(self, choices: list[str]) -> tuple[Tensor, Tensor]:
-        """Token ids that begin with the decoder's start token, and their attention mask, (C, A) each."""
+        """Encodes the choices to token ids that begin with the decoder's start token, and their attention mask, (C, A) each."""
         tokens = self.processor.tokenizer(choices, padding=True, return_tensors="pt").to(self.model.device)
         tokens.input_ids[:, 0] = self.model.decoder_start_token_id
         return tokens.input_ids, tokens.attention_mask
@@ -122,7 +122,7 @@ class ChatVQA:
 
     @torch.inference_mode()
     def choice_probabilities(self, image: Image.Image, question: str, choices: list[str]) -> np.ndarray:
-        """(C,), sums to 1. Raises ValueError if two choices begin with the same token."""
+        """Returns the probability of each choice, (C,), which sum to 1. Raises ValueError if two choices begin with the same token."""
         first_tokens = self._first_tokens(choices)
         text = f"{question} Answer with one of these, and nothing else: {', '.join(choices)}."
         message = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": text}]}
@@ -134,7 +134,7 @@ class ChatVQA:
         return (p / p.sum()).cpu().numpy()
 
     def _first_tokens(self, choices: list[str]) -> list[list[int]]:
-        """The tokens that each choice may begin with: its first token, and that of its capitalised form if no other choice has it."""
+        """Returns the tokens that each choice may begin with: its own, and that of its capitalised form if no other choice has it."""
         lower, upper = (self._token_ids(choices), self._token_ids([c[:1].upper() + c[1:] for c in choices]))
         if len(set(lower)) < len(lower):
             raise ValueError(

@@ -19,7 +19,7 @@ class ImageMetric(Protocol):
     READS_PROMPTS: bool  # whether the number depends on the prompt
 
     def measure(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """(N,), higher is better. images: RGB, of any size; prompts: the row of the prompt list of each image.
+        """Measures each image, (N,); higher is better. images: RGB, of any size; prompts: the row of the prompt list of each image.
 
         Raises FileNotFoundError for a missing model, ValueError for a missing package.
         """
@@ -32,4 +32,4 @@ class SetMetric(Protocol):
     MIN_IMAGES: int  # in either set; with fewer the number is left out, and notes.json says so
 
     def compare(self, x: np.ndarray, y: np.ndarray) -> float:
-        """Distance of two sets of unit vectors, x (N, d) and y (M, d); 0 for equal sets."""
+        """Computes the distance of two sets of unit vectors, x (N, d) and y (M, d); 0 for equal sets."""

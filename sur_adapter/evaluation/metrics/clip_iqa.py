@@ -25,7 +25,7 @@ class Config:
 
 
 def measure(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
-    """Probability of `good` against `bad` for each image, (N,), 0 to 1."""
+    """Returns the probability of `good` against `bad` for each image, (N,), 0 to 1."""
     clip = _load(config.model)
     similarity = clip.encode_images(images) @ clip.encode_texts([config.good, config.bad]).T  # (N, 2)
     return softmax(clip.model.logit_scale.exp().item() * similarity, -1)[:, 0]

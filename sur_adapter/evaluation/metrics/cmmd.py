@@ -18,10 +18,11 @@ class Config:
 
 
 def compare(x: np.ndarray, y: np.ndarray) -> float:
-    """CMMD of x (N, d) and y (M, d)."""
+    """Computes the CMMD of x (N, d) and y (M, d)."""
     return float(SCALE * (_mean_kernel(x, x) + _mean_kernel(y, y) - 2 * _mean_kernel(x, y)))
 
 
 def _mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-    """Mean of k − 1 over all pairs. For unit vectors ‖a − b‖² / 2 = 1 − a·b; expm1, since the means differ in their last digits."""
+    """Computes the mean of k − 1 over all pairs; ‖a − b‖² / 2 = 1 − a·b for unit vectors."""
+    # expm1: the means differ only in their last digits
     return np.expm1((x.astype(np.float64) @ y.astype(np.float64).T - 1) / SIGMA**2).mean()

@@ -17,7 +17,7 @@ class Config:
 
 
 def compare(x: np.ndarray, y: np.ndarray) -> float:
-    """Fréchet distance of x (N, d) and y (M, d)."""
+    """Computes the Fréchet distance of x (N, d) and y (M, d)."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     a, b = np.cov(x, rowvar=False), np.cov(y, rowvar=False)  # (d, d)
     root = _matrix_sqrt(a)
@@ -26,6 +26,6 @@ def compare(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _matrix_sqrt(a: np.ndarray) -> np.ndarray:
-    """Square root of a symmetric matrix, (d, d)."""
+    """Computes the square root of a symmetric matrix, (d, d)."""
     values, vectors = np.linalg.eigh(a)
     return vectors * np.sqrt(values.clip(0)) @ vectors.T

@@ -21,7 +21,7 @@ class Config:
 
 
 def measure(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
-    """pyiqa's score of each image, (N,), negated where pyiqa's lower is better. Raises ValueError if pyiqa is not installed."""
+    """Returns pyiqa's score of each image, (N,), negated where pyiqa's lower is better. Raises ValueError if pyiqa is not installed."""
     metric = _load(config.metric)
     values = [float(metric(image)) for image in images]
     return np.array(values) * (-1 if metric.lower_better else 1)

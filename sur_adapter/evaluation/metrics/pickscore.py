@@ -27,7 +27,7 @@ class Config:
 
 
 def measure(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> np.ndarray:
-    """PickScore of each image with its own plain prompt, (N,)."""
+    """Computes the PickScore of each image with its own plain prompt, (N,)."""
     processor, model = _load(config.model, config.processor)
     length = model.config.text_config.max_position_embeddings
     texts = [prompt["prompt"] for prompt in prompts]
