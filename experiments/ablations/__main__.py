@@ -57,7 +57,7 @@ def _quoted(word: str) -> str:
 
 
 def _experiments() -> dict[str, dict]:
-    """name -> its entry in `dvc exp show`."""
+    """Returns name -> its entry in `dvc exp show`."""
     shown = json.loads(subprocess.run(["dvc", "exp", "show", "--json"], check=True, capture_output=True).stdout)
     return {e["name"]: e["revs"][0] | {"executor": e.get("executor")} for base in shown for e in base.get("experiments") or [] if e["name"]}
 

@@ -55,13 +55,13 @@ def _at(tree: dict, path: str) -> float:
 
 
 def interval(x: np.ndarray) -> tuple[float, float]:
-    """(mean, half width of the 95 % interval by Student's t; NaN for fewer than two values)."""
+    """Returns (mean, half width of the 95 % interval by Student's t; NaN for fewer than two values)."""
     x = np.asarray(x, float)
     return x.mean(), t.ppf(0.975, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)) if len(x) > 1 else np.nan
 
 
 def format_page(runs: pd.DataFrame) -> str:
-    """The README: the runs at full length, then all others."""
+    """Formats the README: the runs at full length, then all others."""
     full = [name for name in ROWS if "train.steps" not in ROWS[name].shared]
     short = [name for name in ROWS if name not in full]
     shared = ", ".join(f"`{key}={value}`" for key, value in ROWS[short[0]].shared.items())

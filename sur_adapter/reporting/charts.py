@@ -38,7 +38,7 @@ def _svg(width: float, height: float, title: str, parts: list[Markup]) -> Markup
 
 
 def interval_chart(groups: dict[str, dict[str, tuple[float, float, float]]], title: str) -> Markup:
-    """A point with its interval for each arm of each group. groups: group -> arm -> (value, low, high), all within 0 to 1."""
+    """Draws a point with its interval for each arm of each group. groups: group -> arm -> (value, low, high), all within 0 to 1."""
     left, width, step = 136, 192, 17
     parts, y = [], 6
     for name, arms in groups.items():
@@ -58,28 +58,28 @@ def interval_chart(groups: dict[str, dict[str, tuple[float, float, float]]], tit
 
 
 def strength_chart(points: list[tuple[float, float, float, float]], title: str, unit: str) -> Markup:
-    """A line with error bars. points: (x, value, low, high), values within 0 to 1."""
+    """Draws a line with error bars. points: (x, value, low, high), values within 0 to 1."""
     width, height, left, top = 260, 150, 44, 12
     first, extent = points[0][0], points[-1][0] - points[0][0] or 1
-    at = [(left + (x - first) / extent * width, *(top + (1 - v) * height for v in values)) for x, *values in points]
+    positions = [(left + (x - first) / extent * width, *(top + (1 - v) * height for v in values)) for x, *values in points]
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1):
         y = top + (1 - tick) * height
         parts += [_line(left, y, left + width, y, "grid"), _text(left - 6, y + 4, f"{tick:.0%}", "end", "soft")]
-    parts.append(_path([(x, y) for x, y, *_ in at]))
+    parts.append(_path([(x, y) for x, y, *_ in positions]))
     marks = [
         _line(x, low, x, high, "whisker") + Markup('<circle cx="{}" cy="{}" r="4"/>').format(_number(x), _number(y))
-        for x, y, low, high in at
+        for x, y, low, high in positions
     ]
     parts.append(Markup('<g class="arm-adapter">{}</g>').format(Markup().join(marks)))
-    parts += [_text(x, top + height + 16, f"{point[0]:g}", "middle", "soft") for (x, *_), point in zip(at, points, strict=True)]
+    parts += [_text(x, top + height + 16, f"{point[0]:g}", "middle", "soft") for (x, *_), point in zip(positions, points, strict=True)]
     parts.append(_text(left + width / 2, top + height + 32, unit, "middle", "soft"))
     ends = f"{title}: {points[0][1]:.0%} at {points[0][0]:g}, {points[-1][1]:.0%} at {points[-1][0]:g}"
     return _svg(left + width + 16, top + height + 38, ends, parts)
 
 
 def line_chart(points: list[tuple[float, float]], title: str) -> Markup:
-    """One line over steps, scaled from its minimum to its maximum; empty if no point is finite. points: (step, value)."""
+    """Draws one line over steps, scaled from its minimum to its maximum; empty if no point is finite. points: (step, value)."""
     points = [(x, y) for x, y in points if isfinite(x) and isfinite(y)]
     if not points:
         return Markup()
@@ -97,7 +97,7 @@ def line_chart(points: list[tuple[float, float]], title: str) -> Markup:
 
 
 def bar_chart(values: dict[str, float], title: str, highlighted: tuple[str, ...] = ()) -> Markup:
-    """Counts as horizontal bars. values: name -> count; highlighted: names of bars in another color."""
+    """Draws counts as horizontal bars. values: name -> count; highlighted: names of bars in another color."""
     left, width, step = 168, 130, 22
     largest, parts = max([*values.values(), 1]), []
     for i, (name, value) in enumerate(values.items()):

@@ -1,7 +1,7 @@
 """Renders HTML pages from the Jinja2 templates in templates/, with autoescape.
 
-A page is self-contained: no network, no clock, no script except one whose hash its own content security policy names. Prompts come from
-strangers, so templates show them with the filter `isolate`: as text, never as markup.
+A page is self-contained: no network, no clock, no script except one whose hash its own content security policy names. Prompts are
+untrusted, so templates show them with the filter `isolate`: as text, never as markup.
 """
 
 import base64
@@ -24,7 +24,7 @@ BIDI_CONTROLS = set(
 
 
 def render(template: str, styles: tuple[str, ...] = (), script: str = "", **context) -> str:
-    """The page of a template that extends page.html. styles, script: files of templates/; context: the template's variables."""
+    """Renders the page of a template that extends page.html. styles, script: files of templates/; context: the template's variables."""
     policy = ["default-src 'none'", "img-src data:", "style-src 'unsafe-inline'", "base-uri 'none'", "form-action 'none'"]
     code = _read(script) if script else ""
     if code:
@@ -49,23 +49,23 @@ def _read(name: str) -> str:
 
 
 def sanitize(text: object, max_length: int = MAX_LENGTH) -> str:
-    """A text from elsewhere, cut, without control characters and marks that change the text direction. It is not escaped."""
+    """Truncates a text from elsewhere and removes control characters and marks that change the text direction. It is not escaped."""
     clean = "".join(c for c in str(text) if c not in BIDI_CONTROLS and category(c) not in ("Cc", "Cs"))
     return clean if len(clean) <= max_length else clean[:max_length] + "…"
 
 
 def isolate(text: object) -> Markup:
-    """A text from elsewhere as HTML: sanitized, escaped, its direction isolated from the rest."""
+    """Formats a text from elsewhere as HTML: sanitized, escaped, its direction isolated from the rest."""
     return Markup("<bdi>{}</bdi>").format(sanitize(text))
 
 
 def percent(value: float) -> str:
-    """A share as a whole percentage."""
+    """Formats a share as a whole percentage."""
     return f"{100 * value:.0f} %"
 
 
 def image_tag(data: bytes, alt: str, max_side: int = MAX_SIDE) -> Markup:
-    """<img> with the image inside, at most `max_side` pixels wide and high; the file's metadata is left out."""
+    """Returns an <img> with the image inside, at most `max_side` pixels wide and high; the file's metadata is left out."""
     image = open_image(data)
     if max(image.size) > max_side:
         image.thumbnail((max_side, max_side))

@@ -25,7 +25,7 @@ def write_plots(metrics: dict, arms: list[str], folder: Path) -> None:
 
 
 def text_table(metrics: dict, notes: dict) -> str:
-    """Accuracy by arm and category, and the gap closed, as text; CLIP scores if there was no judge."""
+    """Formats accuracy by arm and category, and the gap closed, as text; CLIP scores if there was no judge."""
     semantic = metrics.get("semantic")
     if not semantic:
         return "\n".join([f"{arm:<16}{value:>10.2f} CLIP score" for arm, value in metrics.get("clip_score", {}).items() if arm in ARMS])

@@ -17,14 +17,17 @@ MODEL_KEYS = ("base_model", "llm", "diffusion", "clip", "model", "judge")  # las
 
 
 def provenance(config: dict, settings: dict, data_card: str) -> dict:
-    """Variables of templates/sections/provenance.html. config: of the adapter; settings: sections of params.yaml; data_card: Markdown."""
+    """Returns the variables of templates/sections/provenance.html.
+
+    config: of the adapter; settings: sections of params.yaml; data_card: Markdown.
+    """
     leaves = list(_leaves({"adapter": config, **settings}))
     models = [{"name": name, "key": key, "licence": licence(name)} for name, key in _models(leaves).items()]
     return {"models": models, "settings": leaves, "card": list(parse_card(data_card)) if data_card else []}
 
 
 def licence(model: str) -> str:
-    """The licence in the model card of a folder; for any other model, where to find it."""
+    """Reads the licence in the model card of a folder; for any other model, where to find it."""
     readme = next((file for folder in (Path(model), Path(model).parent) if isfile(file := folder / "README.md")), None)
     if not isdir(model) or readme is None:
         return "see its model card on the hub"
@@ -36,7 +39,7 @@ def licence(model: str) -> str:
 
 
 def _models(leaves: list[tuple[str, object]]) -> dict[str, str]:
-    """model -> the first key that names it."""
+    """Returns model -> the first key that names it."""
     models: dict[str, str] = {}
     for key, value in leaves:
         if isinstance(value, str) and "/" in value and key.rpartition(".")[2] in MODEL_KEYS:
@@ -45,7 +48,7 @@ def _models(leaves: list[tuple[str, object]]) -> dict[str, str]:
 
 
 def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
-    """(dotted key, value) of nested settings, sorted by key."""
+    """Yields (dotted key, value) of nested settings, sorted by key."""
     if isinstance(tree, dict):
         for key in sorted(tree):
             yield from _leaves(tree[key], f"{prefix}{key}.")
@@ -54,7 +57,7 @@ def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
 
 
 def parse_card(markdown: str) -> Iterator[dict]:
-    """The headings, paragraphs and tables of a data card, without its title: {"kind": "heading" | "paragraph" | "table", …}, as text."""
+    """Yields the headings, paragraphs and tables of a data card, without its title: {"kind": "heading" | "paragraph" | "table", …}."""
     heading = "The data"
     for block in re.split(r"\n\s*\n", markdown.strip()):
         if block.startswith("# "):

@@ -46,7 +46,7 @@ def report_page(
     settings: dict | None = None,
     data_card: str = "",
 ) -> str:
-    """The HTML. metrics, notes, judgements: what metrics.json, notes.json and judgements.parquet hold; prompts: by id.
+    """Renders the report as HTML. metrics, notes, judgements: what metrics.json, notes.json and judgements.parquet hold; prompts: by id.
 
     samples: of sample_selection.select_samples; images: (arm, prompt id, seed) -> bytes. funnel, history, config: the JSON of filtering, of
     training and of the adapter; settings: sections of params.yaml; data_card: Markdown.
@@ -92,7 +92,7 @@ def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
 
 
 def _counting(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
-    """Arm -> its count matrix, as rows of cells."""
+    """Returns arm -> its count matrix, as rows of cells."""
     if COUNTED not in judgements or judgements[COUNTED].isna().all():
         return None
     return {arm: _count_table(count_matrix(judgements, arm)) for arm in arms if arm in ("baseline", "adapter")}
@@ -115,7 +115,7 @@ def _strength(strength: dict | None) -> dict | None:
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:
-    """Means by arm of all metrics that have one. The arm complex_adapter is only in metrics.json: a phone has no room for it."""
+    """Returns all metrics that have a mean by arm. The arm complex_adapter is only in metrics.json: a phone has no room for it."""
     quality = {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
     other = {
         name: by_arm for name, by_arm in metrics.items() if isinstance(by_arm, dict) and isinstance(by_arm.get("adapter"), (int, float))
@@ -130,7 +130,7 @@ def _format(value: float | None) -> str:
 
 
 def _training(history: list) -> list:
-    """A chart for each number of the history."""
+    """Draws a chart for each number of the history."""
     points: dict[str, list] = {}
     for row in history:
         if isinstance(row, dict) and "step" in row:
@@ -142,7 +142,7 @@ def _training(history: list) -> list:
 
 
 def _funnel(funnel: dict) -> dict:
-    """A chart for each source: rows in, dropped by reason, kept; and the sizes of the splits."""
+    """Draws a chart for each source: rows in, dropped by reason, kept; and the sizes of the splits."""
     sources = funnel.get("by_source", {})
     groups = sources if len(sources) == 1 else {"all sources": funnel} | sources
     return {"charts": {name: _funnel_chart(rows, name) for name, rows in groups.items()}, "splits": funnel.get("by_split", {})}

@@ -9,7 +9,7 @@ from sur_adapter.io.images import open_image
 
 
 def sample_rows(keys: list[Key], judgements: pd.DataFrame, prompts: dict[str, dict], arms: list[str], images: dict) -> list[dict]:
-    """Variables of the macro `sample_rows`, one row per key. judgements: by (arm, id, seed); images: (arm, id, seed) -> bytes."""
+    """Builds the rows of the macro `sample_rows`, one per key. judgements: by (arm, id, seed); images: (arm, id, seed) -> bytes."""
     return [
         {
             "id": name,
@@ -27,7 +27,7 @@ def sample_rows(keys: list[Key], judgements: pd.DataFrame, prompts: dict[str, di
 
 
 def same_seed_grid(keys: list[Key], prompts: dict[str, dict], images: dict) -> Image.Image:
-    """The images of plain prompts without (above) and with the adapter (below): same seed, same noise."""
+    """Draws the images of plain prompts without (above) and with the adapter (below): same seed, same noise."""
     arms = {"baseline": "without", "adapter": "with the adapter"}
     columns = [(prompts[name]["prompt"], [open_image(images[arm, name, seed]) for arm in arms]) for name, seed in keys]
     return image_grid(columns, list(arms.values()))

@@ -12,7 +12,7 @@ MAX_SIDE = 512  # pixels: larger images are shown smaller
 
 
 def vote_page(key: pd.DataFrame, prompts: dict[str, dict], images: dict[tuple, bytes]) -> str:
-    """The HTML. key: the pairs (human_votes.answer_key); prompts: by id; images: (arm, prompt id, seed) -> bytes."""
+    """Renders the vote page as HTML. key: the pairs (human_votes.answer_key); prompts: by id; images: (arm, prompt id, seed) -> bytes."""
     pairs = [
         {
             "name": row.pair,
