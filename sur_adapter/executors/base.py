@@ -77,7 +77,7 @@ class BaseExecutor(ABC):
 
 
 class ShardResult(NamedTuple):
-    """The file that a worker wrote for a task, as it reports it to the stage."""
+    """The file that a worker wrote for a task, as the worker reports it to the stage."""
 
     file: Path
     rows: int
@@ -85,6 +85,7 @@ class ShardResult(NamedTuple):
 
     @classmethod
     def of(cls, file: Path, rows: int) -> "ShardResult":
+        """Hashes a file of `rows` rows."""
         return cls(file, rows, file_digest(file))
 
     def check(self) -> None:
@@ -129,13 +130,14 @@ class LazyWorker:
 
 
 def num_torch_threads() -> int:
-    import torch
+    """Returns the number of threads of torch in this process."""
+    import torch  # takes seconds, and not every stage needs it
 
     return torch.get_num_threads()
 
 
 def resolve_num_workers(config: ExecutorConfig, num_threads: int, num_cpus: float, num_gpus: float) -> int:
-    """Number of workers for `num_cpus` and `num_gpus` available here. Raises ValueError if not even one worker fits."""
+    """Returns the number of workers for the available CPUs and GPUs. Raises ValueError if not even one worker fits."""
     if config.gpus > num_gpus:
         raise ValueError(
             f"params.yaml: executor.gpus is {config.gpus:g}, but {num_gpus:g} GPUs are available: set it to 0, or use a machine with GPUs"

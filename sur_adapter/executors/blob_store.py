@@ -35,7 +35,10 @@ class Blob(NamedTuple):
 
 
 class BlobStore:
-    """Raises ValueError for an address that is invalid, contains credentials, or needs a package that is not installed."""
+    """Files by SHA-256 at an fsspec address.
+
+    Raises ValueError for an address that is invalid, contains credentials, or needs a package that is not installed.
+    """
 
     def __init__(self, address: str):
         reject_credentials("executor.store", str(address))
@@ -49,7 +52,7 @@ class BlobStore:
         self.local = isinstance(self.fs, LocalFileSystem)
         self.address = self.fs.unstrip_protocol(root).rstrip("/")  # absolute, so it is valid from every working directory
         self.folder = f"{root.rstrip('/')}/sha256"
-        self.uploaded: dict[tuple, Blob] = {}  # every task needs the same model files
+        self.uploaded: dict[tuple, Blob] = {}  # by path, size and time: every task needs the same model files
 
     def put(self, file: Path) -> Blob:
         """Uploads a file unless it is there. Raises ValueError if the store cannot be written."""

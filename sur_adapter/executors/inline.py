@@ -7,6 +7,8 @@ from sur_adapter.executors.base import BaseExecutor, ExecutorConfig, WorkerFacto
 
 
 class InlineExecutor(BaseExecutor):
+    """One worker, in the process of the stage."""
+
     inline = True
 
     def __init__(self, worker_factory: WorkerFactory, config: ExecutorConfig):

@@ -45,7 +45,7 @@ class RayExecutor(BaseExecutor):
         except BaseException:
             self.close()
             raise
-        self.running: dict = {}  # ref -> (number of the task, actor); copies that are no longer needed stay from call to call
+        self.running: dict = {}  # ref -> (number of the task, actor); also second copies of finished tasks, which may still run
 
     def imap(self, tasks: Iterable) -> Iterator[tuple[int, Any]]:
         tasks, unfinished = enumerate(tasks), {}
@@ -68,7 +68,7 @@ class RayExecutor(BaseExecutor):
                     yield number, result
 
     def _straggler(self, unfinished: dict) -> tuple[int, Any] | None:
-        """The first unfinished task that only one worker runs."""
+        """Returns the first unfinished task that only one worker runs."""
         numbers = [number for number, _ in self.running.values()]
         return next(((number, task) for number, task in unfinished.items() if numbers.count(number) == 1), None)
 
@@ -109,7 +109,7 @@ class RayExecutor(BaseExecutor):
             self.ray.shutdown()
 
     def _close_workers(self) -> None:
-        """Lets idle workers remove their scratch folders; an actor that is killed cannot."""
+        """Lets idle workers remove their scratch folders before their actors are killed."""
         busy = [actor for _, actor in getattr(self, "running", {}).values()]
         closing = [actor.close.remote() for actor in getattr(self, "actors", ()) if not self.shared_fs and actor not in busy]
         if closing:
@@ -123,7 +123,7 @@ class Actor:
         self.num_threads, self.working_dir, self.env, self.worker = num_threads, working_dir, env, None
 
     def run(self, factory_ref: list, task: Any) -> Any:
-        """factory_ref: the reference to the worker factory, which is loaded after the environment is set."""
+        """Runs a task. factory_ref: the reference to the worker factory, which is loaded after the environment is set."""
         if self.worker is None:
             os.environ |= self.env
             if self.working_dir:
@@ -167,7 +167,7 @@ def _import_ray(address: str | None):
 
 
 def _project_code() -> dict:
-    """The imported packages of the working directory, as a runtime environment of Ray."""
+    """Lists the imported packages of the working directory, as a runtime environment of Ray."""
     folders = [folder for name, module in sys.modules.items() if "." not in name for folder in getattr(module, "__path__", ())]
     return {"runtime_env": {"py_modules": [f for f in folders if os.path.dirname(f) == os.getcwd()], "excludes": ["**/__pycache__"]}}
 

@@ -41,18 +41,20 @@ class FileStaging:
         self.store, self.input_files = BlobStore(address), input_files
 
     def wrap(self, worker_factory: WorkerFactory) -> WorkerFactory:
-        """A factory of remote workers, each around a worker of `worker_factory`."""
+        """Returns a factory of remote workers, each around a worker of `worker_factory`."""
         return partial(RemoteWorker, self.store.address, worker_factory, os.getcwd())
 
     def upload(self, task: Any) -> StagedTask:
+        """Uploads the files that a task reads."""
         return StagedTask(task, [self.store.put(file) for file in list_files(self.input_files(task))])
 
     def download(self, result: ShardResult) -> None:
+        """Downloads a result to its final path."""
         self.store.get(result.sha256, result.file)
 
 
 def list_files(names: Iterable[object]) -> list[Path]:
-    """The files that paths and settings name, and all files of the folders that they name, each once.
+    """Lists the files that paths and settings name, and all files of the folders that they name, each once.
 
     A string may also be a model id on the hub, or no path at all: it counts only if a file or folder of that name exists. Strings with an
     absolute path are left out, since the worker would open that very path; every machine needs such a file itself.
@@ -88,7 +90,7 @@ class RemoteWorker:
         return result._replace(file=Path("/", result.file.relative_to(self.scratch)))
 
     def to_local(self, path: str | Path) -> Path:
-        """Where a path of the stage is in the scratch folder; `..` cannot lead out of it."""
+        """Maps a path of the stage to its place in the scratch folder; `..` cannot lead out of it."""
         return self.scratch / os.path.abspath(os.path.join(self.working_dir, path)).lstrip("/")
 
     def _download(self, blobs: list[Blob]) -> None:
@@ -110,7 +112,7 @@ class RemoteWorker:
 
 
 def _create_scratch() -> tuple[Path, FileLock]:
-    """A scratch folder for this process, and a lock that shows it is in use. Removes folders whose lock nobody holds.
+    """Creates a scratch folder and its lock, which shows that it is in use. Removes folders whose lock no process holds.
 
     A lock file exists before it is locked, so one process at a time does this.
     """
@@ -128,7 +130,7 @@ def _create_scratch() -> tuple[Path, FileLock]:
 
 
 def with_local_paths(value: Any, to_local: ToLocal) -> Any:
-    """A task or a worker factory with its absolute paths replaced by their places in the scratch folder.
+    """Replaces the absolute paths in a task or a worker factory by their places in the scratch folder.
 
     Looks into tuples and partials. An object that holds paths has a method `with_local_paths(to_local)`, which returns a copy.
     """

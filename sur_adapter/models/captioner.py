@@ -35,7 +35,7 @@ class CaptionConfig:
 
     model: a folder or a name on the hub. top_p: nucleus sampling; null takes the most likely token (greedy). candidates: captions sampled
     per image, of which `judge`, a CLIP model, selects the best (CapFilt, Li et al., arXiv 2201.12086). use_source_captions: keep the
-    sentence that a source already has.
+    caption that a source already has.
     """
 
     model: str
@@ -100,7 +100,7 @@ class Captioner:
 
     @torch.no_grad()
     def _sample(self, pixels: torch.Tensor, noise_keys: list[str]) -> list[str]:
-        """One caption for each image: sampled with the noise of its key, or greedy if there is no top_p."""
+        """Generates one caption for each image: sampled with the noise of its key, or greedy if there is no top_p."""
         processors = [] if self.top_p is None else [TopPLogitsWarper(self.top_p), GumbelNoise(noise_keys)]
         tokens = self.model.generate(
             pixel_values=pixels.to(self.model.device, self.model.dtype),

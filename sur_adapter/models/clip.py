@@ -39,7 +39,7 @@ class CLIPEncoder:
 
 
 def text_scores(encoder: CLIPEncoder, image_embeds: np.ndarray, texts: list[str | None]) -> list[float | None]:
-    """max(cos, 0) of each image embedding (N, d) with its text; None if there is no text."""
+    """Computes max(cos, 0) of each image embedding (N, d) with its text; None if there is no text."""
     values = cosine_scores(image_embeds, encoder.encode_texts([text or "" for text in texts])).tolist()  # (N,)
     return [value if text else None for value, text in zip(values, texts, strict=True)]
 
@@ -50,12 +50,12 @@ def _normalize(features) -> np.ndarray:
 
 
 def cosine_scores(image_embeds: np.ndarray, text_embeds: np.ndarray) -> np.ndarray:
-    """max(cos, 0) of each image with its text: unit vectors (N, d), (N, d) -> (N,)."""
+    """Computes max(cos, 0) of each image with its text: unit vectors (N, d), (N, d) -> (N,)."""
     return np.maximum((image_embeds * text_embeds).sum(-1), 0)
 
 
 def mean_pairwise_distances(image_embeds: np.ndarray) -> np.ndarray:
-    """Mean of 1 - cos of each image to the other images of its prompt: unit vectors (S, d) -> (S,).
+    """Computes the mean of 1 - cos of each image to the other images of its prompt: unit vectors (S, d) -> (S,).
 
     Their mean is the mean over all pairs. 0 if all seeds give the same image; NaN if there is only one seed.
     """

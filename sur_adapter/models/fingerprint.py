@@ -2,7 +2,7 @@
 
 An adapter stores the fingerprint of the text encoder that it was trained for. `fine` is a hash of the position embeddings and the last
 norm in fp16: fp32 and fp16 copies of a model agree in it. A bf16 copy has lost those digits and has no fine hash; it is recognised by the
-coarse ones, of the same tensors in bf16: rounded directly, and by way of fp16, which gives another number for one value in about sixteen.
+two coarse hashes, of the same tensors in bf16: rounded directly, and rounded through fp16, which differs in about one value of sixteen.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ HASHED_TENSORS = ("position_embedding.weight", "final_layer_norm.weight")
 def fingerprint(text_encoder: nn.Module) -> str:
     """Computes the fingerprint of a text encoder of transformers, in any dtype and on any device.
 
-    Take an adapter's from fp32 or fp16 weights: one from bf16 weights does not match fp16 copies. Raises ValueError if the encoder has
+    For an adapter, use fp32 or fp16 weights: a fingerprint of bf16 weights does not match fp16 copies. Raises ValueError if the encoder has
     neither position embeddings nor a last norm.
     """
     state = _state_dict(text_encoder)
@@ -33,21 +33,21 @@ def fingerprint(text_encoder: nn.Module) -> str:
     return f"{fine}.{_hash(tensor.bfloat16() for tensor in tensors)}.{_hash(half.bfloat16() for half in halves)}"
 
 
-def same_encoder(one: str, other: str) -> bool:
-    """Compares two fingerprints by the finest hash that both have. True if they have none in common: then nothing speaks against it."""
-    (fine, *coarse), (other_fine, *other_coarse) = one.split("."), other.split(".")
+def same_encoder(first: str, second: str) -> bool:
+    """Compares two fingerprints by the finest kind of hash that both have; True if they have none in common."""
+    (fine, *coarse), (other_fine, *other_coarse) = first.split("."), second.split(".")
     if fine and other_fine:
         return fine == other_fine
     return not coarse or not other_coarse or not set(coarse).isdisjoint(other_coarse)
 
 
 def _hash(tensors: Iterable[Tensor]) -> str:
-    """Sixteen hex digits of the bits of 16-bit tensors."""
+    """Returns the short digest of the bits of 16-bit tensors."""
     return short_digest(*(tensor.contiguous().view(torch.int16).numpy().tobytes() for tensor in tensors))
 
 
 def _state_dict(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, with the weights of a model that accelerate has offloaded."""
+    """Returns the state dict, also of a model whose weights accelerate has offloaded."""
     state = model.state_dict()
     if any(tensor.is_meta for tensor in state.values()):
         from accelerate.utils.modeling import get_state_dict_offloaded_model

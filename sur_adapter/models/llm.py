@@ -1,4 +1,4 @@
-"""The language model: prompts to the hidden states of chosen layers, in one forward pass."""
+"""The language model: turns prompts into the hidden states of chosen layers, in one forward pass."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -67,6 +67,7 @@ class LanguageModel:
 
     @property
     def columns(self) -> list[str]:
+        """The names of the outputs: layer_<k>, or layernorm_mean."""
         return ["layernorm_mean"] if self.pooling == "layernorm-mean" else [f"layer_{k}" for k in self.layers]
 
     @torch.no_grad()
@@ -88,7 +89,7 @@ class LanguageModel:
         return [i or empty for i in ids]
 
     def _forward(self, ids: list[list[int]]) -> dict[str, Tensor | list[Tensor]]:
-        """One forward pass. Padding is on the right: in a causal model no token attends to it, and positions count from 0."""
+        """Runs one forward pass. Padding is on the right: in a causal model no token attends to it, and positions count from 0."""
         lengths = torch.tensor([len(i) for i in ids])
         device = self.model.get_input_embeddings().weight.device
         padded = nn.utils.rnn.pad_sequence([torch.tensor(i) for i in ids], batch_first=True).to(device)  # (B, T)
@@ -107,7 +108,7 @@ class LanguageModel:
         return states
 
     def _pooling_hook(self, k: int, mask: Tensor, states: dict[str, Tensor]) -> Callable:
-        """A forward hook of block k that pools its output into `states`, so that no layer's full output is held."""
+        """Returns a forward hook of block k that pools its output into `states`, so that no layer's full output is held."""
         rows, last = torch.arange(len(mask), device=mask.device), mask.sum(1) - 1
 
         def hook(_module, _inputs, output) -> None:
@@ -139,7 +140,10 @@ def length_batches(lengths: list[int], max_tokens: int) -> Iterator[list[int]]:
 
 
 def select_layers(layers: tuple[int, ...] | list[int] | str, depth: int, model: str) -> list[int]:
-    """The chosen layers, sorted, each once. Raises ValueError for layers above `depth`: transformers would give them random weights."""
+    """Returns the chosen layers, sorted, each once.
+
+    Raises ValueError for layers above `depth`, which transformers would give random weights.
+    """
     if layers == "all":
         return list(range(1, depth + 1))
     if isinstance(layers, str) or not layers or min(layers) < 1 or max(layers) > depth:
@@ -149,6 +153,7 @@ def select_layers(layers: tuple[int, ...] | list[int] | str, depth: int, model: 
 
 
 def num_layers(config: PretrainedConfig) -> int:
+    """Returns the number of layers of the text model, also of a multimodal one."""
     return config.get_text_config().num_hidden_layers
 
 
@@ -161,14 +166,14 @@ def truncate_layers(config: PretrainedConfig, layers: int) -> None:
 
 
 def quantization_config(bits: int | None, dtype: torch.dtype) -> BitsAndBytesConfig | None:
-    """Settings for weights of 8 or 4 bits, None without. Raises ValueError if bitsandbytes is not installed."""
+    """Returns the settings for weights of 8 or 4 bits, or None if `bits` is None. Raises ValueError if bitsandbytes is not installed."""
     if bits and not find_spec("bitsandbytes"):
         raise ValueError(f"params.yaml: cache.llm.bits is {bits}, which needs the package bitsandbytes: install it, or choose null")
     return BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_compute_dtype=dtype) if bits else None
 
 
 def _decoder_blocks(model: nn.Module, count: int) -> nn.ModuleList:
-    """The decoder's list of blocks, whatever the architecture calls it."""
+    """Finds the decoder's list of blocks, whatever its name in the architecture."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     blocks = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
     if blocks is None:
@@ -177,6 +182,6 @@ def _decoder_blocks(model: nn.Module, count: int) -> nn.ModuleList:
 
 
 def _masked_mean(state: Tensor, mask: Tensor) -> Tensor:
-    """(B, T, d), (B, T) -> (B, d)."""
+    """Averages over unmasked tokens: (B, T, d), (B, T) -> (B, d)."""
     mask = mask.to(state.device)
     return (state * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)

@@ -26,11 +26,11 @@ class StableDiffusion:
     addition_embed_type: str | None = None  # `addition_embed_type` of the U-Net's config
 
     def encode(self, encoders: list[nn.Module], token_ids: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Token ids of each encoder, (B, L) each -> prompt_embeds (B, L, d), pooled_prompt_embeds (B, p) or None."""
+        """Encodes the token ids of each encoder, (B, L) each: prompt_embeds (B, L, d), pooled_prompt_embeds (B, p) or None."""
         return encoders[0](token_ids[0])[0], None
 
     def added_conditions(self, noisy_latents: Tensor, pooled_prompt_embeds: Tensor | None, time_ids: Tensor | None) -> dict | None:
-        """`added_cond_kwargs` of the U-Net."""
+        """Returns `added_cond_kwargs` of the U-Net."""
         return None
 
 
@@ -41,12 +41,15 @@ class StableDiffusionXL(StableDiffusion):
     addition_embed_type = "text_time"
 
     def encode(self, encoders: list[nn.Module], token_ids: list[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """The penultimate layers of both encoders, concatenated, (B, L, d₁ + d₂), and the second encoder's pooled vector, (B, p)."""
+        """Returns both encoders' penultimate layers, concatenated, (B, L, d₁ + d₂), and the second encoder's pooled vector, (B, p)."""
         outputs = [encoder(ids, output_hidden_states=True) for encoder, ids in zip(encoders, token_ids, strict=True)]
         return torch.cat([output.hidden_states[-2] for output in outputs], -1), outputs[-1].text_embeds
 
     def added_conditions(self, noisy_latents: Tensor, pooled_prompt_embeds: Tensor | None, time_ids: Tensor | None) -> dict | None:
-        """Without time_ids (B, 6) the image counts as uncropped. Raises ValueError without pooled_prompt_embeds (B, p)."""
+        """Returns the pooled vector and time ids; without time_ids (B, 6) the image counts as uncropped.
+
+        Raises ValueError without pooled_prompt_embeds (B, p).
+        """
         if pooled_prompt_embeds is None:
             raise ValueError("this U-Net needs pooled prompt embeddings (SDXL), and the cache holds none: run `dvc repro` to cache them")
         if time_ids is None:
@@ -59,7 +62,7 @@ FAMILIES = (StableDiffusion(), StableDiffusionXL())
 
 
 def family_of_unet(unet: nn.Module) -> StableDiffusion:
-    """The family whose U-Net this is. Raises ValueError if it takes conditions of another kind."""
+    """Finds the family of a U-Net. Raises ValueError if it takes conditions of another kind."""
     kind = getattr(unet.config, "addition_embed_type", None)
     for family in FAMILIES:
         if family.addition_embed_type == kind:
@@ -110,7 +113,7 @@ def _token_ids(tokenizer, prompts: list[str]) -> Tensor:
 
 
 def encode_empty_prompt(model: str) -> Tensor:
-    """The prompt_embeds of the empty prompt, (L, d) fp32 on the CPU. Loads the text encoders for this and frees them."""
+    """Returns the prompt_embeds of the empty prompt, (L, d) fp32 on the CPU. Loads the text encoders for this and frees them."""
     return TextEncoders(model)([""])[0][0].float().cpu()
 
 
@@ -137,12 +140,12 @@ def predict_noise(
 
 
 def cross_attention_layers(unet: nn.Module) -> dict[str, nn.Module]:
-    """All layers of the U-Net that attend to the prompt, by name. Each has `heads`, `to_q`, `to_k`, `to_v` and `to_out`."""
+    """Returns the layers of the U-Net that attend to the prompt, by name. Each has `heads`, `to_q`, `to_k`, `to_v` and `to_out`."""
     return {name: module for name, module in unet.named_modules() if name.endswith("attn2")}
 
 
 def scale_latents(latents: Tensor, vae_config: Mapping) -> Tensor:
-    """z = (latents − shift_factor) · scaling_factor: from what the VAE encodes to what the U-Net is trained on, of any shape."""
+    """Scales latents of the VAE, of any shape, for the U-Net: z = (latents − shift_factor) · scaling_factor."""
     return (latents - (vae_config.get("shift_factor") or 0)) * vae_config.get("scaling_factor", DEFAULT_SCALING_FACTOR)
 
 
@@ -166,7 +169,7 @@ def load_pipeline(model: str) -> "DiffusionPipeline":
 
 
 def load_vae_config(model: str) -> dict:
-    """The config of a model's VAE, for `scale_latents`, without its weights."""
+    """Loads the config of a model's VAE, for `scale_latents`, without its weights."""
     from diffusers import AutoencoderKL
 
     with loading_errors("models.diffusion", model, "vae"):

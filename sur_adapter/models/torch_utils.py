@@ -14,7 +14,7 @@ def resolve_device(name: str = "auto") -> str:
 
 
 def torch_dtype(precision: str) -> torch.dtype:
-    """The dtype of a precision of params.yaml. Raises ValueError for anything but fp32, bf16 and fp16."""
+    """Returns the dtype of a precision of params.yaml. Raises ValueError for anything but fp32, bf16 and fp16."""
     if precision not in DTYPES:
         raise ValueError(f"params.yaml: precision is {precision!r}: choose fp32 or bf16 (or fp16, for an old GPU)")
     return DTYPES[precision]
