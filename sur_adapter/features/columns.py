@@ -1,7 +1,7 @@
-"""One column of a Parquet file as numpy: mapped where it lies if the file is laid out plainly, else decoded by pyarrow.
+"""Reads one column of a Parquet file as numpy: as a memory map if its values are stored plainly, else decoded by pyarrow.
 
 `store.write_vectors` writes each column as one page, neither compressed nor encoded, so the values are the last bytes of the column chunk
-and one row is read without the 2,000 beside it. A file that another writer has rewritten is read correctly too, but into memory.
+and one row is read without the other rows of its shard. Files of other Parquet writers are read correctly too, but into memory.
 """
 
 import logging
@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -38,7 +38,7 @@ def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, coun
     """
     values = _map_values(parquet, file, name, np.dtype(dtype), count)
     if values is None:
-        log.warning("%s: column %s has another layout than written by this project; it is read into memory", file, name)
+        logger.warning("%s: column %s has another layout than this project writes: it is read into memory", file, name)
         values = _flatten(parquet.read([name])[name].combine_chunks()).astype(dtype, copy=False)
     if len(values) != count:
         raise ValueError(f"column {name} holds {len(values)} numbers, and not the {count} that were written")
@@ -49,7 +49,7 @@ def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, coun
 
 
 def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype, count: int) -> np.ndarray | None:
-    """All values of a column as a memory map (count,), or None unless it is one plain page whose first row is what pyarrow reads."""
+    """Maps all values of a column, (count,); None unless it is one plain page whose first row equals what pyarrow reads."""
     chunk = _plain_chunk(parquet, name)
     size = count * dtype.itemsize
     if chunk is None or chunk.total_compressed_size <= size or _first_page_size(file, chunk.data_page_offset) < size:
@@ -60,7 +60,7 @@ def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype,
 
 
 def _plain_chunk(parquet: pq.ParquetFile, name: str) -> pq.ColumnChunkMetaData | None:
-    """The only chunk of a column, if it is neither compressed nor encoded."""
+    """Returns the only chunk of a column if it is neither compressed nor encoded, else None."""
     if parquet.metadata.num_row_groups != 1 or name not in parquet.schema_arrow.names:
         return None
     number = parquet.schema_arrow.names.index(name)
@@ -70,7 +70,7 @@ def _plain_chunk(parquet: pq.ParquetFile, name: str) -> pq.ColumnChunkMetaData |
 
 
 def _first_page_size(file: Path, offset: int) -> int:
-    """The compressed size of the page at `offset`, field 3 of its header (Thrift compact protocol); 0 if there is no such header."""
+    """Reads the compressed size of the page at `offset`, field 3 of its header (Thrift compact protocol); 0 if there is no such header."""
     with file.open("rb") as opened:
         opened.seek(offset)
         header = BytesIO(opened.read(32))
@@ -88,6 +88,6 @@ def _first_page_size(file: Path, offset: int) -> int:
 
 
 def _flatten(lists: pa.Array) -> np.ndarray:
-    """The numbers of an array of lists, or of numbers."""
+    """Returns the numbers of an array of lists, or of numbers, as (n,)."""
     flat = lists.flatten() if hasattr(lists, "flatten") and pa.types.is_nested(lists.type) else lists
     return flat.to_numpy(zero_copy_only=False)

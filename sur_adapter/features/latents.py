@@ -1,4 +1,4 @@
-"""Images to the latent distribution of the VAE."""
+"""Encodes images as the latent distribution of the VAE."""
 
 from collections.abc import Iterable
 
@@ -48,12 +48,12 @@ def resize_and_crop(data: bytes, size: tuple[int, int]) -> tuple[Image.Image, li
 
 
 def images_to_tensor(images: list[Image.Image]) -> Tensor:
-    """RGB images of one size -> (B, 3, H, W) in [-1, 1]."""
+    """Converts RGB images of one size to (B, 3, H, W) in [-1, 1]."""
     return torch.from_numpy(np.stack([np.asarray(image) for image in images])).permute(0, 3, 1, 2) / 127.5 - 1
 
 
 @torch.no_grad()
 def encode_images(vae: AutoencoderKL, images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) -> mean and log-variance of the latents, (B, 2, 4, h, w) fp16."""
+    """Encodes images (B, 3, H, W): mean and log-variance of the latents, (B, 2, 4, h, w) fp16."""
     posterior = vae.encode(images.to(vae.device, vae.dtype)).latent_dist
     return to_storage_dtype(torch.stack([posterior.mean, posterior.logvar], 1), "fp16", FIX_HINT)

@@ -1,6 +1,6 @@
 """The query bank: queries of the U-Net's cross-attention layers, with the frozen weights of each layer.
 
-For layer l with queries q_l, the prompt loss compares what the U-Net reads out of two prompts:
+For layer l with queries q_l, the prompt loss compares the outputs of the layer for two prompts:
 
     Attn_l(q; c) = softmax(q K_l(c)ᵀ / √e) V_l(c) W_outᵀ + b_out,      K_l(c) = c W_kᵀ,   V_l(c) = c W_vᵀ,   per head of width e
 
@@ -39,7 +39,7 @@ class CrossAttention:
         return cls(layer.heads, q, layer.to_k.weight, layer.to_v.weight, out.weight, out.bias)
 
     def __call__(self, q: Tensor, prompt_embeds: Tensor) -> Tensor:
-        """Attn_l(q; c) of each prompt: q (n, heads·e), prompt_embeds c (B, L, d) -> (B, n, c_out)."""
+        """Computes Attn_l(q; c) of each prompt: q (n, heads·e), prompt_embeds c (B, L, d) -> (B, n, c_out)."""
         batch = len(prompt_embeds)
         kv = (F.linear(prompt_embeds, weight) for weight in (self.to_k, self.to_v))  # (B, L, heads·e)
         k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in kv)  # (B, heads, L, e)
@@ -70,7 +70,7 @@ def load_query_bank(
     except SafetensorError as error:
         raise ValueError(f"{file} is cut short or broken ({error}): remove its folder and run `dvc repro` again") from error
     if model and manifest["model"] not in (model, None):
-        raise ValueError(f"{file} was recorded from {manifest['model']!r}, but {model!r} is asked for: it is stale; run `dvc repro`")
+        raise ValueError(f"{file} was recorded from {manifest['model']!r}, but this run needs {model!r}: it is stale; run `dvc repro`")
     tensors = {name: tensor.to(device, dtype) for name, tensor in tensors.items()}
     heads = sorted(manifest["heads"].items())
     return [CrossAttention(count, *(tensors[f"{name}.{tensor}"] for tensor in TENSORS)) for name, count in heads]

@@ -80,7 +80,7 @@ class FeatureShard:
 
     @classmethod
     def open(cls, file: Path) -> "FeatureShard":
-        """Raises ValueError if the file is truncated or corrupt, or holds other ids than were written."""
+        """Opens a file. Raises ValueError if it is truncated or corrupt, or holds other ids than were written."""
         with _parquet_errors(file), pq.ParquetFile(file, memory_map=True, pre_buffer=False) as parquet:
             manifest = json.loads(parquet.metadata.metadata[b"manifest"])
             ids = parquet.read(["id"])["id"].to_pylist()
@@ -100,7 +100,7 @@ class FeatureShard:
 
 
 def is_feature_shard(file: Path) -> bool:
-    """Whether a Parquet file is a shard of features, by its metadata. Raises ValueError if it is corrupt."""
+    """Tells whether a Parquet file is a shard of features, by its metadata. Raises ValueError if it is corrupt."""
     with _parquet_errors(file):
         return b"manifest" in (pq.read_metadata(file).metadata or {})
 
@@ -142,11 +142,11 @@ class FeatureStore:
         return len(self.ids)
 
     def rows_of_split(self, split: str) -> np.ndarray:
-        """The row numbers of a split."""
+        """Returns the row numbers of a split, (n,)."""
         return np.flatnonzero(self.split == split)
 
     def shapes(self, name: str) -> np.ndarray:
-        """The shape of each row, (N, dimensions)."""
+        """Returns the shape of each row, (N, dimensions)."""
         columns = zip(self._columns[name], self.shards, strict=True)
         return np.concatenate([c.shapes if isinstance(c, RaggedColumn) else np.tile(c.shape[1:], (len(s.ids), 1)) for c, s in columns])
 
@@ -157,11 +157,11 @@ class FeatureStore:
         """
         index = np.asarray(index, int)
         shard = np.searchsorted(self._starts, index, "right") - 1
-        places = list(zip(shard, index - self._starts[shard], strict=True))
+        positions = list(zip(shard, index - self._starts[shard], strict=True))
         result = {}
         for name in names or self.names:
             columns = self._columns[name]
-            values = [columns[s][i] for s, i in places]
+            values = [columns[s][i] for s, i in positions]
             if isinstance(columns[0], RaggedColumn) and columns[0].shapes.shape[1] == 2:
                 result[f"{name}.length"] = torch.tensor([len(row) for row in values], dtype=torch.long)
             result[name] = _stack(name, values) if values else torch.from_numpy(columns[0][0][None][:0].copy())
@@ -172,14 +172,14 @@ class FeatureStore:
         for key, value in expected.items():
             if key in self.about and self.about[key] != value:
                 raise ValueError(
-                    f"{self.folder} was made with {key} {self.about[key]!r}, but {value!r} is asked for: it is stale; {fix_hint}"
+                    f"{self.folder} was made with {key} {self.about[key]!r}, but this run needs {value!r}: it is stale; {fix_hint}"
                 )
 
     def verify(self) -> None:
         """Reads every byte. Raises ValueError that names the first shard that differs from what was written."""
         for shard in self.shards:
             if not shard.is_intact():
-                raise ValueError(f"{shard.file} is not what was written: `python -m stages verify` says how to mend it")
+                raise ValueError(f"{shard.file} differs from what was written: `python -m stages verify` says how to repair it")
 
 
 class FeatureSplit:
@@ -197,7 +197,7 @@ class FeatureSplit:
         return [name for store in self.stores for name in store.names]
 
     def shapes(self, name: str) -> np.ndarray:
-        """The shape of each row, (N, dimensions)."""
+        """Returns the shape of each row, (N, dimensions)."""
         return next(store for store in self.stores if name in store.names).shapes(name)[self.index]
 
     def rows(self, index: Iterable[int], names: Iterable[str] | None = None) -> dict[str, Tensor]:

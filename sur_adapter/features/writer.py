@@ -1,6 +1,6 @@
 """Runs a feature extractor shard by shard, resumably.
 
-Finished shards lie in the work cache, under a key of everything they depend on: pairs, settings, model weights and code. A killed run
+Finished shards are in the work cache, under a key of everything they depend on: pairs, settings, model weights and code. A killed run
 resumes after them; they are published to the output folder when all are done.
 """
 
@@ -34,7 +34,7 @@ SAMPLES_PER_TENSOR = 16  # values of each tensor in the hash of a model's weight
 def extract_shards(
     out: Path,
     pairs: pd.DataFrame,
-    make: Callable[[], RowExtractor],
+    make_extractor: Callable[[], RowExtractor],
     input_files: Callable[[list[str]], list],
     config: Any,
     module: str,
@@ -44,20 +44,20 @@ def extract_shards(
 ) -> None:
     """Writes the features of all pairs to `out`, one Parquet file per shard.
 
-    make: creates the row extractor, in each worker. input_files: the files that a worker reads for some ids, as of executors.Executor.
-    config: a dataclass of settings that the features depend on. module: `__file__` of the extractor. parts: what is extracted, if not
-    the shards of `pairs`; then finish(work, about) makes the shards of the parts.
+    make_extractor: creates the row extractor, in each worker. input_files: ids -> the files that a worker reads for them. config: a
+    dataclass of settings that the features depend on. module: `__file__` of the extractor. parts: what is extracted instead of the shards
+    of `pairs`; then finish(work, about) makes the shards from the parts.
     """
     name = Path(module).stem
-    depends = {"features": name, "config": asdict(config), "pairs": pairs_digest(pairs), "rows_per_shard": schema.ROWS_PER_SHARD}
+    inputs = {"features": name, "config": asdict(config), "pairs": pairs_digest(pairs), "rows_per_shard": schema.ROWS_PER_SHARD}
     parts = parts or [(f"{shard}.parquet", rows) for shard, rows in schema.split_shards(pairs)]
 
     def task_files(task: tuple | None) -> list:
         return input_files(task[2]["id"].tolist() if task else [])
 
-    with Executor(partial(FeatureWorker, make), task_files, executor) as workers:
+    with Executor(partial(FeatureWorker, make_extractor), task_files, executor) as workers:
         (about,) = workers.map([None])
-        with WorkCache("cache", **depends, code=code_version(module), about=about) as work:
+        with WorkCache("cache", **inputs, code=code_version(module), about=about) as work:
             tasks = [(work, file, rows, len(parts)) for file, rows in parts if not is_finished(work.folder / file)]
             for _ in tqdm(workers.map(tasks), f"cache {name}", len(tasks), disable=None):
                 pass
@@ -72,8 +72,8 @@ def extract_shards(
 class FeatureWorker:
     """Runs a row extractor: a task is the rows of one file; the task None returns the extractor's `about`."""
 
-    def __init__(self, make: Callable[[], RowExtractor]):
-        self.extractor = make()
+    def __init__(self, make_extractor: Callable[[], RowExtractor]):
+        self.extractor = make_extractor()
 
     def __call__(self, task: tuple[WorkCache, str, pd.DataFrame, int] | None) -> ShardResult | dict[str, Any]:
         if task is None:
@@ -92,13 +92,13 @@ def pairs_digest(pairs: pd.DataFrame) -> str:
 
 @torch.no_grad()
 def weights_hash(*models: nn.Module) -> str:
-    """Sixteen hex digits that tell models apart: the shape of each tensor, and some of its values, evenly spaced."""
+    """Hashes models: the name and shape of each tensor, and SAMPLES_PER_TENSOR of its values, evenly spaced."""
     chunks: list[str | bytes] = []
     for model in models:
         for name, tensor in sorted(model.state_dict().items()):
             flat = tensor.reshape(-1)
-            places = torch.linspace(0, len(flat) - 1, min(SAMPLES_PER_TENSOR, len(flat))).long()
-            chunks += [f"{name} {tuple(tensor.shape)}", flat[places.to(flat.device)].double().cpu().numpy().tobytes()]
+            positions = torch.linspace(0, len(flat) - 1, min(SAMPLES_PER_TENSOR, len(flat))).long()
+            chunks += [f"{name} {tuple(tensor.shape)}", flat[positions.to(flat.device)].double().cpu().numpy().tobytes()]
     return short_digest(*chunks)
 
 
@@ -111,7 +111,7 @@ def to_storage_dtype(values: torch.Tensor, storage_dtype: str, fix_hint: str) ->
 
 
 def is_finished(file: Path) -> bool:
-    """Whether a shard of an earlier run is there and not corrupt."""
+    """Tells whether a shard of an earlier run exists and is not corrupt."""
     try:
         return file.exists() and FeatureShard.open(file).is_intact()
     except ValueError:

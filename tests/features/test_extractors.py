@@ -182,7 +182,7 @@ def test_every_family_goes_from_pairs_to_features_an_adapter_and_images(tmp_path
     plain, adapted = ({key: data for key, _, data in read_tar(tmp_path / arm)} for arm in ("baseline", "adapter"))
     assert plain.keys() == adapted.keys() and len(plain) == 3 and all(plain[key] != adapted[key] for key in plain)
     with pytest.raises(
-        ValueError, match="features/clip was made with base_model .*, but 'another' is asked for: it is stale; run `dvc repro`"
+        ValueError, match="features/clip was made with base_model .*, but this run needs 'another': it is stale; run `dvc repro`"
     ):
         train(*features, tmp_path / "adapter", tmp_path / "log", models=params["models"] | {"diffusion": "another"}, **settings)
 

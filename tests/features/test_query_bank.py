@@ -32,7 +32,7 @@ def test_a_bank_of_another_model_is_stale(tmp_path):
     torch.manual_seed(0)
     save_query_bank({"down": layer(2, 4)}, tmp_path, "a/model")
     assert load_query_bank(tmp_path, model="a/model") and load_query_bank(tmp_path)
-    with pytest.raises(ValueError, match="recorded from 'a/model', but 'b' is asked for: it is stale; run `dvc repro`"):
+    with pytest.raises(ValueError, match="recorded from 'a/model', but this run needs 'b': it is stale; run `dvc repro`"):
         load_query_bank(tmp_path, model="b")
 
 

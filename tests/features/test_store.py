@@ -156,13 +156,13 @@ def test_stores_of_other_pairs_or_of_another_model_are_not_combined(folder, tmp_
     with pytest.raises(ValueError, match="hold different pairs: one of them is stale; remove both and run `dvc repro`"):
         FeatureSplit([first, FeatureStore(tmp_path / "llm")], "train")
     write_features(tmp_path / "vae/train-000000.parquet", first.ids, values, {"base_model": "b"})
-    with pytest.raises(ValueError, match="was made with base_model 'b', but 'a' is asked for: it is stale"):
+    with pytest.raises(ValueError, match="was made with base_model 'b', but this run needs 'a': it is stale"):
         FeatureSplit([first, FeatureStore(tmp_path / "vae")], "train")
 
 
 def test_features_of_another_model_are_stale(folder):
     FeatureStore(folder[0]).check_about(base_model="a", llm="any: not recorded here")
-    with pytest.raises(ValueError, match="made with layers \\[1, 2\\], but \\[3\\] is asked for: it is stale; run `dvc repro`"):
+    with pytest.raises(ValueError, match="made with layers \\[1, 2\\], but this run needs \\[3\\]: it is stale; run `dvc repro`"):
         FeatureStore(folder[0]).check_about(layers=[3])
 
 
@@ -188,5 +188,5 @@ def test_a_changed_id_is_noticed_on_open_and_a_changed_number_by_verify(folder):
     number = folder[1]["1-1"]["simple"].tobytes()
     assert data.count(number) == 1
     file.write_bytes(data.replace(number, number[::-1]))
-    with pytest.raises(ValueError, match="train-000001.parquet is not what was written"):
+    with pytest.raises(ValueError, match="train-000001.parquet differs from what was written"):
         FeatureStore(folder[0]).verify()

@@ -31,7 +31,7 @@ class FeatureExtractor(Protocol):
         """Writes the features of all pairs to the folder `out`; the same arguments give the same bytes.
 
         pairs: the kept rows, with id, split, simple_prompt and complex_prompt. images: id -> the bytes of the image, or None without
-        NEEDS_IMAGES. Raises ValueError or FileNotFoundError in one sentence for settings that cannot be, and for missing models.
+        NEEDS_IMAGES. Raises ValueError or FileNotFoundError, in one sentence, for invalid settings and missing models.
         """
 
 
@@ -44,4 +44,4 @@ class RowExtractor(Protocol):
     about: dict[str, Any]
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
-        """Column name -> (N, …) in the order of the rows; or N arrays of different shapes."""
+        """Computes the features: column name -> (N, …) in the order of the rows, or N arrays of different shapes."""

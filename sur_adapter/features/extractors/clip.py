@@ -43,7 +43,7 @@ def extract(pairs: pd.DataFrame, images: None, out: Path, config: Config, models
 
 
 def model_files(model: str) -> list[str]:
-    """The parts of a model's folder that text encoders are loaded from; some models lack some."""
+    """Lists the parts of a model's folder that text encoders are loaded from; not every model has all of them."""
     return [f"{model}/{part}" for part in ("model_index.json", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")]
 
 
@@ -61,7 +61,7 @@ class TextEncoderExtractor:
         return simple | self._encode("complex", [effective_prompt(row) for row in rows.to_dict("records")])
 
     def _encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
-        """column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""
+        """Encodes prompts: column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""
         embeds, pooled = zip(*((e.half().cpu(), p) for e, p in map(self.encoders, batched(prompts, self.batch_size))), strict=True)
         columns = {
             column: to_storage_dtype(torch.cat(embeds), "fp16", FIX_HINT),

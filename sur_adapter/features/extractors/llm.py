@@ -45,8 +45,8 @@ def extract(pairs: pd.DataFrame, images: None, out: Path, config: Config, models
         new = rows[[prompt not in first for prompt in rows["simple_prompt"]]].drop_duplicates("simple_prompt")
         first |= {prompt: (name, i) for i, prompt in enumerate(new["simple_prompt"])}
         parts += [(f"{name}.new", new)] if len(new) else []
-    make, join = partial(HiddenStateExtractor, models.llm, config), partial(_join, list(split_shards(pairs)), first)
-    extract_shards(out, pairs, make, lambda ids: [models.llm], config, __file__, executor, parts, join)
+    make_extractor, join = partial(HiddenStateExtractor, models.llm, config), partial(_join, list(split_shards(pairs)), first)
+    extract_shards(out, pairs, make_extractor, lambda ids: [models.llm], config, __file__, executor, parts, join)
 
 
 class HiddenStateExtractor:
@@ -58,7 +58,7 @@ class HiddenStateExtractor:
         self.about["precision"] = str(self.llm.dtype).removeprefix("torch.")
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
-        """column -> (N, d_llm), or with pooling `tokens` N arrays (T, d_llm)."""
+        """Computes column -> (N, d_llm), or with pooling `tokens` N arrays (T, d_llm)."""
         states = self.llm(rows["simple_prompt"].tolist()).items()
         store = partial(to_storage_dtype, storage_dtype=self.storage_dtype, fix_hint=FIX_HINT)
         if self.llm.pooling == "tokens":
@@ -72,8 +72,8 @@ def _join(shards: list[tuple[str, pd.DataFrame]], first: dict[str, tuple[str, in
     columns = sorted(new_columns(shards[0][0]), key=lambda column: (len(column), column))  # layer_2 before layer_10
     for name, rows in shards:
         if not is_finished(work.folder / f"{name}.parquet"):
-            places = [first[prompt] for prompt in rows["simple_prompt"]]
-            values = {column: [new_columns(shard)[column][i] for shard, i in places] for column in columns}
+            positions = [first[prompt] for prompt in rows["simple_prompt"]]
+            values = {column: [new_columns(shard)[column][i] for shard, i in positions] for column in columns}
             vectors = {column: v if about["pooling"] == "tokens" else np.stack(v) for column, v in values.items()}
             with work.open(f"{name}.parquet") as part:
                 write_features(part, rows["id"].tolist(), vectors, about, len(shards))

@@ -1,4 +1,4 @@
-"""The query bank: what the U-Net's cross-attention layers ask of the prompt (features/query_bank.py).
+"""The query bank: queries of the U-Net's cross-attention layers (features/query_bank.py).
 
 Recorded from U-Net passes on noisy latents of training images under their complex prompts, at random timesteps. 4,000 queries per layer
 and the layer's weights take 0.16 GB for SD 1.x (16 layers), 0.18 GB for SD 2.x (16) and 1.6 GB for SDXL (70), in fp16.
@@ -72,7 +72,7 @@ def extract(pairs: pd.DataFrame, images: ImageIndex, out: Path, config: Config, 
 
 
 def _recorder(queries: list[Tensor], per_image: int, generator: torch.Generator) -> Callable:
-    """A forward hook of `to_q` that keeps random queries of each image, fp16 on the CPU."""
+    """Returns a forward hook of `to_q` that stores random queries of each image, fp16 on the CPU."""
 
     def hook(_module: nn.Module, _inputs: tuple, q: Tensor) -> None:  # (B, h·w, heads·e)
         chosen = torch.stack([torch.randperm(q.shape[1], generator=generator)[:per_image] for _ in range(len(q))]).to(q.device)

@@ -56,12 +56,12 @@ def extract(pairs: pd.DataFrame, images: ImageIndex, out: Path, config: Config, 
     def input_files(ids: list[str]) -> list:
         return [*model_files(models.diffusion), *images.files(ids)]
 
-    make = partial(LatentExtractor, images, models.diffusion, sizes, config)
-    extract_shards(out, pairs, make, input_files, config, __file__, executor)
+    make_extractor = partial(LatentExtractor, images, models.diffusion, sizes, config)
+    extract_shards(out, pairs, make_extractor, input_files, config, __file__, executor)
 
 
 def model_files(model: str) -> list[str]:
-    """The part of a model's folder that the VAE is loaded from."""
+    """Lists the part of a model's folder that the VAE is loaded from."""
     return [f"{model}/vae"]
 
 
@@ -105,5 +105,5 @@ class LatentExtractor:
 
 
 def nearest_bucket(width: int, height: int, buckets: tuple[tuple[int, int], ...]) -> int:
-    """The index of the bucket nearest in log aspect ratio; the first of equals."""
+    """Returns the index of the bucket nearest in log aspect ratio; the first of equals."""
     return min(range(len(buckets)), key=lambda b: abs(log(width / height) - log(buckets[b][0] / buckets[b][1])))
