@@ -1,4 +1,4 @@
-"""The adapter: the identity at the start, what it attends to, and its files."""
+"""The adapter: it starts as the identity, attends over the tokens of one prompt, and is saved and loaded."""
 
 import copy
 import json
@@ -21,7 +21,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 def adapter(trained: bool = True, **config) -> SURAdapter:
     torch.manual_seed(0)
     made = SURAdapter(AdapterConfig(**{"width": 32, "teacher_width": 24, "heads": 4, "pooled_width": 20} | config)).eval()
-    if trained:  # as if: parameters that start at zero are random
+    if trained:  # stands for a training: parameters that start at zero become random
         for parameter in made.parameters():
             if not parameter.any():
                 nn.init.normal_(parameter, std=0.1)
@@ -33,13 +33,13 @@ P = torch.randn(3, 20, generator=torch.Generator().manual_seed(2))
 
 
 @pytest.mark.parametrize("variant", ["sur", "paper"])
-def test_untrained_it_is_the_identity_bit_for_bit(variant):
+def test_an_untrained_adapter_is_the_identity_bit_for_bit(variant):
     made = adapter(trained=False, variant=variant)
     assert torch.equal(made(X), X) and torch.equal(made.pool(P), P)
 
 
 @every_kind
-def test_at_scale_zero_it_is_the_identity_bit_for_bit(kind):
+def test_at_scale_0_an_adapter_is_the_identity_bit_for_bit(kind):
     made = adapter(**KINDS[kind])
     assert torch.equal(made(X, 0.0), X) and torch.equal(made.pool(P, 0.0), P)
 
@@ -53,7 +53,7 @@ def test_the_scale_blends_its_output_with_the_text_features(kind):
         assert torch.equal(change(x), change(x, made.config.strength))
 
 
-def test_the_default_strength_is_one_and_that_of_the_published_network_a_tenth():
+def test_the_default_strength_is_1_and_0_1_for_the_published_network():
     assert [AdapterConfig(32, variant=v).strength for v in VARIANTS] == [1.0, 1.0, 0.1]
     assert AdapterConfig(32, variant="official", strength=0.5).strength == 0.5
     with pytest.raises(ValueError, match="adapter.strength is nan: give a number"):
@@ -86,20 +86,20 @@ def test_the_query_of_a_token_depends_on_the_other_tokens_except_in_a_published_
 
 
 @every_kind
-def test_in_evaluation_mode_it_is_deterministic(kind):
+def test_an_adapter_in_evaluation_mode_is_deterministic(kind):
     made = adapter(**KINDS[kind])
     assert torch.equal(made(X), made(X))
 
 
-@pytest.mark.parametrize("variant", ["paper", "official"])  # in `sur` it is also passed on
-def test_the_query_is_what_attends(variant):
+@pytest.mark.parametrize("variant", ["paper", "official"])
+def test_the_output_depends_on_the_query(variant):
     made = adapter(variant=variant)
     assert torch.equal(made.adapt(X, made.query(X)), made(X))
     assert not torch.allclose(made.adapt(X, made.query(X) + torch.randn(32)), made(X), atol=1e-4)
 
 
-def test_in_the_paper_the_query_only_steers_attention_and_in_sur_it_is_also_passed_on():
-    one_token = torch.ones(1, 1, 32)  # whatever the query, attention returns that token
+def test_in_paper_the_query_changes_only_attention_weights_and_in_sur_it_is_also_added_to_the_output():
+    one_token = torch.ones(1, 1, 32)  # attention over one token returns it for any query
     for variant, same in (("paper", True), ("sur", False)):
         made = adapter(variant=variant)
         outputs = [made.adapt(one_token, q) for q in torch.randn(2, 1, 1, 32, generator=torch.Generator().manual_seed(5))]
@@ -114,17 +114,17 @@ def test_an_unknown_variant_is_refused():
 
 
 @every_kind
-def test_the_terms_of_the_loss_reach_every_parameter_that_is_saved(kind):
+def test_every_saved_parameter_gets_a_gradient_from_the_loss_terms(kind):
     made = adapter(**KINDS[kind])
     query, target = made.query(X), X.flip(0)
     total = loss.kl(target, made.adapt(X, query)) + loss.llm(made.projection(torch.randn(3, 24)), query)
     (total + (made.pool(P) - P.flip(0)).square().mean()).backward()
-    dead = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]
-    assert dead == [] and made.state_dict().keys() == dict(made.named_parameters()).keys()
+    without_gradient = [name for name, p in made.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert without_gradient == [] and made.state_dict().keys() == dict(made.named_parameters()).keys()
 
 
 @pytest.mark.parametrize("variant", ["sur", "paper"])
-def test_there_is_no_dropout(variant):
+def test_our_variants_have_no_dropout_in_training_mode(variant):
     made = adapter(variant=variant).train()
     assert torch.equal(made(X), made(X))
 
@@ -145,14 +145,14 @@ def test_any_width_of_text_features_works(kind, width):
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda made: pickle.loads(pickle.dumps(made))], ids=["copy", "pickle"])
 @every_kind
-def test_a_copy_is_of_the_same_network(kind, copied):
+def test_a_copy_has_the_same_class_and_outputs(kind, copied):
     made = adapter(**KINDS[kind])
     again = copied(made)
     assert type(again) is type(made) and torch.equal(again(X), made(X))
 
 
 @every_kind
-def test_its_files_restore_it_with_the_projection_and_its_origin(kind, tmp_path):
+def test_saved_files_restore_the_adapter_with_its_projection_and_origin(kind, tmp_path):
     made = adapter(about={"base_model": "some/model", "layers": [3]}, **KINDS[kind])
     made.save_pretrained(tmp_path)
     again = SURAdapter.from_pretrained(tmp_path)
@@ -161,7 +161,7 @@ def test_its_files_restore_it_with_the_projection_and_its_origin(kind, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
 
 
-def test_a_folder_without_an_adapter_is_refused_with_the_cure(tmp_path):
+def test_a_folder_without_an_adapter_is_refused_and_the_error_says_what_to_do(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(tmp_path)
 
@@ -179,7 +179,7 @@ def test_heads_that_do_not_divide_the_width_are_refused():
         adapter(heads=5)
 
 
-def test_the_same_seed_gives_the_same_projection_and_another_another():
+def test_the_same_seed_gives_the_same_projection_and_another_seed_another_one():
     def projection(seed):
         torch.manual_seed(seed)
         return SURAdapter(AdapterConfig(32, 24)).projection.weight
@@ -212,10 +212,10 @@ def test_files_and_outputs_are_those_of_the_first_release(kind, weights_digest, 
     assert sums == pytest.approx([output, pooled, query], rel=1e-5)
 
 
-def corrupt(folder, how: str) -> None:
+def corrupt(folder, case: str) -> None:
     config, weights = folder / "config.json", folder / "model.safetensors"
     values = json.loads(config.read_text())
-    if how == "cut":
+    if case == "cut":
         weights.write_bytes(weights.read_bytes()[:-100])
     config.write_text(
         {
@@ -228,12 +228,12 @@ def corrupt(folder, how: str) -> None:
             "other": json.dumps(values | {"width": 64}),
             "deeper": json.dumps(values | {"depth": 3}),
             "cut": config.read_text(),
-        }[how]
+        }[case]
     )
 
 
 @pytest.mark.parametrize(
-    ("how", "message"),
+    ("case", "message"),
     [
         ("words", "config.json is not the config of an adapter .* again"),
         ("list", "config.json is not the config of an adapter .* again"),
@@ -246,9 +246,9 @@ def corrupt(folder, how: str) -> None:
         ("cut", "does not hold the weights that its config.json describes .*: download or train it again"),
     ],
 )
-def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, how, message):
+def test_files_that_do_not_fit_are_refused_in_one_sentence(tmp_path, case, message):
     adapter().save_pretrained(tmp_path)
-    corrupt(tmp_path, how)
+    corrupt(tmp_path, case)
     with pytest.raises(ValueError, match=message) as error:
         SURAdapter.from_pretrained(tmp_path)
     assert "\n" not in str(error.value)

@@ -25,7 +25,7 @@ X = torch.randn(1, 11, D, generator=torch.Generator().manual_seed(1))
 
 
 def shapes(d: int) -> dict[str, tuple[int, ...]]:
-    """The 48 tensors as the published files have them."""
+    """Names and shapes of the 48 tensors in a published checkpoint."""
     layer = {
         "self_attn.in_proj_weight": (3 * d, d),
         "self_attn.in_proj_bias": (3 * d,),
@@ -102,7 +102,7 @@ def test_in_a_batch_every_prompt_is_adapted_as_the_published_code_adapts_it_alon
     batch = torch.cat([X, 2 * X.flip(1), -X])
     alone = torch.cat([forward(weights(), x[None], 0.1, "prompts") for x in batch])
     assert torch.allclose(read_checkpoint(official_pt)(batch), alone, atol=1e-5)
-    assert not torch.allclose(forward(weights(), batch, 0.1, "prompts"), alone, atol=1e-3)  # what the published code does to it
+    assert not torch.allclose(forward(weights(), batch, 0.1, "prompts"), alone, atol=1e-3)  # it attends over prompts
 
 
 def test_with_token_attention_the_encoder_attends_over_the_tokens(official_pt):
@@ -117,7 +117,7 @@ def test_dropout_is_on_in_training_mode_and_off_in_evaluation_mode(official_pt):
     assert torch.equal(adapter(X), adapter(X)) and not torch.equal(adapter.train()(X), adapter(X))
 
 
-def test_a_new_one_attends_over_tokens_and_has_no_unused_parameters():
+def test_a_new_official_adapter_attends_over_tokens_and_has_no_unused_parameters():
     torch.manual_seed(0)
     adapter = SURAdapter(AdapterConfig(768, variant="official"))
     assert not adapter.config.published_attention
@@ -156,17 +156,19 @@ def test_the_folder_records_its_origin_and_the_options(official_pt, tmp_path):
 
 
 def convert(*args) -> str:
-    """Runs the command; its output."""
+    """Runs the command `convert` and returns its output."""
     return main(["convert", *map(str, args)])
 
 
-class Bomb:
+class Payload:
+    """Creates a file when it is unpickled."""
+
     def __reduce__(self):
-        return (open, ("bomb", "w"))
+        return (open, ("payload", "w"))
 
 
 CORRUPT = {
-    "an object": (weights() | {"fc.bias": Bomb()}, "cannot be read as a file of tensors only"),
+    "an object": (weights() | {"fc.bias": Payload()}, "cannot be read as a file of tensors only"),
     "a list": ([1, 2], "holds a list without tensors"),
     "nothing": ({}, "holds a dict without tensors"),
     "a number": (weights() | {"fc.bias": 3}, "'fc.bias' is of type int, not a tensor"),
@@ -182,34 +184,34 @@ CORRUPT = {
 }
 
 
-@pytest.mark.parametrize("how", CORRUPT)
-def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_no_code_is_run(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("case", CORRUPT)
+def test_anything_else_in_a_checkpoint_is_refused_in_one_sentence_and_no_code_is_run(tmp_path, monkeypatch, case):
     monkeypatch.chdir(tmp_path)
-    content, message = CORRUPT[how]
+    content, message = CORRUPT[case]
     torch.save(content, "corrupt.pt")
     with pytest.raises(ValueError, match=message) as error:
         read_checkpoint("corrupt.pt")
-    assert "\n" not in str(error.value) and not (tmp_path / "bomb").exists()
+    assert "\n" not in str(error.value) and not (tmp_path / "payload").exists()
 
 
-@pytest.mark.parametrize("how", ["zip", "old", "bare"])
-def test_a_hostile_pickle_runs_no_code_in_any_format(tmp_path, monkeypatch, how):
+@pytest.mark.parametrize("kind", ["zip", "old", "bare"])
+def test_a_hostile_pickle_runs_no_code_in_any_format(tmp_path, monkeypatch, kind):
     monkeypatch.chdir(tmp_path)
     with open("planted.pt", "wb") as file:
-        planted = weights() | {"fc.bias": Bomb()}
-        pickle.dump(planted, file, 2) if how == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=how == "zip")
+        planted = weights() | {"fc.bias": Payload()}
+        pickle.dump(planted, file, 2) if kind == "bare" else torch.save(planted, file, _use_new_zipfile_serialization=kind == "zip")
     before = digest(tmp_path)
     with pytest.raises(ValueError, match="planted.pt cannot be read as a file of tensors only .*: download it again"):
         convert("planted.pt", "out")
     assert digest(tmp_path) == before
-    if how == "bare":
+    if kind == "bare":
         pickle.loads((tmp_path / "planted.pt").read_bytes())["fc.bias"].close()
-        assert (tmp_path / "bomb").exists()  # the pickle was really hostile
+        assert (tmp_path / "payload").exists()  # the payload works when it is unpickled
 
 
 @pytest.mark.parametrize("kind", ["pt", "safetensors"])
 @pytest.mark.parametrize("kept", [0, 7, 5000])
-def test_a_checkpoint_that_was_cut_short_is_refused(tmp_path, kind, kept):
+def test_a_truncated_checkpoint_is_refused(tmp_path, kind, kept):
     file = tmp_path / f"cut.{kind}"
     (torch.save if kind == "pt" else save_file)(weights(), file)
     file.write_bytes(file.read_bytes()[:kept])
@@ -233,12 +235,12 @@ def test_an_adapter_of_another_network_makes_no_checkpoint(tmp_path, changed, me
     assert list(tmp_path.iterdir()) == []
 
 
-def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(official_pt, tmp_path):
+def test_wrong_arguments_of_the_command_are_reported_in_one_sentence_and_change_no_file(official_pt, tmp_path):
     folder, other = tmp_path / "adapter", tmp_path / "sur"
     convert(official_pt, folder)
     SURAdapter(AdapterConfig(D)).save_pretrained(other)
     before = digest(tmp_path)
-    for words, message in (
+    for arguments, message in (
         ((official_pt, folder), "adapter exists already: name another place, or remove it first"),
         ((tmp_path / "no.pt", tmp_path / "new"), "no.pt does not exist: name a checkpoint or an adapter's folder"),
         ((official_pt, tmp_path / "new.pt"), "is a checkpoint, so .*new.pt must be a folder"),
@@ -250,23 +252,23 @@ def test_wrong_arguments_of_the_command_are_one_sentence_and_change_no_file(offi
         ((other, tmp_path / "new.pt"), "of the variant sur"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
-            convert(*words)
+            convert(*arguments)
         assert "\n" not in str(error.value)
     assert digest(tmp_path) == before
 
 
-def test_the_exit_status_is_zero_or_one_for_bad_input_or_two_for_wrong_usage(official_pt, tmp_path):
-    for words, code, message in (
+def test_the_exit_code_is_0_for_success_1_for_bad_input_and_2_for_wrong_usage(official_pt, tmp_path):
+    for arguments, code, message in (
         ((official_pt, tmp_path / "new"), 0, f"{tmp_path}/new: width of the text features 32, scale 0.1\n"),
         ((official_pt, tmp_path / "new"), 1, f"error: {tmp_path}/new exists already: name another place, or remove it first\n"),
         ((official_pt,), 2, "usage: python -m sur_adapter convert"),
     ):
-        command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, words)]
+        command = [sys.executable, "-m", "sur_adapter", "convert", *map(str, arguments)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, (done.stdout + done.stderr)[: len(message)]) == (code, message)
 
 
-def test_the_help_has_an_example_and_loads_nothing():
+def test_the_help_has_an_example_and_does_not_import_torch():
     code = "import sys\nfrom sur_adapter.cli.main import build_parser\nprint(build_parser().format_help(), 'torch' in sys.modules)"
     output = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert "sur-adapter convert adapter_checkpoint5000.pt" in output and output.rstrip().endswith("False")
@@ -289,8 +291,8 @@ def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_p
     rng = np.random.default_rng(0)
     for name, rows in (("train", 24), ("test", 4), ("validation", 8)):
         ids = [f"{name}{i}" for i in range(rows)]
-        words = {part: rng.normal(size=(rows, 9, D)).astype(np.float16) for part in ("simple", "complex")}
-        write_features(tmp_path / f"clip/{name}-000000.parquet", ids, words, {"base_model": "a/model"})
+        embeds = {part: rng.normal(size=(rows, 9, D)).astype(np.float16) for part in ("simple", "complex")}
+        write_features(tmp_path / f"clip/{name}-000000.parquet", ids, embeds, {"base_model": "a/model"})
         write_features(tmp_path / f"llm/{name}-000000.parquet", ids, {"layer_3": rng.normal(size=(rows, 20)).astype(np.float16)})
 
     def trained(name: str, seed: int) -> dict[str, str]:
