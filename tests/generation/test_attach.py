@@ -1,4 +1,4 @@
-"""An attached adapter adapts the positive prompt, and `remove` restores the pipeline."""
+"""An attached adapter adapts the positive prompt only, and `remove` restores the pipeline."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from sur_adapter import attach
 
 @every_model
 @pytest.mark.parametrize("variant", ["sur", "paper", "official"])
-def test_it_changes_the_image_and_remove_restores_the_pipeline(model, variant):
+def test_an_attached_adapter_changes_the_image_and_remove_restores_the_pipeline(model, variant):
     pipe = PIPELINES[model]()
     before = draw(pipe)
     handle = attach(pipe, make_adapter(pipe, variant=variant))
@@ -23,7 +23,7 @@ def test_it_changes_the_image_and_remove_restores_the_pipeline(model, variant):
 
 @every_model
 @pytest.mark.parametrize("variant", ["sur", "paper", "official"])
-def test_at_scale_0_it_is_the_base_model_bit_for_bit(model, variant):
+def test_at_scale_0_the_image_is_that_of_the_base_model_bit_for_bit(model, variant):
     pipe = PIPELINES[model]()
     before = draw(pipe)
     handle = attach(pipe, make_adapter(pipe, variant=variant), scale=0.0)
@@ -33,7 +33,7 @@ def test_at_scale_0_it_is_the_base_model_bit_for_bit(model, variant):
 
 
 @every_model
-def test_an_untrained_adapter_is_the_base_model_bit_for_bit(model):
+def test_with_an_untrained_adapter_the_image_is_that_of_the_base_model_bit_for_bit(model):
     pipe = PIPELINES[model]()
     before = draw(pipe)
     attach(pipe, make_adapter(pipe, trained=False))
@@ -44,11 +44,11 @@ def test_an_untrained_adapter_is_the_base_model_bit_for_bit(model):
 @pytest.mark.parametrize("variant", ["sur", "paper", "official"])
 def test_the_negative_prompt_and_the_unconditional_branch_do_not_change(model, variant):
     pipe = PIPELINES[model]()
-    asked = [{"negative_prompt": "three red circles"}, {}]
-    own = [encode(pipe, **words) for words in asked]
+    prompts = [{"negative_prompt": "three red circles"}, {}]
+    own = [encode(pipe, **prompt) for prompt in prompts]
     attach(pipe, make_adapter(pipe, variant=variant))
-    for words, before in zip(asked, own, strict=True):
-        after = encode(pipe, **words)
+    for prompt, before in zip(prompts, own, strict=True):
+        after = encode(pipe, **prompt)
         same = [torch.equal(a, b) for a, b in zip(after, before, strict=True)]
         assert same == ([False, True, False, True] if model == "sdxl" else [False, True])
 
@@ -69,7 +69,7 @@ def test_without_guidance_there_is_no_negative_output():
 
 
 @every_model
-def test_the_same_prompt_and_noise_draw_the_same_picture_whatever_the_batch(model):
+def test_the_same_prompt_and_noise_give_the_same_image_in_any_batch(model):
     pipe = PIPELINES[model]()
     attach(pipe, make_adapter(pipe))
     together = draw(pipe, ("three red circles", "a blue star waves"))
@@ -85,7 +85,7 @@ def test_embeddings_given_by_the_caller_are_not_adapted(model):
     assert all(torch.equal(a, b) for a, b in zip(encode(pipe, None, **own), own.values(), strict=True))
 
 
-def test_embeddings_given_by_position_are_not_adapted_either():
+def test_embeddings_given_as_positional_arguments_are_not_adapted():
     pipe = pipeline()
     own, empty = pipe.encode_prompt("a blue star", "cpu", 1, True)
     attach(pipe, make_adapter(pipe))
@@ -97,15 +97,15 @@ def test_image_to_image_takes_the_same_adapter(model, cls):
     pipe = PIPELINES[model](cls)
     start = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-    def go():
+    def generate():
         generator = torch.Generator().manual_seed(0)
         return pipe("a blue star", image=start, strength=1.0, num_inference_steps=2, generator=generator, output_type="np").images
 
-    before = go()
+    before = generate()
     handle = attach(pipe, make_adapter(pipe))
-    assert not np.array_equal(go(), before)
+    assert not np.array_equal(generate(), before)
     handle.remove()
-    assert np.array_equal(go(), before)
+    assert np.array_equal(generate(), before)
 
 
 @every_model
@@ -133,16 +133,16 @@ def test_an_adapter_in_half_precision_adapts_fp32_embeddings():
 def test_another_base_model_is_refused_by_name_and_left_unchanged(model, dtype):
     adapter = make_adapter(PIPELINES[model]())
     attach(PIPELINES[model]().to(dtype), adapter)
-    stranger = PIPELINES[model](seed=1).to(dtype)
+    other_base = PIPELINES[model](seed=1).to(dtype)
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one: load tiny/base"):
-        attach(stranger, adapter)
+        attach(other_base, adapter)
     for other in PIPELINES.keys() - {model}:
         with pytest.raises(ValueError, match=r"tiny/base with text features of width \d+, but those of this pipeline have width \d+"):
             attach(PIPELINES[other]().to(dtype), adapter)
-    assert "encode_prompt" not in stranger.__dict__
+    assert "encode_prompt" not in other_base.__dict__
 
 
-def test_the_second_text_encoder_is_checked_too():
+def test_the_second_text_encoder_and_the_pooled_width_are_checked():
     adapter, other = make_adapter(xl()), xl()
     other.text_encoder_2 = xl(seed=1).text_encoder_2
     with pytest.raises(ValueError, match="has another one: load tiny/base"):

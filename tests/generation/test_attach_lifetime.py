@@ -16,7 +16,7 @@ from torch import nn
 from sur_adapter import attach
 from sur_adapter.generation import attach as attach_module
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="weights that come and go between two devices need a GPU")
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="moving weights between two devices needs a GPU")
 
 
 def by_model(pipe) -> None:
@@ -24,14 +24,14 @@ def by_model(pipe) -> None:
 
 
 def by_layer(pipe) -> None:
-    """As enable_sequential_cpu_offload, which itself refuses a CPU: the weights lie on `meta` but while their layer runs."""
+    """Like enable_sequential_cpu_offload, which refuses a CPU: weights are on `meta` except while their layer runs."""
     for part in pipe.components.values():
         if isinstance(part, nn.Module):
             accelerate.cpu_offload(part, torch.device("cpu"))
 
 
 def attached(pipe, adapter, change, first: str):
-    """The handle of an adapter that is attached before or after another change of the pipeline."""
+    """Attaches an adapter before or after another change of the pipeline and returns its handle."""
     if first != "attach":
         change(pipe)
     handle = attach(pipe, adapter)
@@ -80,7 +80,7 @@ def test_the_adapter_moves_to_the_device_of_the_embeddings(model, offload):
 
 
 @every_model
-def test_attaching_or_another_scale_does_not_recompile_the_unet(model):
+def test_attaching_and_changing_the_scale_do_not_recompile_the_unet(model):
     pipe = PIPELINES[model]()
     before = draw(pipe)
     handle = attach(pipe, make_adapter(pipe))
@@ -109,56 +109,56 @@ def test_a_compiled_text_encoder_is_recognised():
     assert np.allclose(draw(pipe), expected, atol=1e-4)
 
 
-def learn(pipe) -> None:
-    """Textual inversion: <cat>, a word of two vectors, for every text encoder."""
+def add_textual_inversion(pipe) -> None:
+    """Adds a textual inversion to every text encoder: <cat>, two vectors."""
     for end in ("", "_2") if hasattr(pipe, "tokenizer_2") else ("",):
-        words, encoder = getattr(pipe, f"tokenizer{end}"), getattr(pipe, f"text_encoder{end}")
+        tokenizer, encoder = getattr(pipe, f"tokenizer{end}"), getattr(pipe, f"text_encoder{end}")
         vectors = torch.randn(2, encoder.config.hidden_size, generator=torch.Generator().manual_seed(0))
-        pipe.load_textual_inversion({"<cat>": vectors}, text_encoder=encoder, tokenizer=words)
+        pipe.load_textual_inversion({"<cat>": vectors}, text_encoder=encoder, tokenizer=tokenizer)
 
 
 @every_model
-@pytest.mark.parametrize("first", ["attach", "the word"])
+@pytest.mark.parametrize("first", ["attach", "textual inversion"])
 @torch.no_grad()
 def test_a_textual_inversion_of_several_vectors_is_adapted_like_any_word(model, first):
     pipe = PIPELINES[model]()
     if model == "sdxl":
         pipe.tokenizer_2 = deepcopy(pipe.tokenizer)
     adapter = make_adapter(pipe)
-    handle = attached(pipe, adapter, learn, first)
-    adapted, picture = encode(pipe, "a <cat>"), draw(pipe, ("a <cat>",))
+    handle = attached(pipe, adapter, add_textual_inversion, first)
+    adapted, image = encode(pipe, "a <cat>"), draw(pipe, ("a <cat>",))
     handle.remove()
     own = encode(pipe, "a <cat>")
     assert torch.equal(adapted[0], adapter(own[0])) and not torch.equal(adapted[0], own[0])
-    assert not torch.equal(own[0], encode(pipe, "a <cat> <cat>")[0]) and not np.array_equal(picture, draw(pipe, ("a <cat>",)))
+    assert not torch.equal(own[0], encode(pipe, "a <cat> <cat>")[0]) and not np.array_equal(image, draw(pipe, ("a <cat>",)))
 
 
-def low_rank(pipe) -> dict:
-    """A LoRA of the U-Net and of the first text encoder, for one projection of each, under the names that diffusers gives them."""
-    random, found = torch.Generator().manual_seed(0), {}
+def lora_weights(pipe) -> dict:
+    """Returns random LoRA weights for one projection of the U-Net and one of the first text encoder, named as in diffusers."""
+    random, weights = torch.Generator().manual_seed(0), {}
     for part, end in (("unet", "attn2.to_q"), ("text_encoder", "self_attn.q_proj")):
         for name, layer in getattr(pipe, part).named_modules():
             if name.endswith(end):
-                found[f"{part}.{name}.lora_A.weight"] = torch.randn(2, layer.in_features, generator=random)
-                found[f"{part}.{name}.lora_B.weight"] = torch.randn(layer.out_features, 2, generator=random)
-    return found
+                weights[f"{part}.{name}.lora_A.weight"] = torch.randn(2, layer.in_features, generator=random)
+                weights[f"{part}.{name}.lora_B.weight"] = torch.randn(layer.out_features, 2, generator=random)
+    return weights
 
 
 @every_model
-@pytest.mark.parametrize("first", ["attach", "the LoRA"])
+@pytest.mark.parametrize("first", ["attach", "LoRA"])
 @torch.no_grad()
 def test_a_lora_of_unet_and_text_encoder_works_with_the_adapter(model, first):
-    pytest.importorskip("peft", reason="diffusers loads a LoRA by the package peft alone")
+    pytest.importorskip("peft", reason="diffusers needs the package peft to load a LoRA")
     pipe = PIPELINES[model]()
     adapter, plain = make_adapter(pipe), draw(pipe)
-    handle = attached(pipe, adapter, lambda pipe: pipe.load_lora_weights(low_rank(pipe), adapter_name="style"), first)
+    handle = attached(pipe, adapter, lambda pipe: pipe.load_lora_weights(lora_weights(pipe), adapter_name="style"), first)
     pipe.set_adapters("style", 1.0)
     scales = [{}, {"cross_attention_kwargs": {"scale": 0.5}}]
     with_both, adapted = [draw(pipe, **scale) for scale in scales], encode(pipe)
     handle.scale = 0.0
     with_lora, own = [draw(pipe, **scale) for scale in scales], encode(pipe)
-    pictures = [plain, *with_both, *with_lora]
-    assert not any(np.array_equal(a, b) for i, a in enumerate(pictures) for b in pictures[:i])
+    images = [plain, *with_both, *with_lora]
+    assert not any(np.array_equal(a, b) for i, a in enumerate(images) for b in images[:i])
     assert torch.equal(adapted[0], adapter(own[0]))
     pipe.unload_lora_weights()
     assert np.array_equal(draw(pipe), plain)
@@ -169,7 +169,7 @@ def test_after_remove_nothing_of_the_adapter_is_left_in_the_pipeline(model):
     pipe = PIPELINES[model]()
     adapter, own, weights = make_adapter(pipe), dict(vars(pipe)), {name: p.clone() for name, p in pipe.unet.state_dict().items()}
     with attach(pipe, adapter):
-        if model != "sdxl":  # whose text encoders, with or without an adapter, transformers 5 cannot pickle once they have run
+        if model != "sdxl":  # transformers 5 cannot pickle SDXL's text encoders after a call, with or without an adapter
             draw(pipe)
         assert b"sur_adapter" in pickle.dumps(pipe)
     assert b"sur_adapter" not in pickle.dumps(pipe)
@@ -177,10 +177,10 @@ def test_after_remove_nothing_of_the_adapter_is_left_in_the_pipeline(model):
         draw(pipe)
     assert "encode_prompt" not in vars(pipe) and all(vars(pipe)[name] is own[name] for name in pipe.components)
     assert all(torch.equal(p, weights[name]) for name, p in pipe.unet.state_dict().items())
-    gone = weakref.ref(adapter)
+    reference_to_freed = weakref.ref(adapter)
     del adapter
     gc.collect()
-    assert gone() is None
+    assert reference_to_freed() is None
 
 
 @every_model
@@ -205,7 +205,7 @@ def test_a_pipeline_is_saved_without_the_adapter_and_copied_with_it(model, tmp_p
 def test_an_exception_in_the_with_block_removes_the_adapter():
     pipe = pipeline()
     with pytest.raises(KeyError), attach(pipe, make_adapter(pipe)):
-        raise KeyError("a mishap")
+        raise KeyError("an error")
     assert "encode_prompt" not in vars(pipe)
 
 
@@ -222,23 +222,23 @@ def test_a_removed_handle_does_not_remove_the_next_adapter():
 
 def test_an_encode_prompt_that_the_user_set_is_adapted_and_restored():
     pipe = pipeline()
-    way, plain = pipe.encode_prompt, draw(pipe)
+    original, plain = pipe.encode_prompt, draw(pipe)
 
-    def politely(prompt, *args, **kwargs):
-        return way([f"{words} waves" for words in prompt], *args, **kwargs)
+    def with_suffix(prompt, *args, **kwargs):
+        return original([f"{text} waves" for text in prompt], *args, **kwargs)
 
-    pipe.encode_prompt = politely
+    pipe.encode_prompt = with_suffix
     before = draw(pipe)
     handle = attach(pipe, make_adapter(pipe))
     assert not np.array_equal(draw(pipe), before) and not np.array_equal(before, plain)
     handle.scale = 0.0
     assert np.array_equal(draw(pipe), before)
     handle.remove()
-    assert pipe.encode_prompt is politely and np.array_equal(draw(pipe), before)
+    assert pipe.encode_prompt is with_suffix and np.array_equal(draw(pipe), before)
 
 
 @pytest.mark.parametrize("model", ["sd 1.x", "sdxl"])
-def test_an_exchanged_text_encoder_is_refused_at_the_next_prompt(model):
+def test_a_replaced_text_encoder_is_refused_at_the_next_prompt(model):
     pipe, own = PIPELINES[model](), PIPELINES[model]()
     handle = attach(pipe, make_adapter(pipe))
     name = "text_encoder_2" if model == "sdxl" else "text_encoder"
@@ -252,8 +252,8 @@ def test_an_exchanged_text_encoder_is_refused_at_the_next_prompt(model):
     draw(pipe)
 
 
-def test_another_text_encoder_at_the_address_of_a_freed_one_is_refused(monkeypatch):
-    monkeypatch.setattr(attach_module, "id", lambda _: 7, raising=False)  # as if each object were at the same address
+def test_another_text_encoder_with_the_id_of_a_freed_one_is_refused(monkeypatch):
+    monkeypatch.setattr(attach_module, "id", lambda _: 7, raising=False)  # gives each object the same address
     attach(pipe := pipeline(), make_adapter(pipe))
     pipe.text_encoder = pipeline(seed=1).text_encoder
     with pytest.raises(ValueError, match="trained for the text encoder of tiny/base, but this pipeline has another one"):
@@ -265,18 +265,18 @@ def test_a_removed_text_encoder_is_freed_and_given_embeddings_still_work():
     positive, negative = encode(pipe, "three red circles")
     before = draw(pipe)
     attach(pipe, make_adapter(pipe))
-    gone = weakref.ref(pipe.text_encoder)
+    reference_to_freed = weakref.ref(pipe.text_encoder)
     pipe.text_encoder = None
     gc.collect()
-    assert gone() is None
+    assert reference_to_freed() is None
     noise = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    how = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
-    pictures = pipe(prompt_embeds=positive, negative_prompt_embeds=negative, latents=noise, **how).images
-    assert np.array_equal(pictures, before)
+    sampling_kwargs = {"num_inference_steps": 2, "guidance_scale": 3.0, "height": 8, "width": 8, "output_type": "np"}
+    images = pipe(prompt_embeds=positive, negative_prompt_embeds=negative, latents=noise, **sampling_kwargs).images
+    assert np.array_equal(images, before)
 
 
 @pytest.mark.parametrize("value", ["0.5", None, float("nan"), float("inf")])
-def test_a_scale_that_is_not_a_finite_number_is_refused_and_the_last_one_stays(value):
+def test_a_scale_that_is_not_a_finite_number_is_refused_and_the_previous_scale_stays(value):
     pipe = pipeline()
     handle = attach(pipe, make_adapter(pipe), scale=0.25)
     with pytest.raises(ValueError, match=r"scale is .*: give a number, 0 for the base model, 1 for the whole adapter"):
@@ -289,10 +289,10 @@ def test_a_scale_that_is_not_a_finite_number_is_refused_and_the_last_one_stays(v
         assert "encode_prompt" not in vars(other)
 
 
-def test_strength_is_another_name_of_scale_and_both_at_once_are_refused():
+def test_strength_is_an_alias_of_scale_and_both_at_once_are_refused():
     pipe = pipeline()
     with attach(pipe, make_adapter(pipe), strength=0.25) as handle:
-        assert (handle.scale, handle.scale) == (0.25, 0.25)
+        assert handle.scale == 0.25
         handle.scale = 0.5
         half = draw(pipe)
         assert handle.scale == 0.5

@@ -22,10 +22,10 @@ from sur_adapter import attach
 NAMES = ("prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds")
 TASKS = {"text": AutoPipelineForText2Image, "image": AutoPipelineForImage2Image, "inpainting": AutoPipelineForInpainting}
 every_task = pytest.mark.parametrize("task", TASKS)
-every_control = pytest.mark.parametrize("controlled", [False, True], ids=["plain", "ControlNet"])
+every_control = pytest.mark.parametrize("controlled", [False, True], ids=["no ControlNet", "ControlNet"])
 
 
-def host(model: str, task: str, controlled: bool):
+def make_pipeline(model: str, task: str, controlled: bool):
     base = PIPELINES[model]()
     net = {"controlnet": ControlNetModel.from_unet(base.unet, conditioning_embedding_out_channels=(16,))} if controlled else {}
     pipe = TASKS[task].from_pipe(base, **net)
@@ -33,46 +33,46 @@ def host(model: str, task: str, controlled: bool):
     return pipe
 
 
-def go(pipe, task: str, controlled: bool, **prompt) -> np.ndarray:
+def generate(pipe, task: str, controlled: bool, **prompt) -> np.ndarray:
     random = torch.Generator().manual_seed(0)
-    picture, control = torch.rand(2, 1, 3, 8, 8, generator=random)
-    given = {"text": {}, "image": {"image": picture, "strength": 1.0}}.get(task, {"image": picture, "mask_image": torch.ones(1, 1, 8, 8)})
+    image, control = torch.rand(2, 1, 3, 8, 8, generator=random)
+    inputs = {"text": {}, "image": {"image": image, "strength": 1.0}}.get(task, {"image": image, "mask_image": torch.ones(1, 1, 8, 8)})
     if task != "image" and not controlled:
-        given |= {"height": 8, "width": 8}
+        inputs |= {"height": 8, "width": 8}
     if controlled:
-        given |= {"image" if task == "text" else "control_image": control}
-    how = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": random, "output_type": "np"}
-    return pipe(**(prompt or {"prompt": "a blue star", "negative_prompt": "three red circles"}), **given, **how).images
+        inputs |= {"image" if task == "text" else "control_image": control}
+    sampling_kwargs = {"num_inference_steps": 2, "guidance_scale": 3.0, "generator": random, "output_type": "np"}
+    return pipe(**(prompt or {"prompt": "a blue star", "negative_prompt": "three red circles"}), **inputs, **sampling_kwargs).images
 
 
 @every_model
 @every_task
 @every_control
-def test_a_task_uses_the_adapted_prompt_and_is_otherwise_unchanged(model, task, controlled):
-    pipe = host(model, task, controlled)
+def test_every_task_uses_the_adapted_prompt_and_is_otherwise_unchanged(model, task, controlled):
+    pipe = make_pipeline(model, task, controlled)
     assert type(pipe).__name__.count("ControlNet") == controlled
-    adapter, before = make_adapter(pipe), go(pipe, task, controlled)
+    adapter, before = make_adapter(pipe), generate(pipe, task, controlled)
     own = dict(zip(NAMES, encode(pipe, negative_prompt="three red circles"), strict=False))
     by_hand = own | {"prompt_embeds": adapter(own["prompt_embeds"])}
     if model == "sdxl":
         by_hand |= {"pooled_prompt_embeds": adapter.pool(own["pooled_prompt_embeds"])}
-    expected = go(pipe, task, controlled, **by_hand)
-    inside = set(vars(pipe))
+    expected = generate(pipe, task, controlled, **by_hand)
+    attributes = set(vars(pipe))
     handle = attach(pipe, adapter)
-    assert np.array_equal(go(pipe, task, controlled), expected) and not np.array_equal(expected, before)
-    assert np.array_equal(go(pipe, task, controlled, **own), before)
+    assert np.array_equal(generate(pipe, task, controlled), expected) and not np.array_equal(expected, before)
+    assert np.array_equal(generate(pipe, task, controlled, **own), before)
     handle.scale = 0.0
-    assert np.array_equal(go(pipe, task, controlled), before)
+    assert np.array_equal(generate(pipe, task, controlled), before)
     handle.scale = 0.5
-    half = go(pipe, task, controlled)
+    half = generate(pipe, task, controlled)
     assert not np.array_equal(half, before) and not np.array_equal(half, expected)
     handle.remove()
-    assert np.array_equal(go(pipe, task, controlled), before) and set(vars(pipe)) == inside
+    assert np.array_equal(generate(pipe, task, controlled), before) and set(vars(pipe)) == attributes
 
 
 @every_model
 @pytest.mark.parametrize("auto", [*TASKS.values(), DiffusionPipeline], ids=lambda auto: auto.__name__)
-def test_a_pipeline_made_by_from_pipe_has_no_adapter_and_takes_its_own(model, auto):
+def test_a_pipeline_made_by_from_pipe_has_no_adapter_and_can_get_its_own(model, auto):
     first = PIPELINES[model]()
     adapter, (task, made) = make_adapter(first), ("text", type(first))
     plain, handle = draw(first), attach(first, adapter)
@@ -83,14 +83,14 @@ def test_a_pipeline_made_by_from_pipe_has_no_adapter_and_takes_its_own(model, au
         other, task = auto.from_pipe(first), next(name for name, kind in TASKS.items() if kind is auto)
     other.set_progress_bar_config(disable=True)
     assert other.unet is first.unet and "encode_prompt" not in vars(other) and np.array_equal(draw(first), adapted)
-    before, second = go(other, task, False), attach(other, adapter)
-    assert not np.array_equal(go(other, task, False), before)
+    before, second = generate(other, task, False), attach(other, adapter)
+    assert not np.array_equal(generate(other, task, False), before)
     second.scale = 0.5
     assert np.array_equal(draw(first), adapted)
     handle.remove()
-    assert np.array_equal(draw(first), plain) and not np.array_equal(go(other, task, False), before)
+    assert np.array_equal(draw(first), plain) and not np.array_equal(generate(other, task, False), before)
     second.remove()
-    assert np.array_equal(go(other, task, False), before)
+    assert np.array_equal(generate(other, task, False), before)
 
 
 @pytest.mark.parametrize("cls", [StableDiffusionInstructPix2PixPipeline, LEditsPPPipelineStableDiffusion])

@@ -1,4 +1,4 @@
-"""The shares of attention that the words of a prompt get, recorded without changing the image."""
+"""Attention per word of a prompt is recorded without changing the image."""
 
 import numpy as np
 import pytest
@@ -44,23 +44,23 @@ def test_the_shares_of_all_tokens_sum_to_one(model):
 
 def test_shares_equal_the_attention_scores_of_diffusers(miniature):
     """Compares with `get_attention_scores` of every layer in every step, for the positive prompt."""
-    kept, total = [], []
+    hooks, total = [], []
     for name, layer in miniature.unet.named_modules():
         if name.endswith("attn2"):
-            kept += [layer.register_forward_hook(scores(total), with_kwargs=True)]
+            hooks += [layer.register_forward_hook(scores(total), with_kwargs=True)]
     with record_attention(miniature.unet) as recorder:
         drawn(miniature)
-    for hook in kept:
+    for hook in hooks:
         hook.remove()
-    assert len(total) == 2 * len(kept) > 0
+    assert len(total) == 2 * len(hooks) > 0
     torch.testing.assert_close(recorder.shares(), torch.stack(total).mean(0), rtol=0, atol=1e-6)
 
 
 def scores(total: list):
     def hook(layer, inputs, options, _output):
         q, k = layer.to_q.forward(inputs[0]), layer.to_k.forward(options["encoder_hidden_states"])
-        found = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k))  # (B·heads, h·w, L)
-        total.append(found.unflatten(0, (-1, layer.heads))[-1].mean((0, 1)).double())
+        attention = layer.get_attention_scores(layer.head_to_batch_dim(q), layer.head_to_batch_dim(k))  # (B·heads, h·w, L)
+        total.append(attention.unflatten(0, (-1, layer.heads))[-1].mean((0, 1)).double())
 
     return hook
 
@@ -78,22 +78,22 @@ def test_the_negative_prompt_is_not_recorded(miniature):
         torch.testing.assert_close(other, seen[0], rtol=0, atol=1e-6)
 
 
-def test_words_are_spelled_as_in_the_prompt_and_the_shares_of_their_tokens_add_up(miniature):
+def test_words_are_spelled_as_in_the_prompt_and_shares_of_their_tokens_are_summed(miniature):
     tokenizer = miniature.tokenizer
     shares = torch.arange(tokenizer.model_max_length).double()
-    found = word_attention(tokenizer, "A chases, b", shares)
+    result = word_attention(tokenizer, "A chases, b", shares)
     pieces = len(tokenizer("chases").input_ids) - 2
     assert pieces > 1, "the miniature's tokenizer has no token for this word"
-    assert [word for word, _ in found] == ["A", "chases", ",", "b"]
-    assert [share for _, share in found] == [1, sum(range(2, 2 + pieces)), 2 + pieces, 3 + pieces]
+    assert [word for word, _ in result] == ["A", "chases", ",", "b"]
+    assert [share for _, share in result] == [1, sum(range(2, 2 + pieces)), 2 + pieces, 3 + pieces]
     spelled = [word for word, _ in word_attention(tokenizer, PROMPT, shares)]
     assert spelled == ["three", "Red", "circles", ",", "and", "a", "blue", "star", "!"]
 
 
 def test_truncated_words_are_left_out(miniature):
     length = miniature.tokenizer.model_max_length
-    found = word_attention(miniature.tokenizer, "red " * 100, torch.ones(length))
-    assert found == [("red", 1.0)] * (length - 2)
+    result = word_attention(miniature.tokenizer, "red " * 100, torch.ones(length))
+    assert result == [("red", 1.0)] * (length - 2)
     assert word_attention(miniature.tokenizer, "", torch.ones(length)) == []
 
 

@@ -1,4 +1,4 @@
-"""prompts/plain: three hundred plain prompts, each with keyword prompt, `include`, and questions with answers."""
+"""prompts/plain: 300 plain prompts, each with a keyword prompt, `include`, and questions with answers."""
 
 import json
 import re
@@ -38,14 +38,14 @@ def answers(row: dict, skill: str) -> list[str]:
     return [atom["a"] for atom in row["atoms"] if atom["skill"] == skill]
 
 
-def test_there_are_a_hundred_plain_prompts_per_category():
+def test_there_are_100_plain_prompts_per_category():
     assert Counter(row["category"] for row in ROWS) == dict.fromkeys(CATEGORIES, 100)
     assert all(row["id"].startswith(f"{row['category']}-") for row in ROWS)
 
 
 def test_no_two_plain_prompts_are_near_duplicates():
-    told = [(row["id"], set(words(row["prompt"])) - SMALL_WORDS) for row in ROWS]
-    assert [(a, b) for (a, x), (b, y) in combinations(told, 2) if len(x & y) >= len(x | y) / 2] == []
+    word_sets = [(row["id"], set(words(row["prompt"])) - SMALL_WORDS) for row in ROWS]
+    assert [(a, b) for (a, x), (b, y) in combinations(word_sets, 2) if len(x & y) >= len(x | y) / 2] == []
 
 
 def test_keyword_prompts_are_lists_and_plain_prompts_are_not():
@@ -69,24 +69,24 @@ def test_the_position_of_the_right_choice_is_balanced():
 
 def test_questions_cover_exactly_the_counts_colours_and_actions_of_a_prompt():
     for row in ROWS:
-        said = words(row["prompt"])
-        counts = Counter(NUMBERS[w] for w in said if w in NUMBERS)
-        asked = Counter(NUMBERS[a] for a in answers(row, "count"))
-        assert not counts - asked and not asked - counts - Counter({1: asked[1]}), row["id"]  # "a fork" may be asked for as one
-        assert Counter(answers(row, "color")) == Counter(w for w in said if w in COLORS), row["id"]
-        doing = {answer.split()[0] for answer in answers(row, "action")}
-        assert {w for w in said if w.endswith("ing")} - NOUNS_IN_ING <= doing, row["id"]
-        assert all(any(d[:3] in w for w in said) for d in doing), row["id"]
+        prompt_words = words(row["prompt"])
+        counts = Counter(NUMBERS[w] for w in prompt_words if w in NUMBERS)
+        answered = Counter(NUMBERS[a] for a in answers(row, "count"))
+        assert not counts - answered and not answered - counts - Counter({1: answered[1]}), row["id"]  # "a" counts as one
+        assert Counter(answers(row, "color")) == Counter(w for w in prompt_words if w in COLORS), row["id"]
+        verbs = {answer.split()[0] for answer in answers(row, "action")}
+        assert {w for w in prompt_words if w.endswith("ing")} - NOUNS_IN_ING <= verbs, row["id"]
+        assert all(any(d[:3] in w for w in prompt_words) for d in verbs), row["id"]
         skill = {"action": "action", "color": "color", "counting": "count"}[row["category"]]
         assert answers(row, skill), row["id"]
 
 
 def test_the_keyword_prompt_has_the_same_counts_colours_and_actions():
     for row in ROWS:
-        said = words(row["complex_prompt"])
-        assert {w for w in said if w in COLORS} == set(answers(row, "color")), row["id"]
-        assert {str(NUMBERS[a]) for a in answers(row, "count")} - {"1"} == {w for w in said if w.isdigit()} - {"1"}, row["id"]
-        assert all(any(answer[:3] in w for w in said) for answer in answers(row, "action")), row["id"]
+        prompt_words = words(row["complex_prompt"])
+        assert {w for w in prompt_words if w in COLORS} == set(answers(row, "color")), row["id"]
+        assert {str(NUMBERS[a]) for a in answers(row, "count")} - {"1"} == {w for w in prompt_words if w.isdigit()} - {"1"}, row["id"]
+        assert all(any(answer[:3] in w for w in prompt_words) for answer in answers(row, "action")), row["id"]
 
 
 def test_include_uses_coco_names_and_agrees_with_the_answers():
@@ -103,10 +103,10 @@ def test_include_uses_coco_names_and_agrees_with_the_answers():
 
 def test_no_prompt_is_taken_from_another_benchmark():
     if not REAL.is_dir():
-        pytest.skip("the folder of others' lists is not beside this checkout")
+        pytest.skip("the folder of published lists is not beside this checkout")
     lists = [file for file in (REAL / "t2i-compbench").glob("*.txt") if file.name != "SOURCE.txt"]
-    theirs = [line for file in lists for line in file.read_text("utf-8").splitlines()]
-    theirs += [json.loads(line)["prompt"] for line in (REAL / "geneval-prompts/evaluation_metadata.jsonl").read_text("utf-8").splitlines()]
-    theirs += [entry["caption"] for entry in json.loads((REAL / "tifa/tifa_v1.0_text_inputs.json").read_text("utf-8"))]
-    assert len(theirs) > 5000
-    assert not {" ".join(words(text)) for text in theirs} & {" ".join(words(row["prompt"])) for row in ROWS}
+    others = [line for file in lists for line in file.read_text("utf-8").splitlines()]
+    others += [json.loads(line)["prompt"] for line in (REAL / "geneval-prompts/evaluation_metadata.jsonl").read_text("utf-8").splitlines()]
+    others += [entry["caption"] for entry in json.loads((REAL / "tifa/tifa_v1.0_text_inputs.json").read_text("utf-8"))]
+    assert len(others) > 5000
+    assert not {" ".join(words(text)) for text in others} & {" ".join(words(row["prompt"])) for row in ROWS}

@@ -40,26 +40,26 @@ def lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def put(folder, name: str, text: str):
+def write(folder, name: str, text: str):
     (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return folder / name
 
 
 def real(name: str):
     if not REAL.is_dir():
-        pytest.skip("the folder of others' lists is not beside this checkout")
+        pytest.skip("the folder of published lists is not beside this checkout")
     return read_prompts(REAL / name)
 
 
 def test_geneval_keeps_include_and_leaves_out_positions(tmp_path):
-    rows = read_prompts(put(tmp_path, "any.jsonl", lines(GENEVAL)))
+    rows = read_prompts(write(tmp_path, "any.jsonl", lines(GENEVAL)))
     assert [row["category"] for row in rows] == ["counting", "color", "two_object"]
     assert [row["prompt"] for row in rows] == [g["prompt"] for g in GENEVAL if g["tag"] != "position"]
     assert rows[0]["include"] == GENEVAL[0]["include"] and rows[0]["exclude"] == GENEVAL[0]["exclude"] and "exclude" not in rows[1]
 
 
 def test_tifas_questions_become_atoms_of_their_prompt(tmp_path):
-    first, second = read_prompts(put(tmp_path, "any.json", json.dumps(TIFA)))
+    first, second = read_prompts(write(tmp_path, "any.json", json.dumps(TIFA)))
     assert (first["id"], first["category"], first["prompt"]) == ("coco_1", "coco", "Two cats.")
     assert first["atoms"] == [
         {"skill": "count", "q": "how many cats?", "a": "2", "choices": ["1", "2"]},
@@ -69,37 +69,37 @@ def test_tifas_questions_become_atoms_of_their_prompt(tmp_path):
 
 
 def test_quotation_marks_of_partiprompts_belong_to_the_prompt(tmp_path):
-    rows = read_prompts(put(tmp_path, "any.tsv", PARTI))
+    rows = read_prompts(write(tmp_path, "any.tsv", PARTI))
     assert [(row["prompt"], row["category"]) for row in rows] == [('"hello" on a wall', "writing_symbols"), ("ten red apples", "counting")]
 
 
 @pytest.mark.parametrize(("name", "category"), [("color_val", "color"), ("numeracy_train", "counting"), ("3d_spatial_val", "3d_spatial")])
 def test_a_list_of_t2i_compbench_is_recognised_by_its_file_name(tmp_path, name, category):
-    rows = read_prompts(put(tmp_path, f"{name}.txt", "a red cup\r\n\r\ntwo cups "))
+    rows = read_prompts(write(tmp_path, f"{name}.txt", "a red cup\r\n\r\ntwo cups "))
     assert [(row["prompt"], row["category"]) for row in rows] == [("a red cup", category), ("two cups", category)]
 
 
 @pytest.mark.parametrize(
     ("name", "text"), [("numeracy_val.txt", "two cups\ntwo ties\nthree cats"), ("g.jsonl", lines(GENEVAL)), ("p.tsv", PARTI)]
 )
-def test_a_prompt_keeps_its_id_when_its_list_is_cut_or_reversed(tmp_path, name, text):
-    reference = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, text))}
+def test_a_prompt_keeps_its_id_when_its_list_is_shortened_or_reversed(tmp_path, name, text):
+    reference = {row["prompt"]: row["id"] for row in read_prompts(write(tmp_path, name, text))}
     head, *rest = text.splitlines(keepends=True)
-    turned = head + "\n" * (not head.endswith("\n")) + "".join(rest[:0:-1]) if name == "p.tsv" else "\n".join(text.splitlines()[:0:-1])
-    cut = {row["prompt"]: row["id"] for row in read_prompts(put(tmp_path, name, turned))}
+    changed = head + "\n" * (not head.endswith("\n")) + "".join(rest[:0:-1]) if name == "p.tsv" else "\n".join(text.splitlines()[:0:-1])
+    cut = {row["prompt"]: row["id"] for row in read_prompts(write(tmp_path, name, changed))}
     assert 0 < len(cut) < len(reference) and cut.items() <= reference.items() and len(set(reference.values())) == len(reference)
 
 
 def test_a_repeated_prompt_is_kept_twice(tmp_path):
-    first, second = read_prompts(put(tmp_path, "color_val.txt", "a red cup\na red cup"))
+    first, second = read_prompts(write(tmp_path, "color_val.txt", "a red cup\na red cup"))
     assert first["prompt"] == second["prompt"] and second["id"] == f"{first['id']}-2"
 
 
 def test_a_folder_of_benchmarks_is_read_together_unless_it_holds_jsonl(tmp_path):
-    put(tmp_path, "color_val.txt", "a red cup")
-    put(tmp_path, "p.tsv", PARTI)
+    write(tmp_path, "color_val.txt", "a red cup")
+    write(tmp_path, "p.tsv", PARTI)
     assert [row["category"] for row in read_prompts(tmp_path)] == ["color", "writing_symbols", "counting"]
-    put(tmp_path, "own.jsonl", lines([{"id": "a", "category": "b", "prompt": "c"}]))
+    write(tmp_path, "own.jsonl", lines([{"id": "a", "category": "b", "prompt": "c"}]))
     assert [row["id"] for row in read_prompts(tmp_path)] == ["a"]
 
 
@@ -118,12 +118,12 @@ def test_a_folder_of_benchmarks_is_read_together_unless_it_holds_jsonl(tmp_path)
         ("x.tsv", PARTI + "a" * 200_000, "not a tab-separated table"),
     ],
 )
-def test_an_unknown_or_broken_list_is_one_sentence(tmp_path, name, text, sentence):
+def test_an_unknown_or_malformed_list_is_reported_in_one_sentence(tmp_path, name, text, sentence):
     with pytest.raises(ValueError, match=sentence):
-        read_prompts(put(tmp_path, name, text))
+        read_prompts(write(tmp_path, name, text))
 
 
-def test_a_list_that_is_not_utf8_is_one_sentence_and_a_byte_order_mark_is_ignored(tmp_path):
+def test_a_list_that_is_not_utf8_is_reported_in_one_sentence_and_a_byte_order_mark_is_ignored(tmp_path):
     (tmp_path / "color_val.txt").write_bytes("a caf\xe9".encode("latin-1"))
     with pytest.raises(ValueError, match=r"color_val\.txt is not text in UTF-8 .*: save it as UTF-8"):
         read_prompts(tmp_path)
@@ -149,5 +149,5 @@ def test_the_real_lists_of_t2i_compbench_are_read_completely(name, category, cou
 def test_the_real_tifa_is_read_completely_with_and_without_questions():
     rows = real("tifa/tifa_v1.0_text_inputs.json")
     assert Counter(r["category"] for r in rows) == {"coco": 2000, "drawbench": 161, "partiprompt": 1420, "paintskill": 500}
-    asked = real("tifa/sample/sample_question_answers.json")
-    assert sum(len(row["atoms"]) for row in asked) == 19 and all(a["a"] in a["choices"] for row in asked for a in row["atoms"])
+    rows = real("tifa/sample/sample_question_answers.json")
+    assert sum(len(row["atoms"]) for row in rows) == 19 and all(a["a"] in a["choices"] for row in rows for a in row["atoms"])

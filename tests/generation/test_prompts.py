@@ -23,7 +23,7 @@ def file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_the_lists_in_git_are_what_the_command_writes(tmp_path):
+def test_the_committed_lists_are_what_the_command_writes(tmp_path):
     for path in write(tmp_path, 100):
         assert path.read_bytes() == (MINIATURE / path.name).read_bytes()
 
@@ -33,15 +33,15 @@ def test_a_shorter_list_is_the_beginning_of_a_longer_one():
         assert prompts(category, 7) == prompts(category, 20)[:7]
 
 
-def test_there_are_a_hundred_prompts_per_category_and_none_twice():
+def test_there_are_100_prompts_per_category_and_no_duplicates():
     rows = read_prompts(MINIATURE)
     assert {c: sum(r["category"] == c for r in rows) for c in CATEGORIES} == dict.fromkeys(CATEGORIES, 100)
     assert len({r["prompt"] for r in rows}) == 300
 
 
 def test_no_test_prompt_is_in_the_training_data():
-    trained = {simple_prompt(make(seed), seed) for seed in range(24_000)}
-    assert not trained & {r["prompt"] for r in read_prompts(MINIATURE)}
+    training_prompts = {simple_prompt(make(seed), seed) for seed in range(24_000)}
+    assert not training_prompts & {r["prompt"] for r in read_prompts(MINIATURE)}
     assert FIRST > 2_000_000 + 100_000
 
 
@@ -63,7 +63,7 @@ def test_the_judge_accepts_an_image_of_the_prompt_and_no_other():
         assert judge(make(5).draw(), row) == (make(5).include == row["include"])
 
 
-def test_the_judge_names_what_a_prompt_lacks():
+def test_the_judge_names_a_prompt_without_include():
     with pytest.raises(ValueError, match="'a-1' has no `include`"):
         pictograms.verdicts([make(0).draw()], [GOOD], pictograms.Config())
 
@@ -95,7 +95,7 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path):
         ([""], "holds no prompt"),
     ],
 )
-def test_an_invalid_row_is_one_sentence_with_file_and_line(tmp_path, lines, sentence):
+def test_an_invalid_row_is_reported_in_one_sentence_with_file_and_line(tmp_path, lines, sentence):
     with pytest.raises(ValueError, match=sentence):
         read_prompts(file(tmp_path, *lines))
 

@@ -26,7 +26,7 @@ def images(pipe, texts=TEXTS, **settings) -> dict[str, np.ndarray]:
     return {key: np.asarray(Image.open(BytesIO(data))).astype(float) for key, _, data in generated}
 
 
-def test_each_prompt_has_an_image_per_seed_whatever_the_batch_size(pipe):
+def test_each_prompt_has_an_image_per_seed_at_any_batch_size(pipe):
     together, alone = images(pipe), images(pipe, batch_size=1)
     assert list(together) == list(alone) == ["a-0", "a-1", "b-0", "b-1", "c-0", "c-1"]
     for key, image in together.items():
@@ -34,7 +34,7 @@ def test_each_prompt_has_an_image_per_seed_whatever_the_batch_size(pipe):
     assert np.abs(together["a-0"] - together["a-1"]).mean() > 5
 
 
-def test_another_prompt_leaves_the_noise_of_the_others_unchanged(pipe):
+def test_changing_one_prompt_does_not_change_the_noise_of_the_others(pipe):
     before, after = images(pipe), images(pipe, ["four green stars", *TEXTS[1:]])
     assert np.abs(before["a-0"] - after["a-0"]).mean() > 1
     assert np.abs(before["b-0"] - after["b-0"]).mean() < 0.5
@@ -55,7 +55,7 @@ def test_bf16_gives_the_same_images_up_to_rounding(pipe):
         ({"guidance": 3.0}, r"generate.guidance is unknown \(did you mean 'guidance_scale'\?\)"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(changes, sentence):
+def test_a_wrong_setting_is_reported_in_one_sentence(changes, sentence):
     settings = {"per_category": 1, "seeds": 2, "num_inference_steps": 3, "guidance_scale": 3.0}
     with pytest.raises(ValueError, match=f"params.yaml: {sentence}"):
         from_dict(GenerateConfig, settings | changes, "generate")
