@@ -1,4 +1,4 @@
-"""Fixtures of several packages. No test uses a model hub, or resumes the unfinished work of another test."""
+"""Fixtures of several packages. Tests have no access to a model hub and a work cache per process."""
 
 import os
 import tempfile
@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before anything reads it; removed with the process
+WORK = tempfile.TemporaryDirectory(prefix="sur-work-")  # set before the first import that reads it; removed at exit
 os.environ["SUR_WORK"] = WORK.name
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads would only wait
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker process uses one core
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 HOOK = """
@@ -29,7 +29,7 @@ sys.addaudithook(hook)
 
 @pytest.fixture
 def own_work(tmp_path, monkeypatch) -> Path:
-    """An own work cache for one test."""
+    """Sets a separate work cache for one test and returns its folder."""
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     return tmp_path / "work"
 

@@ -1,4 +1,4 @@
-"""The gallery gives a plain HTTP client every picture, and every fault it planted."""
+"""The gallery serves every image, and every planted fault, to a plain HTTP client."""
 
 import json
 from collections import Counter
@@ -39,7 +39,7 @@ def pages(gallery: Gallery, **query):
 
 @pytest.fixture(scope="module")
 def crawled():
-    """The gallery, its items, and each picture's first answer and last."""
+    """(gallery, items by id, first response by id, last response by id), of each image."""
     with Gallery(COUNT, seed=3) as gallery:
         items = [item for page in pages(gallery, withMeta="true", limit=100) for item in page["items"]]
         first = {item["id"]: get(item["url"]) for item in items}
@@ -47,13 +47,13 @@ def crawled():
         yield gallery, {item["id"]: item for item in items}, first, last
 
 
-def test_cursors_lead_to_every_picture_exactly_once(crawled):
+def test_cursors_lead_to_every_image_exactly_once(crawled):
     gallery, items, _, last = crawled
     assert sorted(items) == [gallery.id(i) for i in range(COUNT)]
     assert all(status == 200 for status, _, _ in last.values())
 
 
-def test_every_kind_of_fault_is_planted_about_as_often_as_asked(crawled):
+def test_every_kind_of_fault_is_planted_at_about_its_configured_rate(crawled):
     gallery, *_ = crawled
     planted = Counter(gallery.faults.values())
     assert set(planted) == set(FAULTS)
@@ -61,18 +61,18 @@ def test_every_kind_of_fault_is_planted_about_as_often_as_asked(crawled):
         assert abs(planted[fault] - share * COUNT) <= 4 * (share * COUNT) ** 0.5 + 1, fault
 
 
-def test_a_sound_picture_shows_what_its_prompt_says_and_a_wrong_prompt_does_not(crawled):
+def test_an_image_shows_what_its_prompt_says_unless_the_planted_fault_is_a_wrong_prompt(crawled):
     gallery, items, _, last = crawled
     for number, item in items.items():
         fault = gallery.faults.get(number)
         if fault in ("no_prompt", "tiny", "truncated", "html"):
             continue
-        asked, shown = read(item["meta"]["prompt"]), judge.read(Image.open(BytesIO(last[number][1])))
+        requested, shown = read(item["meta"]["prompt"]), judge.read(Image.open(BytesIO(last[number][1])))
         assert judge.agree(shown, gallery.includes[number])
-        assert judge.agree(asked, shown) == (fault != "wrong_prompt"), (fault, item["meta"]["prompt"])
+        assert judge.agree(requested, shown) == (fault != "wrong_prompt"), (fault, item["meta"]["prompt"])
 
 
-def test_what_cannot_be_opened_is_what_was_cut_or_is_a_page(crawled):
+def test_only_truncated_images_and_html_pages_cannot_be_opened(crawled):
     gallery, _, _, last = crawled
     for number, (_, body, headers) in last.items():
         assert headers["Content-Type"].startswith("image/")
@@ -84,7 +84,7 @@ def test_what_cannot_be_opened_is_what_was_cut_or_is_a_page(crawled):
         assert opens == (gallery.faults.get(number) not in ("html", "truncated")), gallery.faults.get(number)
 
 
-def test_exact_duplicates_share_their_bytes_and_reencoded_ones_only_their_scene(crawled):
+def test_exact_duplicates_have_equal_bytes_and_reencoded_ones_an_equal_scene(crawled):
     gallery, _, _, last = crawled
     same = Counter(body for _, body, _ in last.values())
     shown = Counter(json.dumps(v) for v in gallery.includes.values())
@@ -95,7 +95,7 @@ def test_exact_duplicates_share_their_bytes_and_reencoded_ones_only_their_scene(
             assert last[number][1][:2] == b"\xff\xd8" and shown[json.dumps(gallery.includes[number])] >= 2
 
 
-def test_missing_prompts_flags_and_tiny_pictures_are_as_recorded(crawled):
+def test_missing_prompts_nsfw_flags_and_tiny_images_match_the_recorded_faults(crawled):
     gallery, items, _, _ = crawled
     for number, item in items.items():
         fault = gallery.faults.get(number)
@@ -104,7 +104,7 @@ def test_missing_prompts_flags_and_tiny_pictures_are_as_recorded(crawled):
         assert (item["width"] == 16) == (fault == "tiny")
 
 
-def test_a_busy_address_answers_once_with_retry_after_and_then_as_it_should(crawled):
+def test_a_busy_url_responds_once_with_retry_after_and_then_with_the_image(crawled):
     gallery, _, first, last = crawled
     for number, (status, _, headers) in first.items():
         fault = gallery.faults.get(number, "")
@@ -113,12 +113,12 @@ def test_a_busy_address_answers_once_with_retry_after_and_then_as_it_should(craw
             assert headers["Retry-After"] == "1" and last[number][0] == 200
 
 
-def test_prompts_come_only_when_asked_for(crawled):
+def test_without_the_parameter_with_meta_prompts_are_not_sent(crawled):
     gallery, *_ = crawled
     assert all("meta" not in item for page in pages(gallery, limit=200) for item in page["items"])
 
 
-def test_levels_choose_what_is_shown(crawled):
+def test_the_nsfw_level_and_the_browsing_level_filter_the_items(crawled):
     gallery, items, _, _ = crawled
     safe = {n for n, item in items.items() if not item["nsfw"]}
     assert {i["id"] for page in pages(gallery, limit=200, nsfw="None") for i in page["items"]} == safe
@@ -136,11 +136,11 @@ def test_levels_choose_what_is_shown(crawled):
         ({"page": "x"}, 400),
     ],
 )
-def test_requests_the_real_one_refuses_are_refused(crawled, query, status):
+def test_requests_that_the_real_api_refuses_are_refused(crawled, query, status):
     assert get(f"{crawled[0].url}/api/v1/images?{urlencode(query)}")[0] == status
 
 
-def test_an_address_that_is_not_there_is_not_found(crawled):
+def test_an_unknown_path_returns_404(crawled):
     for path in ("/images/999.png", "/images/x.png", "/images/1000000.gif", "/"):
         assert get(crawled[0].url + path)[0] == 404
 
@@ -151,7 +151,7 @@ def test_the_same_seed_makes_the_same_gallery():
         assert [a.file(i) for i in range(60)] == [b.file(i) for i in range(60)]
 
 
-def test_a_misspelt_fault_or_too_many_faults_are_refused_in_a_sentence():
+def test_a_misspelled_fault_or_too_many_faults_are_refused_in_one_sentence():
     with pytest.raises(ValueError, match="unknown fault 'nsfv': name one of wrong_prompt"):
         Gallery(10, rates={"nsfv": 0.1})
     with pytest.raises(ValueError, match="add up to 1.2: they must not exceed 1"):

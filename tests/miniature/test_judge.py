@@ -1,4 +1,4 @@
-"""The judge reads what is there, and never what might be."""
+"""The judge recognises what an image shows, and answers UNKNOWN instead of guessing."""
 
 import numpy as np
 import pytest
@@ -11,63 +11,63 @@ SCENES = [make(seed) for seed in range(5000, 5300)]
 WHITE = (255, 255, 255)
 
 
-def picture(*things: Thing) -> Image.Image:
+def draw(*things: Thing) -> Image.Image:
     return Scene(0, "color", things).draw()
 
 
-def test_every_one_of_a_thousand_clean_pictures_is_read_right():
+def test_all_of_1000_clean_images_are_read_correctly():
     wrong = [s for s in map(make, range(1000)) if not judge.shows(s.draw(), s.include)]
     assert wrong == []
 
 
-def test_a_picture_does_not_pass_for_another_scene():
+def test_an_image_is_not_accepted_for_another_scene():
     for scene, other in zip(SCENES, SCENES[1:], strict=False):
         assert judge.shows(scene.draw(), other.include) == (scene.include == other.include)
 
 
-def test_swapped_colours_do_not_pass():
+def test_swapped_colours_are_not_accepted():
     for scene in (s for s in SCENES if s.category == "color"):
         a, b = scene.include
         assert not judge.shows(scene.draw(), [a | {"color": b["color"]}, b | {"color": a["color"]}])
 
 
-def test_one_thing_more_or_less_does_not_pass():
+def test_another_count_or_an_additional_object_is_not_accepted():
     for scene in (s for s in SCENES if s.category == "counting"):
         (entry,) = scene.include
         assert not judge.shows(scene.draw(), [entry | {"count": entry["count"] + 1}])
         assert not judge.shows(scene.draw(), [*scene.include, entry | {"color": "other"}])
 
 
-def test_an_empty_picture_shows_nothing():
+def test_an_empty_image_shows_nothing():
     empty = Image.new("RGB", (SIZE, SIZE), WHITE)
     assert judge.read(empty) == []
     assert not any(judge.shows(empty, s.include) for s in SCENES)
 
 
 @pytest.mark.parametrize("fill", [(0, 0, 0), (128, 128, 128), (220, 38, 38), (250, 140, 195)])
-def test_a_picture_of_one_flat_colour_shows_nothing_that_is_asked_for(fill):
+def test_an_image_of_a_single_colour_is_accepted_for_no_scene(fill):
     flat = Image.new("RGB", (SIZE, SIZE), fill)
     assert not any(judge.shows(flat, s.include) for s in SCENES)
 
 
-def test_strong_blur_never_makes_another_scene_and_mostly_makes_none():
+def test_blur_gives_no_other_class_and_strong_blur_no_accepted_image():
     for radius in (2, 4, 8):
         for scene in SCENES:
             for entry in judge.read(scene.draw().filter(ImageFilter.GaussianBlur(radius))):
                 assert entry["class"] == judge.UNKNOWN or entry["class"] in {e["class"] for e in scene.include}
-    smeared = [judge.shows(s.draw().filter(ImageFilter.GaussianBlur(5)), s.include) for s in SCENES]
-    assert sum(smeared) == 0
+    accepted = [judge.shows(s.draw().filter(ImageFilter.GaussianBlur(5)), s.include) for s in SCENES]
+    assert sum(accepted) == 0
 
 
-def test_merged_things_are_not_counted_as_two():
+def test_merged_objects_are_counted_neither_as_two_nor_as_one():
     for cls in ("circle", "square", "star", "heart"):
         a, b = (Thing(cls, "red", None, x, 32, 10) for x in (26, 38))
-        assert not judge.shows(picture(a, b), [{"class": cls, "count": 2, "color": "red"}])
-        assert not judge.shows(picture(a, b), [{"class": cls, "count": 1, "color": "red"}])
+        assert not judge.shows(draw(a, b), [{"class": cls, "count": 2, "color": "red"}])
+        assert not judge.shows(draw(a, b), [{"class": cls, "count": 1, "color": "red"}])
 
 
-def test_two_colours_in_one_thing_are_unknown():
-    image = picture(Thing("circle", "red", None, 32, 32, 14))
+def test_an_object_of_two_colours_is_unknown():
+    image = draw(Thing("circle", "red", None, 32, 32, 14))
     half = Image.new("RGB", (SIZE, SIZE), COLORS["blue"])
     dark = image.convert("L").point(lambda v: 255 if v < 200 else 0)
     left = (0, 0, 32, 64)
@@ -75,33 +75,33 @@ def test_two_colours_in_one_thing_are_unknown():
     assert judge.read(image)[0]["class"] == judge.UNKNOWN
 
 
-def test_colours_of_no_name_are_unknown():
+def test_an_object_of_an_unnamed_colour_is_unknown():
     for fill in ((120, 120, 120), (0, 255, 255), (110, 70, 30)):
         image = Image.new("RGB", (SIZE, SIZE), WHITE)
         ImageDraw.Draw(image).ellipse((18, 18, 46, 46), fill=fill)
         assert judge.read(image)[0]["class"] == judge.UNKNOWN, fill
 
 
-def test_shapes_of_no_name_are_unknown():
+def test_an_object_of_an_unnamed_shape_is_unknown():
     image = Image.new("RGB", (SIZE, SIZE), WHITE)
     ImageDraw.Draw(image).rectangle((6, 28, 58, 36), fill=COLORS["red"])
     assert judge.read(image) == [{"class": judge.UNKNOWN, "count": 1, "color": judge.UNKNOWN}]
 
 
-def test_noise_never_passes():
+def test_noise_has_no_known_class():
     rng = np.random.default_rng(0)
     for _ in range(100):
         noise = Image.fromarray(rng.integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8))
         assert not any(e["class"] != judge.UNKNOWN for e in judge.read(noise))
 
 
-def test_a_stray_blot_beside_the_right_things_is_seen():
+def test_a_small_additional_spot_is_detected():
     for scene in (s for s in SCENES if s.category == "color"):
         image = scene.draw()
         ImageDraw.Draw(image).rectangle((0, 0, 3, 2), fill=(90, 90, 90))
         assert not judge.shows(image, scene.include)
 
 
-def test_a_larger_picture_of_the_same_scene_reads_the_same():
+def test_a_larger_image_of_the_same_scene_is_accepted():
     for scene in SCENES[:60]:
         assert judge.shows(scene.draw().resize((256, 256), Image.Resampling.LANCZOS), scene.include)

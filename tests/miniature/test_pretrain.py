@@ -1,4 +1,4 @@
-"""The training of the miniature's models: seeded, resumable, and refusing what it does not know."""
+"""The training of the miniature's models: seeded and resumable, with a reusable checkpoint only for equal settings and inputs."""
 
 import subprocess
 import sys
@@ -14,8 +14,8 @@ from miniature.scenes import make
 SETTINGS = {"steps": 30, "lr": 0.01, "seed": 5, "ema": 0.9}
 
 
-def fitted(checkpoint, stop_at=None, inputs=(), **changed):
-    """Weights of a small regression, trained by the shared loop; killed at a step if asked."""
+def fit(checkpoint, stop_at=None, inputs=(), **changed):
+    """Trains a small regression by the shared loop; returns (weights, report). stop_at: the step that raises KeyboardInterrupt."""
     torch.manual_seed(0)
     model = nn.Linear(4, 2)
 
@@ -29,35 +29,35 @@ def fitted(checkpoint, stop_at=None, inputs=(), **changed):
     return model.weight.detach().clone(), report
 
 
-def test_a_killed_run_goes_on_and_makes_the_same_weights(tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes_and_gives_the_same_weights(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 10)
-    atomic_write, report = fitted(tmp_path / "whole.pt")
+    uninterrupted, report = fit(tmp_path / "uninterrupted.pt")
     with pytest.raises(KeyboardInterrupt):
-        fitted(tmp_path / "killed.pt", stop_at=25)
-    resumed, _ = fitted(tmp_path / "killed.pt")
-    assert torch.equal(atomic_write, resumed)
+        fit(tmp_path / "interrupted.pt", stop_at=25)
+    resumed, _ = fit(tmp_path / "interrupted.pt")
+    assert torch.equal(uninterrupted, resumed)
     assert report["steps"] == 30 and report["parameters"] == 10 and report["loss"] > 0
 
 
-def test_a_checkpoint_of_other_settings_is_not_taken_up(tmp_path):
-    fitted(tmp_path / "c.pt")
-    again, _ = fitted(tmp_path / "c.pt", seed=6)
-    fresh, _ = fitted(tmp_path / "d.pt", seed=6)
+def test_a_checkpoint_of_other_settings_is_not_resumed(tmp_path):
+    fit(tmp_path / "c.pt")
+    again, _ = fit(tmp_path / "c.pt", seed=6)
+    fresh, _ = fit(tmp_path / "d.pt", seed=6)
     assert torch.equal(again, fresh)
 
 
-def test_a_checkpoint_from_other_inputs_is_not_taken_up(tmp_path):
+def test_a_checkpoint_of_other_inputs_is_not_resumed(tmp_path):
     data = tmp_path / "data"
     data.mkdir()
     (data / "x").write_text("one")
-    fitted(tmp_path / "c.pt", inputs=[data])
-    assert fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])[1]["steps"] == 30  # nothing is left to do
+    fit(tmp_path / "c.pt", inputs=[data])
+    assert fit(tmp_path / "c.pt", stop_at=0, inputs=[data])[1]["steps"] == 30  # nothing is left to do
     (data / "x").write_text("two")
     with pytest.raises(KeyboardInterrupt):
-        fitted(tmp_path / "c.pt", stop_at=0, inputs=[data])
+        fit(tmp_path / "c.pt", stop_at=0, inputs=[data])
 
 
-def test_the_door_names_the_stages_when_it_does_not_know_one():
+def test_the_error_for_an_unknown_stage_names_the_stages():
     result = subprocess.run([sys.executable, "-m", "miniature.pretrain", "vea"], capture_output=True, text=True)
     assert result.returncode == 1 and "STAGE one of world, vae, clip" in result.stderr
 
@@ -70,7 +70,7 @@ def small(tmp_path_factory):
     return world.World(path)
 
 
-def test_the_drawn_pictures_are_those_of_their_scenes(small):
+def test_the_stored_images_are_those_of_their_scenes(small):
     assert len(small.scenes) == 400 == len(small.images)
     for row in (0, 17, 399):
         assert np.array_equal(small.images[row], np.asarray(small.scenes[row].draw()))
@@ -79,11 +79,11 @@ def test_the_drawn_pictures_are_those_of_their_scenes(small):
     assert pixels.shape == (2, 3, 64, 64) and pixels.min() >= -1 and pixels.max() == 1
 
 
-def test_training_scenes_and_tested_scenes_never_share_a_seed(small):
+def test_training_scenes_and_test_scenes_share_no_seed(small):
     assert max(s.seed for s in small.scenes) < world.TEST_SEED <= min(s.seed for s in world.test_scenes("action", 5))
 
 
-def test_batches_for_clip_hold_scenes_beside_their_colour_swapped_partners(small):
+def test_batches_for_clip_contain_pairs_of_scenes_with_swapped_colours(small):
     rows = clip.Batches(small, 40, 0.3)(np.random.default_rng(0))
     assert len(rows) == 40
     for one, other in zip(rows[:6], rows[6:12], strict=True):
@@ -92,14 +92,14 @@ def test_batches_for_clip_hold_scenes_beside_their_colour_swapped_partners(small
         assert [e["color"] for e in a] == [e["color"] for e in b][::-1]
 
 
-def test_the_contrastive_loss_counts_every_picture_of_the_same_content_as_right():
+def test_the_contrastive_loss_counts_every_image_of_the_same_content_as_correct():
     same = torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]])
     logits = 20 * same
     assert clip.contrastive(logits, same) < clip.contrastive(20 * torch.eye(3), same)
     assert clip.contrastive(logits, same).item() == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
 
 
-def test_clip_pads_as_the_real_one_does():
+def test_the_tokenizer_pads_like_that_of_the_published_clip():
     tokenizer = clip.train_tokenizer(["three red circles, 8k", "a blue star"], 12)
     (ids,) = clip.encode(tokenizer, ["red star"])["input_ids"].tolist()
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
@@ -113,7 +113,7 @@ def test_prompts_are_the_same_for_the_same_seed():
     assert world.texts(scenes, "both", 1) == world.texts(scenes, "both", 1) != world.texts(scenes, "both", 2)
 
 
-def test_late_times_are_favoured_as_asked_and_stay_in_range():
+def test_timesteps_stay_in_range_and_shift_to_late_ones_with_the_setting():
     torch.manual_seed(0)
     even, late = diffusion.times(20_000, 1000, 0.0), diffusion.times(20_000, 1000, 1.0)
     assert even.min() >= 0 and late.max() <= 999

@@ -1,4 +1,4 @@
-"""Every stage of the miniature's training, two steps long, end to end: what they write loads as a user would load it."""
+"""All stages of the miniature's training, with two steps each: their outputs load with from_pretrained."""
 
 from pathlib import Path
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory) -> Path:
     return models
 
 
-def test_all_weights_are_half_precision_safetensors_of_the_size_the_project_carries(made):
+def test_all_weights_are_half_precision_safetensors_of_at_most_32_megabytes(made):
     files = list(made.rglob("*.safetensors"))
     assert len(files) == 7 and not list(made.rglob("*.bin"))
     for file in files:
@@ -71,7 +71,7 @@ def test_the_pipelines_text_encoder_is_clips_text_tower_bit_for_bit(made):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_the_card_measures_and_tells_everything(made, tmp_path):
+def test_the_model_card_has_all_its_values_and_sample_images(made, tmp_path):
     small = {"pictures": 20, "prompts": 4, "steps": 2, "guidance": 3.0, "retrieval": 10, "lines": 30}
     card.main(made, tmp_path / "card", card=small)
     text = (tmp_path / "card/README.md").read_text()
