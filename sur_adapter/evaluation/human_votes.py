@@ -1,7 +1,7 @@
 """Blinded votes of people: which of two images of one prompt, seed and noise shows the prompt better, and what the votes say.
 
 The sides are shuffled pair by pair, by a seed. A pair's name is a hash of its prompt and its two images in the order shown: raters cannot
-read the sides from it, and votes for an image that was generated again since do not count any more.
+read the sides from it, and votes for an image that has been generated again do not count any more.
 """
 
 import csv
@@ -77,7 +77,7 @@ def summarize_votes(votes: pd.DataFrame, key: pd.DataFrame, resamples: int = 10_
     known = votes.merge(key, on="pair")
     notes = {}
     if unknown := len(votes) - len(known):
-        notes["human.other_votes"] = f"{unknown} votes are for images that are not on the vote page, or that were generated again since"
+        notes["human.other_votes"] = f"{unknown} votes are for images that are not on the vote page, or that have been generated again"
     if known.empty:
         return {}, notes | {"human": "there are no votes on these images: vote on ab_vote.html and add the votes to data/votes.csv"}
     choice = known.vote.where(known.vote == "tie", known.left.where(known.vote == "left", known.right))

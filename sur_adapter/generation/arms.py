@@ -24,7 +24,7 @@ class Arm:
 ARMS = {
     "baseline": Arm("plain", False, "plain prompt, no adapter"),
     "adapter": Arm("plain", True, "plain prompt, with the adapter"),
-    "complex": Arm("keyword", False, "keyword prompt, no adapter: the ceiling"),
-    "complex_adapter": Arm("keyword", True, "keyword prompt, with the adapter: it should do no harm"),
-    "expansion": Arm("stock", False, "plain prompt plus stock keywords, no adapter: what people do today"),
+    "complex": Arm("keyword", False, "keyword prompt, no adapter (upper bound)"),
+    "complex_adapter": Arm("keyword", True, "keyword prompt, with the adapter (should do no harm)"),
+    "expansion": Arm("stock", False, "plain prompt plus stock keywords, no adapter (common practice)"),
 }

@@ -1,7 +1,7 @@
 """Renders the report: one self-contained HTML file, without network, script or clock.
 
-A section is an entry of SECTIONS, a template of its name in templates/sections, and the value of `_sections` that the template gets as
-`data`. A section without data is left out.
+A section is an entry of SECTIONS, a template of its name in templates/sections, and a value in `report_page`, which the template gets as `data`.
+A section without data is left out.
 """
 
 import pandas as pd
@@ -100,7 +100,7 @@ def _counting(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
 
 def _count_table(matrix: pd.DataFrame) -> dict:
     last = matrix.columns[-1]
-    columns = [f"{number} there" if number < last else f"{number} or more" for number in matrix.columns]
+    columns = [f"{number} counted" if number < last else f"{number} or more" for number in matrix.columns]
     rows = []
     for requested, counts in matrix.iterrows():
         total = counts.sum() or 1
