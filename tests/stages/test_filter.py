@@ -88,8 +88,8 @@ def test_a_dropped_row_has_the_first_reason_that_applies_and_the_funnel_counts_e
 
 
 def test_of_near_duplicates_the_first_that_passes_the_other_rules_is_kept(tmp_path):
-    like = {"phash": f"{3 << 80:048x}"}
-    pairs, _ = run(tmp_path, [row(9, nsfw="X", **like), row(5, **like), row(1, **like), row(3)])
+    same = {"phash": f"{3 << 80:048x}"}
+    pairs, _ = run(tmp_path, [row(9, nsfw="X", **same), row(5, **same), row(1, **same), row(3)])
     assert dict(zip(pairs.id.str[-1], pairs.dropped.fillna("kept"), strict=True)) == {
         "9": "nsfw",
         "5": "kept",
@@ -156,7 +156,7 @@ def test_an_image_that_two_sources_hold_counts_once(tmp_path):
 
 
 def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
-    paths = write(tmp_path, [row(1), row(2, source="gone")])
+    paths = write(tmp_path, [row(1), row(2, source="dropped")])
     filter_pairs(*paths, filter={"clip_simple": 0.5}, sources={"s": {}}, scores={"clip": {"measures": ["simple"]}})
     pairs = read_table(paths[3])
     assert set(pairs.source) == {"s"} and not {"phash", "clip_complex"} & set(pairs)
@@ -246,7 +246,7 @@ def test_hashes_of_different_lengths_are_an_error_and_links_connect_groups():
 
 
 def test_planted_faults_are_dropped_for_the_right_reasons(tmp_path):
-    """The scores are an oracle's, so that the filter is tested and not a model."""
+    """Scores are computed from the planted faults, so that this tests the filter and no model."""
     crawl(tmp_path / "raw" / "miniature", sources={"miniature": {"count": 300, "seed": 1}})
     table, gallery = read_table(tmp_path / "raw" / "miniature"), Gallery(300, 1)
     table["fault"] = [gallery.faults.get(gallery.id(i), "sound") for i in range(300)]
@@ -257,7 +257,7 @@ def test_planted_faults_are_dropped_for_the_right_reasons(tmp_path):
         clip_complex=(table.fault != "wrong_prompt") * 1.0,
         phash=[f"{1 << int(s) % 4096:01024x}" for s in scene],
     )
-    wanted = {
+    expected = {
         "duplicate": {"duplicate"},
         "html": {"not an image"},
         "truncated": {"truncated"},
@@ -270,21 +270,21 @@ def test_planted_faults_are_dropped_for_the_right_reasons(tmp_path):
         "busy_429": {"kept"},
     }
     done = select(table, min_scores={"clip_complex": 0.5}, min_side=32, duplicate_bits=0)
-    for fault, reasons in wanted.items():
+    for fault, reasons in expected.items():
         assert set(done.dropped[done.fault == fault].fillna("kept")) <= reasons, fault
     assert (done.dropped[done.fault == "sound"].fillna("kept") == "kept").mean() > 0.98
 
 
 def test_the_test_split_holds_no_generated_prompt(tmp_path):
     pairs, funnel = run(tmp_path, [row(i, prompt_by="interrogator" if i % 2 else None) for i in range(60)], validation=0.2, test=0.5)
-    made_up = pairs.id.isin([f"{i:016x}" for i in range(1, 60, 2)])
-    gone = made_up & (pairs.split == "test")
-    assert set(pairs.dropped[gone]) == {"made_up_prompt"} and pairs.dropped[~gone].isna().all()
-    assert 0 < gone.sum() < made_up.sum() and funnel["dropped"] == {"made_up_prompt": int(gone.sum())}
+    interrogated = pairs.id.isin([f"{i:016x}" for i in range(1, 60, 2)])
+    dropped = interrogated & (pairs.split == "test")
+    assert set(pairs.dropped[dropped]) == {"made_up_prompt"} and pairs.dropped[~dropped].isna().all()
+    assert 0 < dropped.sum() < interrogated.sum() and funnel["dropped"] == {"made_up_prompt": int(dropped.sum())}
 
 
 def test_the_scores_of_the_miniature_detect_wrong_prompts_and_copies(tmp_path):
-    """Measured, not an oracle. A copy is an image that shows what an earlier one shows; the gallery knows which are planted."""
+    """Scores are measured by models. A copy is an image of the same scene as an earlier one, planted by the gallery."""
     count, seed = 2000, 2
     crawl(tmp_path / "raw" / "miniature", sources={"miniature": {"count": count, "seed": seed}})
     table, gallery = read_table(tmp_path / "raw" / "miniature"), Gallery(count, seed)
@@ -312,17 +312,19 @@ def test_the_scores_of_the_miniature_detect_wrong_prompts_and_copies(tmp_path):
 
 
 def test_a_group_takes_its_frozen_split_and_an_id_frozen_to_another_is_dropped(tmp_path):
-    like = {"complex_prompt": "one and the same"}
-    rows = [row(1, **like), row(2, **like), row(3, **like), row(4), row(5)]
-    loose, _ = run(tmp_path, rows)
-    other = {"train": "validation", "validation": "test", "test": "train"}[loose.split[3]]
-    table = pd.DataFrame({"id": loose.id[[0, 1, 3]], "split": ["train", "test", other]})
+    same = {"complex_prompt": "an equal prompt"}
+    rows = [row(1, **same), row(2, **same), row(3, **same), row(4), row(5)]
+    unfrozen, _ = run(tmp_path, rows)
+    other = {"train": "validation", "validation": "test", "test": "train"}[unfrozen.split[3]]
+    table = pd.DataFrame({"id": unfrozen.id[[0, 1, 3]], "split": ["train", "test", other]})
     table.to_csv(tmp_path / "frozen.csv", index=False)
     pairs, funnel = run(tmp_path, rows, splits=tmp_path / "frozen.csv")
-    assert pairs.split.tolist() == ["test", "test", "test", other, loose.split[4]] and funnel["dropped"] == {"other_split": 1}
+    assert pairs.split.tolist() == ["test", "test", "test", other, unfrozen.split[4]] and funnel["dropped"] == {"other_split": 1}
     assert pairs.dropped.notna().tolist() == [True, False, False, False, False]
-    table.assign(split="dev").to_csv(tmp_path / "odd.csv", index=False)
-    with pytest.raises(ValueError, match="must hold each id once, with one of test, validation, train as its split"):
-        run(tmp_path, rows, splits=tmp_path / "odd.csv")
+    table.assign(split="dev").to_csv(tmp_path / "invalid.csv", index=False)
+    with pytest.raises(
+        ValueError, match="is not a table of id and split: give each id once, with one of test, validation, train as its split"
+    ):
+        run(tmp_path, rows, splits=tmp_path / "invalid.csv")
     with pytest.raises(FileNotFoundError, match="nowhere.csv is missing: write a table of id and split there"):
         run(tmp_path, rows, splits=Path("nowhere.csv"))

@@ -19,14 +19,14 @@ class PrivateAddressError(OSError):
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address, and every IPv4 address embedded in it, is public. Raises ValueError if it is no IP address."""
+    """Tells whether an IP address, and every IPv4 address embedded in it, is public. Raises ValueError for other text."""
     ip = ip_address(address.partition("%")[0])
     embedded = _embedded_ipv4(ip) if isinstance(ip, IPv6Address) else []
     return all(x.is_global and not x.is_multicast and not x.is_reserved for x in embedded or [ip])
 
 
 def _embedded_ipv4(ip: IPv6Address) -> list[IPv4Address]:
-    """The IPv4 addresses that an IPv6 address leads to: mapped, 6to4, Teredo, NAT64."""
+    """Lists the IPv4 addresses that an IPv6 address contains: mapped, 6to4, Teredo, NAT64."""
     if ip.ipv4_mapped:
         return [ip.ipv4_mapped]
     if int(ip) >> 32 == NAT64:
@@ -42,7 +42,7 @@ def check_url(url: URL, private: Collection[str]) -> str | None:
         return None
     try:
         return None if is_public(url.host) else "private address"
-    except ValueError:  # some clients read 2130706433 and 127.1 as this machine; here they are no addresses
+    except ValueError:  # some clients read 2130706433 and 127.1 as this machine; here they are invalid
         return "no address"
 
 

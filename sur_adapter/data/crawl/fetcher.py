@@ -20,15 +20,14 @@ from sur_adapter.io.schema import record_id
 from sur_adapter.io.urls import strip_credentials
 from sur_adapter.io.work_cache import WorkCache
 
-MAX_IN_FLIGHT = 400  # rows that are fetched or wait to be taken: a busy host blocks no other
-MAX_WAITING_BYTES = 256 * 2**20  # of fetched images that wait to be taken
-
+MAX_IN_FLIGHT = 400  # rows that are being fetched or wait for the consumer; many, so that a busy host does not block the others
+MAX_WAITING_BYTES = 256 * 2**20  # of fetched images that wait for the consumer
 
 Listing = Callable[["Fetcher"], AsyncIterator[dict]]
 
 
 def row_key(number: int) -> str:
-    """The key of a fetched row in the work cache."""
+    """Returns the key of a fetched row in the work cache."""
     return f"row-{number:09d}"
 
 
@@ -61,7 +60,10 @@ class Fetcher:
         return page, None
 
     async def fetch_image(self, number: int, row: dict) -> dict:
-        """The row with `data`, the bytes as received, or with the reason in `dropped`. The cache holds "1" + bytes or "0" + reason."""
+        """Returns the row with `data`, the bytes as received, or with the reason in `dropped`.
+
+        The cache holds "1" + bytes or "0" + reason.
+        """
         if row["dropped"]:
             return row | {"data": None}
         cached = self.work.get(row_key(number)) if self.work else None
@@ -98,10 +100,11 @@ class BoundedQueue:
         self._rows += 1
 
     def add_bytes(self, size: int) -> None:
+        """Counts the bytes of a fetched image that waits."""
         self._bytes += size
 
     def put(self, item: dict | BaseException | None) -> None:
-        """A row, an exception for the consumer to raise, or None at the end."""
+        """Passes on a row, an exception for the consumer to raise, or None at the end."""
         self._items.put(item)
 
     def _release(self, size: int) -> None:
@@ -111,9 +114,11 @@ class BoundedQueue:
     # in the consumer's thread
 
     def wait_until_open(self) -> None:
+        """Waits until `open` was called, so that `cancel` has a task to stop."""
         self._started.wait()
 
     def take(self) -> Iterator[dict]:
+        """Yields the rows; raises an exception that was put."""
         while (item := self._items.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -121,6 +126,7 @@ class BoundedQueue:
             yield item
 
     def cancel(self) -> None:
+        """Stops the task that opened the queue."""
         self._call_on_loop(self._task.cancel)
 
     def _call_on_loop(self, function: Callable, *args) -> None:

@@ -116,7 +116,7 @@ class HttpClient:
     async def _follow_redirects(
         self, url: URL, headers: Mapping[str, str], max_bytes: int, check_robots: bool
     ) -> tuple[Attempt, Host | None]:
-        """One attempt and the host where it ended. Every redirect is checked like the first URL."""
+        """Makes one attempt; returns it with the host where it ended. Every redirect is checked like the first URL."""
         start, host = url, None
         for _ in range(MAX_REDIRECTS + 1):
             if reason := check_url(url, self.private):
@@ -155,7 +155,7 @@ class HttpClient:
         return None if robots.allows(str(url)) else "robots.txt forbids"
 
     async def _fetch_robots(self, host: Host, url: URL) -> RobotsTxt | str | None:
-        """The rules, None if there are none, or a reason (RFC 9309: 4xx allows everything, no answer allows nothing)."""
+        """Returns the rules, None if there are none, or a reason (RFC 9309: 4xx allows everything, no answer allows nothing)."""
         data, reason = await self._get_with_retries(url, {}, MAX_ROBOTS_BYTES, check_robots=False)
         if reason is None:
             robots = RobotsTxt(data)

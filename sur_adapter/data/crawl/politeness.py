@@ -39,7 +39,7 @@ class Host:
             yield
 
     def back_off(self, seconds: float, reason: str) -> None:
-        """Pauses all requests to this host, as Retry-After asks; beyond LONGEST_WAIT the host is refused for good."""
+        """Pauses all requests to this host, as Retry-After asks; beyond LONGEST_WAIT the host is not requested again."""
         if seconds > LONGEST_WAIT:
             self.refused = reason
         else:
@@ -75,7 +75,7 @@ class RobotsTxt:
 
 
 def _merge_other_agents(text: str) -> str:
-    """Gives all other crawlers one name: Protego copies each rule to every agent of its group, so a hostile file could fill the memory."""
+    """Gives all other crawlers one name: Protego copies each rule to every agent of its group, so a hostile file could exhaust memory."""
     lines = []
     for line in text.splitlines():
         match = USER_AGENT_LINE.match(line.partition("#")[0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
+from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.schema import RAW_SCHEMA, record_id
 from sur_adapter.io.shards import read_table, read_tar, write_table, write_tar
 
@@ -24,22 +25,22 @@ def read_forgotten(file: Path) -> set[str]:
 
 
 def hash_value(value: str) -> str:
-    """The hash by which an id, a URL or a user is recognised. The `user` column holds it instead of the name."""
+    """Returns the hash by which an id, a URL or a user is recognised. The `user` column holds it instead of the name."""
     return sha256(value.encode("utf-8", "replace")).hexdigest()
 
 
 def hash_user(row: dict) -> dict:
-    """The row with the hash of its user in place of the name."""
+    """Replaces the user name of a row by its hash."""
     return row | {"user": hash_value(row["user"]) if row.get("user") else None}
 
 
 def is_forgotten(row: dict, hashes: set[str]) -> bool:
-    """Whether the id, URL or user (already hashed) of a row is among the hashes."""
+    """Tells whether the id, URL or user (already hashed) of a row is among the hashes."""
     return row.get("user") in hashes or any(hash_value(str(row[key])) in hashes for key in ("id", "url") if row.get(key) is not None)
 
 
 def redact(row: dict) -> dict:
-    """A removed row: its source, the reason, and the id of its URL, as rows without an image have."""
+    """Returns what is stored of a removed row: its source, the reason, and the id of its URL, as rows without an image have."""
     empty = dict.fromkeys(name for name in RAW_SCHEMA.names if name not in KEPT_COLUMNS)
     return row | empty | {"id": record_id(hash_value(str(row["url"])).encode()), "dropped": "forgotten"}
 
@@ -70,15 +71,13 @@ def forget(value: str, raw: Path, file: Path) -> int:
 
 
 def _matching(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    hit = (rows.id == value) | (rows.url == value) | (rows.user == hash_value(value))
-    return rows[hit | rows.id.isin(set(rows.id[hit]))]
+    matches = (rows.id == value) | (rows.url == value) | (rows.user == hash_value(value))
+    return rows[matches | rows.id.isin(set(rows.id[matches]))]
 
 
 def _add_hashes(file: Path, hashes: set[str]) -> None:
     known = sorted(read_forgotten(file) | hashes)
-    new = file.with_suffix(".new")
-    new.write_text("\n".join(["# SHA-256 of ids, addresses and users that no crawl keeps again", *known]) + "\n")
-    new.replace(file)
+    atomic_write_text(file, "\n".join(["# SHA-256 of ids, addresses and users that no crawl keeps again", *known]) + "\n")
 
 
 def _rewrite_shards(source: Path, hashes: set[str]) -> None:
@@ -89,7 +88,5 @@ def _rewrite_shards(source: Path, hashes: set[str]) -> None:
         if not removed:
             continue
         tar = source / table.name.replace("prompts", "images").replace(".parquet", ".tar")
-        members = [member for member in read_tar(tar) if member[0] not in removed]
-        write_tar(tar.with_suffix(".new"), members)
-        tar.with_suffix(".new").replace(tar)
+        write_tar(tar, [member for member in read_tar(tar) if member[0] not in removed])
         write_table(table, [redact(row) if row["id"] in removed else row for row in rows], RAW_SCHEMA)

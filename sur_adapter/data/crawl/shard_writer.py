@@ -26,7 +26,7 @@ class ImageCheck(NamedTuple):
 
 
 def check_image(data: bytes) -> ImageCheck:
-    """Decodes an image."""
+    """Decodes an image and returns its extension and size, or why it is invalid."""
     try:
         image = decode(data)
     except InvalidImageError as error:
@@ -71,7 +71,7 @@ def check_images(rows: Iterable[dict], work: WorkCache, workers: Executor) -> It
 
 
 def _take_images(rows: Iterable[dict], batch: list[tuple[dict, bool]]) -> Iterator[tuple[str, str, bytes]]:
-    """Yields the images of some rows as members of a tar; appends the rows to `batch`."""
+    """Yields the images of the rows as members of a tar; appends the rows to `batch`."""
     for row in rows:
         data = row.pop("data")
         batch.append((row, data is not None))
@@ -80,7 +80,7 @@ def _take_images(rows: Iterable[dict], batch: list[tuple[dict, bool]]) -> Iterat
 
 
 def read_finished(folder: Path) -> list[pd.DataFrame]:
-    """The tables of finished shards. A table is written after its tar, so the tar is there, too."""
+    """Reads the tables of finished shards. A table is written after its tar, so the tar exists too."""
     return [read_table(file) for file in sorted(folder.glob("prompts-*.parquet"))]
 
 
@@ -118,7 +118,7 @@ def _kept_images(rows: Iterable[dict], seen: set[str], table: list[dict]) -> Ite
 
 
 def _keep(row: dict, data: bytes, check: ImageCheck, seen: set[str]) -> str | None:
-    """The extension of an image to keep, or None; sets `dropped`, `width` and `height` of its row."""
+    """Returns the extension of an image to keep, or None; sets `dropped`, `width` and `height` of its row."""
     row["dropped"] = check.reason
     if check.reason:
         return None

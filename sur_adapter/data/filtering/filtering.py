@@ -19,8 +19,8 @@ class FilterConfig:
     """Section `filter` of params.yaml.
 
     min_side: pixels of the shorter side. allowed_nsfw_levels: levels of the source that are kept; rows without a level are kept too.
-    duplicate_bits: images whose perceptual hashes differ in at most so many bits are near duplicates. prompt_overlap: prompts that share at
-    least this part of their words (Jaccard) are one group; null: only prompts of equal words. validation, test: shares of these splits.
+    duplicate_bits: images whose perceptual hashes differ in at most this many bits are near duplicates. prompt_overlap: prompts that share
+    at least this part of their words (Jaccard) are one group; null: only prompts of equal words. validation, test: shares of these splits.
     min_scores: score -> the lowest value that is kept; in params.yaml each score is a key of the section itself.
     """
 
@@ -88,10 +88,10 @@ def select_pairs(table: pd.DataFrame, config: FilterConfig, frozen_splits: pd.Se
     split = {group: assign_split(group, config.test, config.validation) for group in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
     if frozen_splits is not None and len(frozen_splits):
-        own = table.id.map(frozen_splits)
-        rank = own.map({name: k for k, name in enumerate(SPLITS)}).groupby(table.group).transform("min")
+        frozen = table.id.map(frozen_splits)
+        rank = frozen.map({name: k for k, name in enumerate(SPLITS)}).groupby(table.group).transform("min")
         table["split"] = rank.map(dict(enumerate(SPLITS))).fillna(table.split)
-        drop("other_split", own.notna() & (own != table.split))
+        drop("other_split", frozen.notna() & (frozen != table.split))
     if "prompt_by" in table:
         drop("made_up_prompt", table.prompt_by.notna() & (table.split == "test"))  # the test split holds prompts of people only
     return table
@@ -112,18 +112,18 @@ def number_hashes(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarra
 
 
 def find_near_duplicates(kept: np.ndarray, hashes: np.ndarray, close: np.ndarray) -> np.ndarray:
-    """Marks the rows whose hash equals, or is close to, that of an earlier row that stays. kept: rows that nothing else drops, (N,)."""
+    """Marks the rows whose hash equals, or is close to, that of an earlier kept row. kept: rows that no other rule drops, (N,)."""
     neighbours: dict[int, list[int]] = {}
     for a, b in close.tolist():
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     shared = np.isin(hashes, close) | pd.Series(hashes).duplicated(keep=False).to_numpy()  # all other rows have no near duplicate
-    duplicate, staying = np.zeros(len(hashes), bool), set()
+    duplicate, kept_hashes = np.zeros(len(hashes), bool), set()
     for row in np.flatnonzero(shared & kept & (hashes >= 0)):
         own = int(hashes[row])
-        duplicate[row] = own in staying or any(other in staying for other in neighbours.get(own, ()))
+        duplicate[row] = own in kept_hashes or any(other in kept_hashes for other in neighbours.get(own, ()))
         if not duplicate[row]:
-            staying.add(own)
+            kept_hashes.add(own)
     return duplicate
 
 
@@ -132,7 +132,7 @@ def group_rows(table: pd.DataFrame, hashes: np.ndarray, close: np.ndarray, overl
 
     Rows that the filter drops are linked too, so that a threshold moves no row to another split.
     """
-    crawled = np.flatnonzero(table.simple_prompt.notna())  # captioned is what the crawl kept, and nothing else
+    crawled = np.flatnonzero(table.simple_prompt.notna())  # exactly the rows that the crawl kept have a caption
     prompted = crawled[table.complex_prompt.notna().to_numpy()[crawled]]
     prompts, similar = near_equal_prompts(table.complex_prompt.iloc[prompted], overlap)
     links = []

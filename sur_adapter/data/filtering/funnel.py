@@ -6,7 +6,7 @@ import pandas as pd
 
 
 def count_rows(table: pd.DataFrame) -> dict:
-    """Rows in, kept and dropped by reason, in all and by source; kept rows by split. table: source, dropped, split."""
+    """Counts rows in, kept and dropped by reason, in all and by source; kept rows by split. table: source, dropped, split."""
     kept = table[table.dropped.isna()]
     counts = _count(table) | {
         "by_source": {source: _count(rows) for source, rows in table.groupby("source")},
@@ -22,7 +22,7 @@ def _count(rows: pd.DataFrame) -> dict:
 
 
 def funnel_csv(counts: dict) -> str:
-    """The counts as a table of step and rows, to plot: rows in, each reason, most rows first, and rows kept."""
+    """Writes the counts as a CSV table of step and rows: rows in, each reason, most rows first, and rows kept."""
     dropped = dict(sorted(counts["dropped"].items(), key=lambda item: -item[1]))
     steps = {"in": counts["in"]} | dropped | {"kept": counts["kept"]}
     return pd.Series(steps, name="rows").rename_axis("step").to_csv(lineterminator="\n")

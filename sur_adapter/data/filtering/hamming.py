@@ -12,14 +12,14 @@ import pyarrow as pa
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-MAX_BUCKET = 512  # up to so many hashes that share a part are compared each with each
+MAX_BUCKET = 512  # hashes that share a part are compared each with each up to this number
 BLOCK = 1 << 18  # pairs compared at a time, so that their bytes stay in the CPU cache
 
 
 def unpack_hashes(hashes: Iterable[str]) -> np.ndarray:
-    """Hex hashes of one length as bytes, (N, B) uint8. Raises ValueError if lengths differ."""
-    parts, lengths, rest = [], set(), iter(hashes)
-    while part := list(islice(rest, MAX_BUCKET)):
+    """Converts hex hashes of one length to bytes, (N, B) uint8. Raises ValueError if lengths differ."""
+    parts, lengths, remaining = [], set(), iter(hashes)
+    while part := list(islice(remaining, MAX_BUCKET)):
         lengths |= set(map(len, part))
         if len(lengths) > 1:
             raise ValueError(
@@ -40,9 +40,9 @@ def unique_hashes(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def close_pairs(hashes: np.ndarray, bits: int) -> np.ndarray:
-    """Index pairs (i, j), i < j, (P, 2) of hashes, (N, B) uint8, that differ in at most `bits` bits; sorted by j, then i.
+    """Finds the index pairs (i, j), i < j, (P, 2) of hashes, (N, B) uint8, that differ in at most `bits` bits; sorted by j, then i.
 
-    Exact, as if each were compared with each. N equal hashes have N² pairs: pass distinct ones.
+    Exact, as if all pairs were compared. N equal hashes have N² pairs: pass distinct ones.
     """
     count, width = hashes.shape
     if count < 2:
@@ -65,7 +65,7 @@ def close_pairs(hashes: np.ndarray, bits: int) -> np.ndarray:
 
 def _candidates(columns: np.ndarray, rows: np.ndarray, positions: np.ndarray, bits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yields pairs of `rows`, which agree outside `positions`, that agree in one of bits + 1 parts of them too; some more than once."""
-    positions = positions[[(columns[p, rows] != columns[p, rows[0]]).any() for p in positions]]  # bytes that are equal in all split nothing
+    positions = positions[[(columns[p, rows] != columns[p, rows[0]]).any() for p in positions]]  # only bytes that differ can split the rows
     parts = [positions[part :: bits + 1] for part in range(bits + 1)] if len(positions) > bits else []
     runs = [_runs(columns, rows, part) for part in parts]
     if not parts or sum((sizes**2).sum() for _, _, sizes in runs) >= len(rows) ** 2:  # partitioning costs more than it saves
@@ -104,6 +104,6 @@ def _runs(columns: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> tuple
 
 
 def connected_groups(count: int, links: np.ndarray) -> np.ndarray:
-    """A number for each of `count` items, equal if links (P, 2) connect them, directly or through others."""
+    """Returns a number for each of `count` items, equal if links (P, 2) connect them, directly or through others."""
     i, j = np.asarray(links, int).reshape(-1, 2).T
     return connected_components(coo_array((np.ones(len(i), bool), (i, j)), shape=(count, count)), directed=False)[1]

@@ -18,7 +18,7 @@ from sur_adapter.data.filtering.hamming import connected_groups
 
 MINIMA = 128  # for each prompt, over all bands
 RECALL = 0.98  # lowest share of the pairs of exactly the lowest overlap that share a band
-MAX_NEIGHBOURS = 8  # in a band each is compared with so many successors: a large bucket becomes a chain, in linear time
+MAX_NEIGHBOURS = 8  # successors that each prompt is compared with in a band: linear time also in a large bucket, which becomes a chain
 BLOCK = 1 << 16  # pairs compared at a time
 STEP = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio, as in SplitMix64
 WORD = re.compile(r"\w+")
@@ -51,12 +51,12 @@ def near_equal_prompts(prompts: Iterable[str], min_overlap: float | None = None)
 
 
 def _hash(text: str) -> int:
-    """64 bits. With a million texts, one in 37 million such tables has a collision, which adds one wrong link."""
+    """Hashes a text to 64 bits. With a million texts, one in 37 million such tables has a collision, which adds one wrong link."""
     return int.from_bytes(blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def overlapping_pairs(members: np.ndarray, sizes: np.ndarray, hashes: np.ndarray, min_overlap: float) -> np.ndarray:
-    """Pairs (P, 2) of sets with at least `min_overlap`, enough to connect all such sets.
+    """Finds pairs (P, 2) of sets with at least `min_overlap`, enough to connect all such sets.
 
     members: the elements of one set after the other, each an index of `hashes`. sizes: of the sets, (N,). hashes: of the elements, (V,)
     uint64.
@@ -83,7 +83,7 @@ def overlapping_pairs(members: np.ndarray, sizes: np.ndarray, hashes: np.ndarray
 
 
 def _near(sets: csr_array, sizes: np.ndarray, pairs: np.ndarray, min_overlap: float) -> np.ndarray:
-    """Those of `pairs` with at least `min_overlap`."""
+    """Selects those of `pairs` with at least `min_overlap`."""
     near = np.zeros(len(pairs), bool)
     for k in range(0, len(pairs), BLOCK):
         i, j = pairs[k : k + BLOCK].T
@@ -100,6 +100,6 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def _bands(min_overlap: float) -> tuple[int, int]:
-    """(minima per band, bands): the most minima that reach RECALL, so that few pairs are compared in vain."""
+    """Returns (minima per band, bands): the most minima that reach RECALL, which gives the fewest false candidates."""
     depth = next((r for r in range(MINIMA, 1, -1) if 1 - (1 - min_overlap**r) ** (MINIMA // r) >= RECALL), 1)
     return depth, MINIMA // depth

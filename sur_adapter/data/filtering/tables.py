@@ -40,7 +40,7 @@ def join_tables(raw: Path, captions: Path, scores: Mapping[str, Path], sources: 
 
 
 def _look_up(ids: pa.Array, table: pd.DataFrame) -> np.ndarray | pd.api.extensions.ExtensionArray:
-    """The second column of `table` for each id of its first; null where there is none."""
+    """Looks up the second column of `table` by the ids of its first; null where there is none."""
     index = pc.index_in(ids, value_set=pa.array(table.id), skip_nulls=True).fill_null(-1)
     return pd.api.extensions.take(table[table.columns[1]].array, index.to_numpy(), allow_fill=True)
 
@@ -50,7 +50,7 @@ def _read_all(folder: Path, names: list[str], columns: list[str]) -> pd.DataFram
 
 
 def read_frozen_splits(file: Path) -> pd.Series:
-    """Reads a CSV table of id and split as id -> split. Raises FileNotFoundError without it, ValueError if it is anything else."""
+    """Reads a CSV table of id and split as id -> split. Raises FileNotFoundError if it is missing, ValueError if it is not such a table."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: write a table of id and split there, or only its header (id,split) to freeze nothing")
     try:
@@ -58,7 +58,7 @@ def read_frozen_splits(file: Path) -> pd.Series:
     except (ValueError, OSError):  # not CSV, or not text
         table = pd.DataFrame()
     if not {"id", "split"} <= set(table) or not table.split.isin(SPLITS).all() or table.id.duplicated().any():
-        raise ValueError(f"{file} must hold each id once, with one of {', '.join(SPLITS)} as its split")
+        raise ValueError(f"{file} is not a table of id and split: give each id once, with one of {', '.join(SPLITS)} as its split")
     return table.set_index("id").split
 
 

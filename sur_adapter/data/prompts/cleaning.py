@@ -35,18 +35,18 @@ def clean(prompt: str | None) -> str | None:
 
 
 def effective_prompt(row: Mapping) -> str | None:
-    """The keyword prompt of a row that models read: the clean one if there is one, else the original."""
+    """Returns the keyword prompt of a row that models read: the clean one if there is one, else the original."""
     cleaned = row.get("clean_prompt")
     return cleaned if isinstance(cleaned, str) else row["complex_prompt"]
 
 
 def nonempty_text(value: object) -> str | None:
-    """A text of untrusted data, without whitespace at its ends; None if it is empty or not a text."""
+    """Strips a text of untrusted data; None if it is empty or not a text."""
     return value.strip() or None if isinstance(value, str) else None
 
 
 def count_excess_tokens(prompts: list[str], tokenizer, length: int | None = None) -> list[int]:
-    """How many tokens of each prompt exceed `length`, by default the tokenizer's: 77 for CLIP, start and end token included."""
+    """Counts the tokens of each prompt that exceed `length`, by default the tokenizer's: 77 for CLIP, start and end token included."""
     counts = [len(ids) for ids in tokenizer(prompts, truncation=False, verbose=False).input_ids] if prompts else []
     return [max(0, count - (length or tokenizer.model_max_length)) for count in counts]
 
@@ -77,14 +77,14 @@ def _brackets(text: str, marked: bool) -> str:
 
 
 def _replacement(bracket: str, inside: str, before: str, marked: bool) -> str:
-    """What replaces a pair of brackets. before: the last character before it. marked: the prompt certainly uses this syntax."""
+    """Returns what replaces a pair of brackets. before: the last character before it. marked: the prompt certainly uses this syntax."""
     unweighted = _without_weight(inside, ":")
     if bracket == "(" and unweighted is None:
         return inside if marked or before in ("", *",;|:([{") else f"({inside})"
     if bracket == "(":
         return unweighted
     if "|" in inside:
-        return next((one for one in inside.split("|") if one.strip()), "")
+        return next((choice for choice in inside.split("|") if choice.strip()), "")
     if bracket == "[" and unweighted is not None:
         first, _, last = unweighted.rpartition(":")
         return last if last.strip() else first
@@ -92,7 +92,7 @@ def _replacement(bracket: str, inside: str, before: str, marked: bool) -> str:
 
 
 def _without_weight(text: str, mark: str) -> str | None:
-    """The text before `mark` and a number at the end; None if there is no such weight, or if it is a time or a ratio (10:30)."""
+    """Returns the text before `mark` and a number at the end; None if there is no such weight, or if it is a time or a ratio (10:30)."""
     content, separator, number = text.rpartition(mark)
     is_weight = separator and NUMBER.fullmatch(number.strip()) and not (content[-1:].isdigit() and "." not in number)
     return content.rstrip() if is_weight else None

@@ -1,4 +1,4 @@
-"""Prompts in a ComfyUI graph: from a sampler's `positive` and `negative` inputs to the texts that are encoded for them.
+"""Reads the prompts of a ComfyUI graph: from a sampler's `positive` and `negative` inputs to the texts that are encoded for them.
 
 A graph is {id: {"class_type", "inputs"}}; an input is a value or a link [node id, output number]. Graphs are untrusted: links may form
 cycles or lead nowhere, values may have any type, NaN included.
@@ -23,6 +23,8 @@ MAX_SAMPLERS = 16  # each may lead through the whole graph
 
 
 class Prompts(NamedTuple):
+    """The prompts that an image was generated with."""
+
     positive: str | None
     negative: str | None
 
@@ -60,7 +62,7 @@ def workflow_prompts(text: str) -> Prompts:
 
 
 def _resolve(nodes: dict, value, side: str, visited: set[str]) -> str | None:
-    """The text of an input value: itself, or the texts of the node that it links to. Each node is visited once."""
+    """Returns the text of an input value: itself, or the texts of the node that it links to. Each node is visited once."""
     if isinstance(value, str):
         return value.strip() or None
     if not (isinstance(value, list) and len(value) == 2 and str(value[0]) in nodes) or str(value[0]) in visited:
@@ -77,7 +79,7 @@ def _resolve(nodes: dict, value, side: str, visited: set[str]) -> str | None:
 
 
 def _text_keys(inputs: dict, node_type: str, side: str) -> list[str]:
-    """The inputs of a node that hold or lead to text of a side, its own text first."""
+    """Lists the inputs of a node that hold or lead to text of a side, its own text first."""
     keys = [key for key in inputs if OTHER_SIDE[side] not in key]
     own = [key for key in keys if key in TEXT_INPUTS or (JOINED_INPUT.fullmatch(key) and TEXT_NODE.search(node_type))]
     return own + [key for key in keys if key not in own and isinstance(inputs[key], list) and LINKED_INPUT.search(key)]

@@ -1,4 +1,4 @@
-"""Prompts embedded in image files: what generators write into PNG text chunks, EXIF and pixels.
+"""Reads prompts embedded in image files: what generators write into PNG text chunks, EXIF and pixels.
 
 AUTOMATIC1111, Forge, SD.Next   PNG `parameters`; JPEG and WebP EXIF UserComment; the pixels' lowest bits (stealth_png.py)
 Fooocus, SwarmUI                JSON in the same places
@@ -27,7 +27,7 @@ PARSE_ERRORS = (AttributeError, LookupError, RecursionError, TypeError, ValueErr
 
 
 def embedded_prompts(data: bytes) -> Prompts:
-    """The prompts that an image was generated with; (None, None) if the file has none. Never raises, whatever the bytes are."""
+    """Reads the prompts that an image was generated with; (None, None) if the file has none. Never raises, whatever the bytes are."""
     chunks, image = _text_chunks(data)
     prompts = _parse(chunks)
     if prompts.positive or image is None:
@@ -48,7 +48,10 @@ def _parse(chunks: dict[str, str]) -> Prompts:
 
 
 def _text_chunks(data: bytes) -> tuple[dict[str, str], Image.Image | None]:
-    """PNG text chunks, and EXIF under the same names; the image, if its pixels were loaded. Of a corrupt file, what can be read."""
+    """Reads PNG text chunks, and EXIF under the same names. Returns the image too, if its pixels were loaded.
+
+    Of a corrupt file, it returns what can be read.
+    """
     chunks, image, loaded = {}, None, False
     try:
         with warnings.catch_warnings():
@@ -76,7 +79,7 @@ def _exif_chunks(image: Image.Image) -> dict[str, str]:
 
 
 def _decode_comment(value) -> str | None:
-    """Decodes EXIF UserComment: eight bytes name the encoding. UNICODE is UTF-16 in either byte order, unlike the standard says."""
+    """Decodes EXIF UserComment: eight bytes name the encoding. UNICODE is UTF-16 in either byte order, whatever the standard says."""
     if isinstance(value, str):
         return value
     if not isinstance(value, bytes):
@@ -89,7 +92,7 @@ def _decode_comment(value) -> str | None:
 
 
 def _hidden_chunks(text: str | None) -> dict[str, str]:
-    """Hidden text as chunks: JSON of all text chunks (NovelAI, ComfyUI), or the text of `parameters`."""
+    """Returns hidden text as chunks: JSON of all text chunks (NovelAI, ComfyUI), or the text of `parameters`."""
     if not text:
         return {}
     try:
@@ -138,15 +141,17 @@ def parse_settings(line: str) -> dict[str, str]:
 
 
 def _is_settings_line(line: str) -> bool:
-    """Whether a line is `Steps: 20, …` or has two other common settings; a prompt with a colon has not."""
+    """Tells whether a line is `Steps: 20, …` or has two other common settings, which a prompt with a colon does not have."""
     return bool(re.match(r"Steps: \d", line)) or len(COMMON_SETTINGS & parse_settings(line.rstrip()).keys()) > 1
 
 
 def invokeai(text: str) -> Prompts:
+    """Reads InvokeAI's JSON."""
     return _from_dict(json.loads(text))
 
 
 def sd_metadata(text: str) -> Prompts:
+    """Reads the JSON of older versions of InvokeAI."""
     prompt = json.loads(text)["image"]["prompt"]
     if isinstance(prompt, list):  # [{"prompt", "weight"}, …]
         prompt = " ".join(part["prompt"] for part in prompt).replace(" ,", ",")
@@ -171,7 +176,7 @@ def novelai(comment: str, description: str | None = None) -> Prompts:
 
 
 def _from_dict(values: dict) -> Prompts:
-    """Both prompts, under the keys that generators use."""
+    """Reads both prompts, under the keys that generators use."""
     values = {str(key).lower().replace(" ", "_"): value for key, value in values.items()}
     names = ("prompt", "positive_prompt"), ("negative_prompt", "negativeprompt", "uc")
     return Prompts(*(next(filter(None, (nonempty_text(values.get(key)) for key in keys)), None) for keys in names))

@@ -51,7 +51,7 @@ class InterrogatorConfig:
 
 
 def read_label_lists() -> dict[str, list[str]]:
-    """clip-interrogator's lists, artists with "by " in front. Reads its files without importing it, since it would import open_clip.
+    """Reads clip-interrogator's lists, artists with "by " in front, without importing it and open_clip.
 
     Raises ValueError if it is not installed.
     """
@@ -88,7 +88,7 @@ class Interrogator:
         return np.concatenate([self.clip.encode_texts(chunk) for chunk in chunks])
 
     def prompts(self, images: list[Image.Image], ids: list[str]) -> list[str]:
-        """A prompt for each image (RGB): caption, medium, artist, movement, flavors, as many as fit into CLIP's text length."""
+        """Writes a prompt for each image (RGB): caption, medium, artist, movement, flavors, as many as fit into CLIP's text length."""
         image_embeds = self.clip.encode_images(images)  # (B, d)
         prompts = [[caption] for caption in self.captioner.caption(images, ids)] if self.captioner else [[] for _ in images]
         for name, labels in self.labels.items():
@@ -109,16 +109,16 @@ class Interrogator:
         """Yields the rows of a source in their order; those with an image and no prompt get one, and `prompt_by`."""
         rows = iter(rows)
         while batch := list(islice(rows, self.config.batch_size)):
-            without = [(row, image) for row in batch if (image := _image_without_prompt(row)) is not None]
-            if without:
-                ids = [record_id(row["data"]) for row, _ in without]
-                for (row, _), prompt in zip(without, self.prompts([image for _, image in without], ids), strict=True):
+            promptless = [(row, image) for row in batch if (image := _image_without_prompt(row)) is not None]
+            if promptless:
+                ids = [record_id(row["data"]) for row, _ in promptless]
+                for (row, _), prompt in zip(promptless, self.prompts([image for _, image in promptless], ids), strict=True):
                     row |= {"complex_prompt": prompt, "prompt_by": NAME}
             yield from batch
 
 
 def _image_without_prompt(row: dict) -> Image.Image | None:
-    """The image of a row that has no prompt; None if it has one, or if there is no valid image."""
+    """Returns the image of a row that has no prompt; None if it has one, or if there is no valid image."""
     if row["complex_prompt"] or row["dropped"] or row["data"] is None:
         return None
     try:

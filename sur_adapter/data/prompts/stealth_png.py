@@ -1,4 +1,4 @@
-"""Generation data hidden in pixels: in the lowest bit of alpha, or of red, green and blue, column by column.
+"""Reads generation data hidden in pixels: in the lowest bit of alpha, or of red, green and blue, column by column.
 
 15 bytes of signature, 32 bits with the length in bits, then the text, plain or gzipped. Written by an extension of AUTOMATIC1111 and by
 NovelAI as the default; it survives tools that strip text chunks.
@@ -20,7 +20,7 @@ MAX_TEXT = 2**22  # bytes; untrusted gzip may decompress to any size
 
 
 def hidden_text(image: Image.Image) -> str | None:
-    """The text in the pixels of a loaded image; None if there is none, or if it is corrupt."""
+    """Reads the text in the pixels of a loaded image; None if there is none, or if it is corrupt."""
     for channels in ("A", "RGB"):
         if not set(channels) <= set(image.getbands()):
             continue
@@ -36,7 +36,7 @@ def hidden_text(image: Image.Image) -> str | None:
 
 
 def _bytes(image: Image.Image, channels: str, start: int, count: int) -> bytes:
-    """`count` bytes of the lowest bits, from byte `start` on; fewer if the image is too small."""
+    """Returns `count` bytes of the lowest bits, from byte `start` on; fewer if the image is too small."""
     num_pixels = -(-(start + count) * 8 // len(channels))
     columns = min(image.width, -(-num_pixels // image.height))
     pixels = np.asarray(image.crop((0, 0, columns, image.height)))  # (h, w, C)

@@ -40,7 +40,7 @@ class Score(Protocol):
 
 
 def scores_file(source: str, number: str) -> str:
-    """The name in the work cache of the table with the scores of one shard."""
+    """Returns the name in the work cache of the table with the scores of one shard."""
     return f"{source}-{number}.parquet"
 
 
@@ -80,6 +80,6 @@ def _schema(values: pd.Series) -> pa.Schema:
 
 
 def _with_captions(rows: pd.DataFrame, captions: Path) -> pd.DataFrame:
-    """The rows, `simple_prompt` as captioned, in the same order; None for missing values."""
+    """Puts the captions into `simple_prompt`, in the order of the rows; missing values become None."""
     rows = rows.drop(columns="simple_prompt").merge(read_table(captions), "left", "id", validate="1:1")
     return rows.astype(object).where(rows.notna(), None)

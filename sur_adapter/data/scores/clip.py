@@ -24,7 +24,11 @@ TEXTS = {"simple": lambda row: row["simple_prompt"], "complex": effective_prompt
 
 @dataclass(frozen=True)
 class Config:
-    """model: a CLIP, a folder or a name on the hub. head: for `aesthetic`, a safetensors file with `weight` (1, d) and `bias` (1)."""
+    """Section `scores.clip` of params.yaml.
+
+    model: a CLIP, a folder or a name on the hub. measures: those to compute. batch_size: images. head: for
+    `aesthetic`, a safetensors file with `weight` (1, d) and `bias` (1).
+    """
 
     model: str
     measures: tuple[Literal["simple", "complex", "aesthetic"], ...]
@@ -65,7 +69,7 @@ def _load_head(file: str | None, encoder: CLIPEncoder) -> Callable[[np.ndarray],
     """Returns a function from unit vectors (N, d) to scores (N,)."""
     if not file or not Path(file).is_file():
         raise FileNotFoundError(
-            f"params.yaml: scores.clip.head is {file!r}, which is no file: name a safetensors file with weight and bias"
+            f"params.yaml: scores.clip.head is {file!r}, which is not a file: name a safetensors file with weight and bias"
         )
     width = encoder.model.config.projection_dim
     try:

@@ -16,7 +16,11 @@ SAFE_LABELS = ("normal", "safe", "sfw", "neutral", "drawings")  # labels of the 
 
 @dataclass(frozen=True)
 class Config:
-    """model: an image classifier of transformers, one of whose labels is in `SAFE_LABELS`; null uses the source's level alone."""
+    """Section `scores.nsfw` of params.yaml.
+
+    model: an image classifier of transformers, one of whose labels is in `SAFE_LABELS`; null uses the source's level alone.
+    batch_size: images.
+    """
 
     model: str | None = None
     batch_size: int = 32
@@ -34,7 +38,7 @@ def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> li
 
 
 def _classify(images: Iterable[Image.Image], count: int, config: Config) -> list[float]:
-    """1 - p(safe) of each image."""
+    """Computes 1 - p(safe) of each image."""
     import torch
 
     processor, model, safe = _load_classifier(config.model)

@@ -26,7 +26,7 @@ def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> li
 
 
 def phash(image: Image.Image) -> str:
-    """Signed dHash (Krawetz 2013) of each color channel: is a cell clearly darker, or clearly lighter, than its right neighbour?"""
+    """Computes a signed dHash (Krawetz 2013) of each color channel: if a cell is clearly darker, or lighter, than its right neighbour."""
     small = np.asarray(image.convert("RGB").resize((CELLS + 1, CELLS), Image.Resampling.LANCZOS), np.int16)  # (12, 13, 3)
     gradient = small[:, 1:] - small[:, :-1]  # (12, 12, 3)
     return np.packbits([sign * gradient > threshold for threshold in THRESHOLDS for sign in (1, -1)]).tobytes().hex()

@@ -13,7 +13,7 @@ from sur_adapter.models.loading import NO_REMOTE_CODE, loading_errors
 
 @dataclass(frozen=True)
 class Config:
-    """model: a CLIP, a folder or a name on the hub, whose tokenizer counts."""
+    """Section `scores.too_long` of params.yaml. model: a CLIP, a folder or a name on the hub, whose tokenizer counts."""
 
     model: str
 

@@ -30,11 +30,11 @@ class SourceConfig:
     resumable: ClassVar[bool] = False
 
     def num_rows(self) -> int | None:
-        """The most rows that there can be, for the progress bar; None if that is unknown."""
+        """Returns the maximum number of rows, for the progress bar; None if it is unknown."""
         return None
 
     def inputs(self) -> object:
-        """What the rows depend on beside the settings, as JSON, such as the digest of a list: a crawl of other inputs is not resumed."""
+        """Returns what the rows depend on beside the settings, as JSON, e.g. the digest of a list; only equal inputs are resumed."""
         return None
 
 

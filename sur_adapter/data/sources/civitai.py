@@ -19,13 +19,16 @@ from sur_adapter.io.urls import reject_credentials
 
 LEVELS = {1: "None", 2: "Soft", 4: "Mature", 8: "X", 16: "X", 32: "X"}  # 32: blocked
 ORDER = ("None", "Soft", "Mature", "X")
-MAX_EMPTY_PAGES = 20  # in a row: then the cursor leads nowhere
+MAX_EMPTY_PAGES = 20  # consecutive pages without an image, after which the listing ends
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(HttpConfig, SourceConfig):
-    """limit: the most images. listing: which endpoint. nsfw: the highest level that is requested and fetched. sort, period: as the API has
-    them; sort null: the most popular first."""
+    """Section `sources.civitai` of params.yaml.
+
+    limit: maximum number of images. url: of the server. listing: which endpoint. nsfw: the highest level that is requested and fetched.
+    sort, period: as in the API; sort null: the most popular first.
+    """
 
     limit: int
     url: str = "https://civitai.com"
@@ -42,7 +45,7 @@ class Config(HttpConfig, SourceConfig):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each of the first `limit` images, in the order of the API.
+    """Yields a row for each of the first `limit` images, in the order of the API.
 
     Raises ValueError if the API returns no first page; a later page that fails is a row with the reason.
     """
@@ -64,7 +67,7 @@ QUERIES = {"images": _images_query, "models": _models_query}  # listing -> (path
 
 
 def _images_of_models(models: list) -> list:
-    """items[].modelVersions[].images[]"""
+    """Returns items[].modelVersions[].images[]."""
     items = models
     for key in ("modelVersions", "images"):
         items = [x for item in items if isinstance(item, dict) and isinstance(item.get(key), list) for x in item[key]]
@@ -76,11 +79,11 @@ async def _listing(fetcher: Fetcher, config: Config) -> AsyncIterator[dict]:
         for item in items:
             item = item if isinstance(item, dict) else {}
             row = _row(item, config.url)
-            yield row | {"dropped": reason or _not_fetched(item, row, config.nsfw)}
+            yield row | {"dropped": reason or _skip_reason(item, row, config.nsfw)}
 
 
 async def _pages(fetcher: Fetcher, config: Config) -> AsyncIterator[tuple[list, str | None]]:
-    """Yields (image items, None) for each page; where it cannot go on, ([item with the page's URL], reason), and ends."""
+    """Yields (image items, None) for each page; where the listing fails, ([item with the page's URL], reason), and ends."""
     path, query, unpack = QUERIES[config.listing](config)
     token = os.environ.get("CIVITAI_TOKEN")
     headers = {"Authorization": f"Bearer {token}"} if token else None
@@ -89,7 +92,7 @@ async def _pages(fetcher: Fetcher, config: Config) -> AsyncIterator[tuple[list, 
         url = f"{config.url}/{path}?{urlencode(request)}"
         page, reason = await fetcher.fetch_page(url, "items", headers)
         if reason and not cursors:
-            raise ValueError(f"{config.url} gave no first page ({reason}): {_remedy(reason)}")
+            raise ValueError(f"{config.url} gave no first page ({reason}): {_fix_hint(reason)}")
         items = [] if reason else unpack(page["items"])
         empty_pages = 0 if items else empty_pages + 1
         if items:
@@ -103,7 +106,7 @@ async def _pages(fetcher: Fetcher, config: Config) -> AsyncIterator[tuple[list, 
         request = cursor and query | cursor
 
 
-def _remedy(reason: str) -> str:
+def _fix_hint(reason: str) -> str:
     if reason in ("http 401", "http 403"):
         return "set CIVITAI_TOKEN in the environment"
     if reason == "private address":
@@ -112,7 +115,7 @@ def _remedy(reason: str) -> str:
 
 
 def _next_cursor(page: dict, cursors: set) -> tuple[dict | None, str | None]:
-    """Returns ({"cursor": …} or {"page": …}, None); (None, None) after the last page; (None, reason) if it leads nowhere."""
+    """Returns ({"cursor": …} or {"page": …}, None); (None, None) after the last page; (None, reason) if it is invalid."""
     metadata = page["metadata"] if isinstance(page.get("metadata"), dict) else {}
     cursor, next_page = metadata.get("nextCursor"), metadata.get("nextPage")
     if cursor is None and isinstance(next_page, str):  # the older API; only the number is used, its host is never requested
@@ -134,8 +137,8 @@ def _next_cursor(page: dict, cursors: set) -> tuple[dict | None, str | None]:
     return query, None
 
 
-def _not_fetched(item: dict, row: dict, highest: str) -> str | None:
-    """The reason why an image is not requested, if any."""
+def _skip_reason(item: dict, row: dict, highest: str) -> str | None:
+    """Returns the reason why an image is not requested, if any."""
     if item.get("type", "image") != "image":
         return "not an image"
     if row["url"] is None:
@@ -163,7 +166,7 @@ def _size(value) -> int | None:
 
 
 def _level(item: dict) -> str:
-    """None, Soft, Mature or X; Unknown if the item does not say, so that a filter can exclude it."""
+    """Returns None, Soft, Mature or X as a text; Unknown if the item does not say, so that a filter can exclude it."""
     level, flag = item.get("nsfwLevel"), item.get("nsfw")  # an older API has the level in `nsfw`
     for value in (level, flag):
         if isinstance(value, str) and value in LEVELS.values():

@@ -31,8 +31,9 @@ Locate = Callable[[str], Path]  # name in the dataset -> local file; raises File
 
 @dataclass(frozen=True, kw_only=True)
 class Config(SourceConfig):
-    """limit: the most images. path: a local copy with the dataset's layout; null downloads what is needed from the hub, at `revision`.
+    """Section `sources.diffusiondb` of params.yaml.
 
+    limit: maximum number of images. path: a local copy with the dataset's layout; null: the hub, at `revision`.
     large: the set of 14 million. parts: their numbers; null: all. image_nsfw, prompt_nsfw: likelihoods must be below; null: any, blurred
     images included. min_*, max_*: limits of width, height (pixels) and classifier-free guidance. max_bytes: of one image.
     """
@@ -56,21 +57,21 @@ class Config(SourceConfig):
         return self.limit
 
     def condition(self) -> pc.Expression | None:
-        """The filter of the table; None selects all rows."""
+        """Returns the filter of the table; None selects all rows."""
         conditions = []
         for column in ("width", "height", "cfg"):
             low, high = getattr(self, f"min_{column}"), getattr(self, f"max_{column}")
             conditions += [pc.field(column) >= low] if low is not None else []
             conditions += [pc.field(column) <= high] if high is not None else []
         for column in ("image_nsfw", "prompt_nsfw"):
-            most = getattr(self, column)
-            conditions += [pc.field(column) < most] if most is not None else []
+            upper = getattr(self, column)
+            conditions += [pc.field(column) < upper] if upper is not None else []
         conditions += [pc.field("part_id").isin(list(self.parts))] if self.parts is not None else []
         return reduce(and_, conditions) if conditions else None
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each of the first `limit` images that pass the filter, in order of part and table.
+    """Yields a row for each of the first `limit` images that pass the filter, in order of part and table.
 
     Raises FileNotFoundError if there is no table, ValueError if it lacks a column or has no such image.
     """
@@ -78,7 +79,7 @@ def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
 
 
 def local(path: str) -> Locate:
-    """Files of a local copy. Raises FileNotFoundError if it is not a folder."""
+    """Locates files of a local copy. Raises FileNotFoundError if it is not a folder."""
     folder = Path(path)
     if not folder.is_dir():
         raise FileNotFoundError(f"sources.diffusiondb.path: {path} is not a folder: name a copy of DiffusionDB, or null for the hub")
@@ -86,13 +87,16 @@ def local(path: str) -> Locate:
 
 
 def hub(revision: str | None, download: Callable[..., str] = hf_hub_download) -> Locate:
-    """Files of the dataset on the hub, cached by its client."""
+    """Locates files of the dataset on the hub, cached by its client."""
 
     def locate(name: str) -> Path:
         try:
             return Path(download(REPOSITORY, name, repo_type="dataset", revision=revision))
         except (OSError, ValueError) as error:  # no such file, no network, or a wrong revision
-            raise FileNotFoundError(f"{name} of {REPOSITORY} cannot be fetched ({type(error).__name__})") from error
+            raise FileNotFoundError(
+                f"{name} of {REPOSITORY} cannot be fetched ({type(error).__name__}): check the network and sources.diffusiondb.revision, "
+                "or name a local copy in sources.diffusiondb.path"
+            ) from error
 
     return locate
 
@@ -110,7 +114,7 @@ def read(locate: Locate, config: Config) -> Iterator[dict]:
 
 
 def select_rows(file: Path, limit: int, condition: pc.Expression | None) -> pa.Table:
-    """COLUMNS of the first `limit` rows by part. Reads the part numbers first, then only the rows of as many parts as are needed.
+    """Selects COLUMNS of the first `limit` rows by part. Reads the part numbers first, then only the rows of as many parts as are needed.
 
     Raises FileNotFoundError if there is no table, ValueError if it cannot be read, lacks a column, or no row passes the filter.
     """
@@ -184,9 +188,9 @@ def _row(values: dict, part: str, data: bytes | None, dropped: str | None) -> di
 
 
 def level(image: float | None, prompt: float | None) -> str:
-    """None, Soft, Mature or X by the larger likelihood; Blurred if the image was blurred; Unknown if a likelihood is missing."""
+    """Returns a level of LEVELS by the larger likelihood; Blurred if the image was blurred; Unknown if a likelihood is missing."""
     if image == BLURRED:
         return "Blurred"
     if image is None or prompt is None:
         return "Unknown"
-    return next((name for most, name in LEVELS if max(image, prompt) < most), "Unknown")  # NaN too
+    return next((name for limit, name in LEVELS if max(image, prompt) < limit), "Unknown")  # NaN too

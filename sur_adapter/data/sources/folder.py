@@ -27,13 +27,16 @@ MAX_BYTES = 2**28  # of a file
 
 @dataclass(frozen=True)
 class Config(SourceConfig):
-    """path: the folder. interrogate: writes a prompt for images without any; null leaves them without."""
+    """Section `sources.folder` of params.yaml.
+
+    path: the folder. interrogate: writes a prompt for images without any; null: none.
+    """
 
     path: str
     interrogate: InterrogatorConfig | None = None
 
 
-class Prompts(NamedTuple):
+class RowPrompts(NamedTuple):
     """Prompts of one image, under the names of their columns."""
 
     complex_prompt: str | None
@@ -42,7 +45,7 @@ class Prompts(NamedTuple):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each image, in order of its path; then one for each row of metadata whose image is missing.
+    """Yields a row for each image, in order of its path; then one for each row of metadata whose image is missing.
 
     Raises FileNotFoundError if there is no folder, ValueError if it has no image or its metadata cannot be read.
     """
@@ -52,8 +55,8 @@ def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in EXTENSIONS and f.is_file() and not f.name.startswith("."))
     if not files:
         raise ValueError(f"sources.folder.path: {folder} holds no image: put files ending in {', '.join(EXTENSIONS)} there")
-    found = _rows(folder, files)
-    yield from Interrogator(config.interrogate).fill(found) if config.interrogate else found
+    candidates = _rows(folder, files)
+    yield from Interrogator(config.interrogate).fill(candidates) if config.interrogate else candidates
 
 
 def _rows(folder: Path, files: list[Path]) -> Iterator[dict]:
@@ -61,39 +64,39 @@ def _rows(folder: Path, files: list[Path]) -> Iterator[dict]:
     by_file, missing = _read_metadata(folder, refused)
     for file, reason in refused.items():
         data = None if reason else file.read_bytes()
-        for prompts in by_file.get(file) or [_read_sidecar(file, folder) or Prompts(*embedded_prompts(data or b""))]:
+        for prompts in by_file.get(file) or [_read_sidecar(file, folder) or RowPrompts(*embedded_prompts(data or b""))]:
             yield _row(file.relative_to(folder).as_posix(), prompts, data, reason)
     for name, prompts, reason in missing:
         yield _row(name, prompts, None, reason)
 
 
-def _row(name: str, prompts: Prompts, data: bytes | None, dropped: str | None) -> dict:
+def _row(name: str, prompts: RowPrompts, data: bytes | None, dropped: str | None) -> dict:
     row = {"source": "folder", "url": name, **prompts._asdict()}
     return row | {"width": None, "height": None, "nsfw": None, "licence": None, "data": data, "dropped": dropped}
 
 
 def _refused(file: Path, folder: Path) -> str | None:
-    """The reason why a file of the folder is not opened, if any. A link that leads out of it could publish private files.
+    """Returns the reason why a file of the folder is not opened, if any. A link that leads out of it could publish private files.
 
     A snapshot in the hub's cache consists of links to `blobs` beside it; those are followed.
     """
-    home, real = folder.resolve(), file.resolve()
-    blobs = [p.parent / "blobs" for p in home.parents if p.name == "snapshots"]
-    if not any(real.is_relative_to(place) for place in (home, *blobs)):
+    root, target = folder.resolve(), file.resolve()
+    blobs = [p.parent / "blobs" for p in root.parents if p.name == "snapshots"]
+    if not any(target.is_relative_to(allowed) for allowed in (root, *blobs)):
         return "outside the folder"
     return "too many bytes" if file.stat().st_size > MAX_BYTES else None
 
 
-def _read_sidecar(file: Path, folder: Path) -> Prompts | None:
+def _read_sidecar(file: Path, folder: Path) -> RowPrompts | None:
     text = file.with_suffix(".txt")
     if not text.is_file() or _refused(text, folder):
         return None
-    return Prompts(*sidecar_prompts(text.read_text("utf-8-sig", "replace")))
+    return RowPrompts(*sidecar_prompts(text.read_text("utf-8-sig", "replace")))
 
 
-def _read_metadata(folder: Path, refused: dict[Path, str | None]) -> tuple[dict[Path, list[Prompts]], list[tuple[str, Prompts, str]]]:
+def _read_metadata(folder: Path, refused: dict[Path, str | None]) -> tuple[dict[Path, list[RowPrompts]], list[tuple[str, RowPrompts, str]]]:
     """Returns (image file -> its prompts, [(name, prompts, reason) of rows without an image])."""
-    by_file: dict[Path, list[Prompts]] = defaultdict(list)
+    by_file: dict[Path, list[RowPrompts]] = defaultdict(list)
     missing = []
     for table in sorted(f for f in folder.rglob("metadata.*") if f.name in METADATA and f.is_file()):
         if reason := _refused(table, folder):
@@ -107,19 +110,19 @@ def _read_metadata(folder: Path, refused: dict[Path, str | None]) -> tuple[dict[
                 missing.append((path, prompts, "more than one file" if files else "file missing"))
                 continue
             if not prompts.complex_prompt and refused[files[0]] is None:
-                prompts = Prompts(*embedded_prompts(files[0].read_bytes()), prompts.simple_prompt)
+                prompts = RowPrompts(*embedded_prompts(files[0].read_bytes()), prompts.simple_prompt)
             by_file[files[0]].append(prompts)
     return by_file, missing
 
 
-def _row_prompts(row: dict) -> Prompts:
-    """The prompts in a row of metadata. `text` is the simple prompt if there is a complex one, else it is the complex one."""
+def _row_prompts(row: dict) -> RowPrompts:
+    """Returns the prompts in a row of metadata. `text` is the simple prompt if there is a complex one, else it is the complex one."""
     simple = _first(row, "text") if "prompt" in row or "complex_prompt" in row else None
-    return Prompts(_first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt"), simple)
+    return RowPrompts(_first(row, "prompt", "complex_prompt", "text"), _first(row, "negative_prompt", "negativePrompt"), simple)
 
 
 def _first(row: dict, *columns: str) -> str | None:
-    """The text in the first of some columns that the table has."""
+    """Returns the text in the first of `columns` that the table has."""
     return nonempty_text(next((row[column] for column in columns if column in row), None))
 
 
@@ -147,7 +150,7 @@ def _read_parquet(file: Path) -> pd.DataFrame:
 
 
 def _index(files: list[Path]) -> dict[tuple[str, Path | str], list[Path]]:
-    """The ways a row may name an image: by path or by name, with or without extension (SURD omits folder and extension)."""
+    """Indexes images by path and by name, with and without extension (SURD omits folder and extension)."""
     index = defaultdict(list)
     for f in files:
         for key in (("path", f), ("path", f.with_suffix("")), ("name", f.name), ("name", f.stem)):

@@ -18,7 +18,10 @@ from sur_adapter.io.urls import reject_credentials
 
 @dataclass(frozen=True, kw_only=True)
 class Config(HttpConfig, SourceConfig):
-    """queries: what to search for. limit: the most images of all queries; null: all."""
+    """Section `sources.lexica` of params.yaml.
+
+    queries: what to search for. url: of the server. limit: maximum number of images of all queries; null: all.
+    """
 
     queries: tuple[str, ...]
     url: str = "https://lexica.art"
@@ -39,7 +42,7 @@ class Config(HttpConfig, SourceConfig):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each image found, query by query; one that an earlier query found is not fetched again.
+    """Yields a row for each result, query by query; an image of an earlier query is not fetched again.
 
     Raises ValueError if the first query fails.
     """
@@ -60,13 +63,13 @@ async def _listing(fetcher: Fetcher, config: Config) -> AsyncIterator[dict]:
         for item in page["images"]:
             item = item if isinstance(item, dict) else {}
             row = _row(item, config.url)
-            reason = _not_fetched(item, row["url"], seen)
+            reason = _skip_reason(item, row["url"], seen)
             seen.add(row["url"])
             yield row | {"dropped": reason}
 
 
-def _not_fetched(item: dict, url: str | None, seen: set[str]) -> str | None:
-    """The reason why an image is not requested, if any."""
+def _skip_reason(item: dict, url: str | None, seen: set[str]) -> str | None:
+    """Returns the reason why an image is not requested, if any."""
     if url is None:
         return "no address"
     if item.get("grid"):

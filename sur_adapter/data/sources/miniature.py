@@ -13,7 +13,10 @@ from sur_adapter.data.sources.base import SourceConfig
 
 @dataclass(frozen=True)
 class Config(SourceConfig):
-    """count: number of images. sentences: rows bring a true plain sentence in the captioner's phrases, so that no captioner is needed."""
+    """Section `sources.miniature` of params.yaml.
+
+    count: number of images. sentences: rows have a correct simple_prompt in the style of the captioner, so that no captioner is needed.
+    """
 
     count: int
     seed: int = 0
@@ -26,12 +29,12 @@ class Config(SourceConfig):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """`count` rows, fetched by the Civitai source without a rate limit, since the gallery runs in this process."""
+    """Yields `count` rows, fetched by the Civitai source without a rate limit, since the gallery runs in this process."""
     with Gallery(config.count, config.seed, retry_after=0) as gallery:
         address = urlsplit(gallery.url).netloc
         crawled = civitai.Config(limit=config.count, url=gallery.url, nsfw="X", rate=None, workers=32, private=(address,))
-        for row in civitai.rows(crawled, replace(state, skip=None)):  # removed rows are recognised by their stable URL, later
-            url = row["url"] and row["url"].replace(gallery.url, "gallery://miniature")  # its port differs each time
+        for row in civitai.rows(crawled, replace(state, skip=None)):  # the stage recognises removed rows later, by the stable URL below
+            url = row["url"] and row["url"].replace(gallery.url, "gallery://miniature")  # the port of the server is different in each run
             if config.sentences and row["url"]:
                 row["simple_prompt"] = gallery.sentence(int(PurePosixPath(urlsplit(url).path).stem))
             yield row | {"source": "miniature", "url": url, "licence": "drawn by this project"}

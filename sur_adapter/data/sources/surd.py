@@ -18,7 +18,7 @@ LICENCE = "terms of the sites SURD was gathered from"
 
 @dataclass(frozen=True)
 class Config(SourceConfig):
-    """path: a local copy. limit: the most images; null: all."""
+    """Section `sources.surd` of params.yaml. path: a local copy. limit: maximum number of images; null: all."""
 
     path: str
     limit: int | None = None
@@ -28,7 +28,7 @@ class Config(SourceConfig):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each image with the published simple prompt; the nsfw level is unknown.
+    """Yields a row for each image with the published simple prompt; the nsfw level is unknown.
 
     Raises FileNotFoundError if the folder or its metadata is missing, ValueError if metadata cannot be read.
     """

@@ -1,4 +1,4 @@
-"""A list of image URLs with their prompts, as Parquet or CSV."""
+"""Images of a list of URLs with their prompts, as Parquet or CSV."""
 
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -20,8 +20,11 @@ BATCH_SIZE = 1000  # rows of the list in memory
 
 @dataclass(frozen=True, kw_only=True)
 class Config(HttpConfig, SourceConfig):
-    """path: the list. limit: the most rows; null: all. url, prompt: the columns that hold them. negative_prompt, nsfw, user: columns that
-    may be missing. licence: of all images, as text."""
+    """Section `sources.urls` of params.yaml.
+
+    path: the list. limit: maximum number of rows; null: all. url, prompt: the columns that hold them. negative_prompt, nsfw, user: columns
+    that may be missing. licence: of all images, as text.
+    """
 
     path: str
     limit: int | None = None
@@ -45,7 +48,7 @@ class Config(HttpConfig, SourceConfig):
 
 
 def rows(config: Config, state: CrawlState = NEW_CRAWL) -> Iterator[dict]:
-    """A row for each line of the list, in its order.
+    """Yields a row for each line of the list, in its order.
 
     Raises FileNotFoundError if there is no list, ValueError if it cannot be read or lacks a column.
     """
@@ -70,7 +73,7 @@ def _file(path: str) -> Path:
 
 
 def column_names(file: Path) -> list[str]:
-    """The columns of a list. Raises ValueError if it cannot be read."""
+    """Returns the columns of a list. Raises ValueError if it cannot be read."""
     try:
         return pq.read_schema(file).names if file.suffix == ".parquet" else list(pd.read_csv(file, nrows=0))
     except (pa.ArrowException, ValueError, OSError) as error:
