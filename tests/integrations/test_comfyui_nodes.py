@@ -1,4 +1,4 @@
-"""The nodes for ComfyUI, as ComfyUI would load, show and call them; and the example workflows, link by link."""
+"""The nodes for ComfyUI, loaded and called as ComfyUI does, and every link of the example workflows."""
 
 import importlib.util
 import inspect
@@ -17,7 +17,7 @@ from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter.config import AdapterConfig
 
 NODES = ROOT / "integrations/comfyui"
-CORE = {  # of ComfyUI's nodes.py, those that the workflows use: widgets and links in their order, and what comes out
+CORE = {  # ComfyUI nodes in the workflows: (inputs in order, output types)
     "CheckpointLoaderSimple": ({"ckpt_name": "COMBO"}, ["MODEL", "CLIP", "VAE"]),
     "CLIPTextEncode": ({"text": "STRING", "clip": "CLIP"}, ["CONDITIONING"]),
     "EmptyLatentImage": ({"width": "INT", "height": "INT", "batch_size": "INT"}, ["LATENT"]),
@@ -32,8 +32,8 @@ CORE = {  # of ComfyUI's nodes.py, those that the workflows use: widgets and lin
 WIDGETS = {"INT": int, "FLOAT": (int, float), "STRING": str, "COMBO": str}
 
 
-def comfyui(models: Path) -> ModuleType:
-    """The part of ComfyUI's module of folders that the nodes ask: models_dir, and folders by kind."""
+def folder_paths(models: Path) -> ModuleType:
+    """Returns a stand-in for ComfyUI's module folder_paths with the functions that the nodes call."""
     module, known = ModuleType("folder_paths"), {}
     module.models_dir = str(models)
     module.add_model_folder_path = lambda kind, folder, is_default=False: known.setdefault(kind, []).append(folder)
@@ -43,8 +43,8 @@ def comfyui(models: Path) -> ModuleType:
 
 @pytest.fixture
 def nodes(tmp_path, monkeypatch):
-    """The package, loaded as ComfyUI loads a folder of custom_nodes: by its path, under a name of its own."""
-    monkeypatch.setitem(sys.modules, "folder_paths", comfyui(tmp_path / "models"))
+    """The package of nodes, loaded from its path as ComfyUI loads a folder of custom_nodes."""
+    monkeypatch.setitem(sys.modules, "folder_paths", folder_paths(tmp_path / "models"))
     spec = importlib.util.spec_from_file_location("custom_nodes_sur", NODES / "__init__.py")
     package = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, package)
@@ -63,12 +63,12 @@ def random_adapter(width: int = 32, pooled_width: int = 0, seed: int = 0) -> SUR
 
 def apply(nodes, conditioning, adapter, strength=1.0):
     node = nodes.NODE_CLASS_MAPPINGS["SURAdapterApply"]
-    (found,) = getattr(node(), node.FUNCTION)(conditioning=conditioning, adapter=adapter, strength=strength)
-    return found
+    (result,) = getattr(node(), node.FUNCTION)(conditioning=conditioning, adapter=adapter, strength=strength)
+    return result
 
 
 def declared(cls) -> tuple[dict, list]:
-    """As CORE: what a node of ours takes, and what comes out."""
+    """Returns inputs and output types of one of our nodes, in the form of CORE."""
     groups = cls.INPUT_TYPES()
     fields = groups["required"] | groups.get("optional", {})
     return {name: "COMBO" if isinstance(kind, list) else kind for name, (kind, *_) in fields.items()}, list(cls.RETURN_TYPES)
@@ -79,10 +79,10 @@ def test_every_node_has_the_interface_of_comfyui(nodes):
     for name, cls in nodes.NODE_CLASS_MAPPINGS.items():
         groups = cls.INPUT_TYPES()
         assert set(groups) <= {"required", "optional", "hidden"} and "required" in groups
-        takes = inspect.signature(getattr(cls, cls.FUNCTION)).parameters
-        assert list(takes)[1:] == [*groups["required"], *groups.get("optional", {})], name
-        optional = [p for p, v in takes.items() if v.default is not inspect.Parameter.empty]
-        assert optional == [*groups.get("optional", {})], "what may be left out has a default"
+        inputs = inspect.signature(getattr(cls, cls.FUNCTION)).parameters
+        assert list(inputs)[1:] == [*groups["required"], *groups.get("optional", {})], name
+        optional = [p for p, v in inputs.items() if v.default is not inspect.Parameter.empty]
+        assert optional == [*groups.get("optional", {})], "an optional input has a default"
         assert isinstance(cls.RETURN_TYPES, tuple) and all(isinstance(kind, str) for kind in cls.RETURN_TYPES)
         assert len(getattr(cls, "RETURN_NAMES", cls.RETURN_TYPES)) == len(cls.RETURN_TYPES)
         assert cls.CATEGORY.startswith("conditioning/") and len(cls.DESCRIPTION) > 20
@@ -91,23 +91,23 @@ def test_every_node_has_the_interface_of_comfyui(nodes):
 def test_the_default_strength_is_within_its_range(nodes):
     kind, options = nodes.NODE_CLASS_MAPPINGS["SURAdapterApply"].INPUT_TYPES()["required"]["strength"]
     assert kind == "FLOAT" and options["min"] == 0 < options["default"] == 1 < options["max"]
-    assert 0 < options["round"] <= options["step"] < 0.1, "0.1, as published, can be set"
+    assert 0 < options["round"] <= options["step"] < 0.1, "the published strength 0.1 can be set"
 
 
 def test_adapters_are_loaded_by_folder_name_or_by_path(nodes, tmp_path):
     loader = nodes.NODE_CLASS_MAPPINGS["SURAdapterLoader"]
     names = lambda: loader.INPUT_TYPES()["required"]["adapter"][0]  # noqa: E731
-    assert names() == ["(the path below)"], "the list is never empty: ComfyUI would show no choice at all"
+    assert names() == ["(the path below)"], "never empty, since ComfyUI shows no widget for an empty list"
     random_adapter(seed=1).save_pretrained(tmp_path / "models/sur_adapters/sd15")
     random_adapter(seed=2).save_pretrained(tmp_path / "models/sur_adapters/mine/second")
     random_adapter(seed=3).save_pretrained(tmp_path / "elsewhere")
     (tmp_path / "models/sur_adapters/half").mkdir()
     (tmp_path / "models/sur_adapters/half/config.json").write_text("{}")
     assert names() == ["mine/second", "sd15", "(the path below)"]
-    for seed, given in ((1, ("sd15", "")), (2, ("mine/second", "ignored")), (3, (names()[-1], f" {tmp_path / 'elsewhere'} "))):
-        (found,) = loader().load(*given)
-        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), random_adapter(seed=seed).parameters(), strict=True))
-        assert not found.training
+    for seed, arguments in ((1, ("sd15", "")), (2, ("mine/second", "ignored")), (3, (names()[-1], f" {tmp_path / 'elsewhere'} "))):
+        (loaded,) = loader().load(*arguments)
+        assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), random_adapter(seed=seed).parameters(), strict=True))
+        assert not loaded.training
 
 
 def test_a_retrained_adapter_is_loaded_again(nodes, tmp_path):
@@ -120,7 +120,7 @@ def test_a_retrained_adapter_is_loaded_again(nodes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "given, error, said",
+    "arguments, error, message",
     [
         (
             ("sd21", ""),
@@ -132,27 +132,27 @@ def test_a_retrained_adapter_is_loaded_again(nodes, tmp_path):
         (("(the path below)", "nowhere"), FileNotFoundError, "nowhere holds no config.json"),
     ],
 )
-def test_an_adapter_that_does_not_exist_is_one_sentence(nodes, tmp_path, given, error, said):
+def test_an_adapter_that_does_not_exist_is_reported_in_one_sentence(nodes, tmp_path, arguments, error, message):
     random_adapter().save_pretrained(tmp_path / "models/sur_adapters/sd15")
     random_adapter().save_pretrained(tmp_path / "elsewhere")
-    with pytest.raises(error, match=said):
-        nodes.NODE_CLASS_MAPPINGS["SURAdapterLoader"]().load(*given)
+    with pytest.raises(error, match=message):
+        nodes.NODE_CLASS_MAPPINGS["SURAdapterLoader"]().load(*arguments)
 
 
 @pytest.mark.parametrize("model", PIPELINES)
 def test_the_node_gives_the_embeddings_of_attach_in_diffusers(nodes, model, monkeypatch):
-    monkeypatch.setattr(sys.modules["custom_nodes_sur.nodes"], "CHUNK", LENGTH)  # the tiny encoders read no 77 tokens
+    monkeypatch.setattr(sys.modules["custom_nodes_sur.nodes"], "CHUNK", LENGTH)  # the tiny encoders read fewer than 77 tokens
     pipe = PIPELINES[model]()
     adapter = make_adapter(pipe)
     plain = pipe.encode_prompt("three red circles", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
     attach(pipe, adapter, 0.7)
-    asked = pipe.encode_prompt("three red circles", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
-    assert not torch.equal(plain[0], asked[0])
+    expected = pipe.encode_prompt("three red circles", device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=True)
+    assert not torch.equal(plain[0], expected[0])
     settings = {"pooled_output": plain[2]} if len(plain) == 4 else {}
-    ((x, found),) = apply(nodes, [[plain[0], settings]], adapter, 0.7)
-    torch.testing.assert_close(x, asked[0], rtol=0, atol=1e-6)
+    ((x, output),) = apply(nodes, [[plain[0], settings]], adapter, 0.7)
+    torch.testing.assert_close(x, expected[0], rtol=0, atol=1e-6)
     if len(plain) == 4:
-        torch.testing.assert_close(found["pooled_output"], asked[2], rtol=0, atol=1e-6)
+        torch.testing.assert_close(output["pooled_output"], expected[2], rtol=0, atol=1e-6)
 
 
 def test_a_long_prompt_is_adapted_chunk_by_chunk(nodes):
@@ -160,19 +160,19 @@ def test_a_long_prompt_is_adapted_chunk_by_chunk(nodes):
     ((adapted, _),) = apply(nodes, [[x, {}]], adapter, 0.5)
     for part, alone in zip(adapted.split(77, 1), x.split(77, 1), strict=True):
         torch.testing.assert_close(part, adapter(alone, 0.5), rtol=0, atol=1e-5)
-    assert not torch.allclose(adapted, adapter(x, 0.5)), "one prompt of 231 tokens would be another thing"
+    assert not torch.allclose(adapted, adapter(x, 0.5)), "adapting all 231 tokens at once gives another result"
 
 
 def test_the_input_does_not_change_and_all_settings_are_returned(nodes):
     adapter = random_adapter(pooled_width=20)
-    given = [[torch.randn(1, 77, 32), {"pooled_output": torch.randn(1, 20), "area": (1, 2, 3, 4)}], [torch.randn(1, 77, 32), {}]]
-    before = [[x.clone(), {k: v.clone() if torch.is_tensor(v) else v for k, v in settings.items()}] for x, settings in given]
-    found = apply(nodes, given, adapter)
-    for (x, settings), (old, kept), (new, other) in zip(given, before, found, strict=True):
+    conditioning = [[torch.randn(1, 77, 32), {"pooled_output": torch.randn(1, 20), "area": (1, 2, 3, 4)}], [torch.randn(1, 77, 32), {}]]
+    before = [[x.clone(), {k: v.clone() if torch.is_tensor(v) else v for k, v in settings.items()}] for x, settings in conditioning]
+    result = apply(nodes, conditioning, adapter)
+    for (x, settings), (old, kept), (new, other) in zip(conditioning, before, result, strict=True):
         assert torch.equal(x, old) and settings.keys() == kept.keys() == other.keys()
         assert not torch.equal(new, x) and other is not settings
-    assert torch.equal(given[0][1]["pooled_output"], before[0][1]["pooled_output"])
-    assert not torch.equal(found[0][1]["pooled_output"], before[0][1]["pooled_output"]) and found[0][1]["area"] == (1, 2, 3, 4)
+    assert torch.equal(conditioning[0][1]["pooled_output"], before[0][1]["pooled_output"])
+    assert not torch.equal(result[0][1]["pooled_output"], before[0][1]["pooled_output"]) and result[0][1]["area"] == (1, 2, 3, 4)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32])
@@ -183,10 +183,10 @@ def test_dtype_and_device_are_kept(nodes, kind):
     assert settings["pooled_output"].dtype == torch.float32 and next(adapter.parameters()).dtype == torch.float32
 
 
-def test_strength_0_is_the_base_model_bit_for_bit(nodes):
+def test_at_strength_0_the_conditioning_is_unchanged_bit_for_bit(nodes):
     x, pooled = torch.randn(1, 77, 32), torch.randn(1, 20)
-    ((found, settings),) = apply(nodes, [[x, {"pooled_output": pooled}]], random_adapter(pooled_width=20), 0.0)
-    assert torch.equal(found, x) and torch.equal(settings["pooled_output"], pooled)
+    ((adapted, settings),) = apply(nodes, [[x, {"pooled_output": pooled}]], random_adapter(pooled_width=20), 0.0)
+    assert torch.equal(adapted, x) and torch.equal(settings["pooled_output"], pooled)
 
 
 def test_an_adapter_without_pooled_width_keeps_the_pooled_vector(nodes):
@@ -199,7 +199,7 @@ def test_an_adapter_without_pooled_width_keeps_the_pooled_vector(nodes):
 
 
 @pytest.mark.parametrize(
-    "x, settings, strength, said",
+    "x, settings, strength, message",
     [
         (
             torch.zeros(1, 77, 48),
@@ -218,8 +218,8 @@ def test_an_adapter_without_pooled_width_keeps_the_pooled_vector(nodes):
         (torch.zeros(1, 77, 32), {}, float("nan"), "strength is nan"),
     ],
 )
-def test_a_conditioning_of_another_width_is_one_sentence(nodes, x, settings, strength, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_conditioning_of_another_shape_or_an_invalid_strength_is_reported_in_one_sentence(nodes, x, settings, strength, message):
+    with pytest.raises(ValueError, match=message):
         apply(nodes, [[x, settings]], random_adapter(pooled_width=20), strength)
 
 
@@ -243,7 +243,7 @@ print(tuple(x.shape))"""
 
 
 def graph(nodes) -> tuple[dict, dict]:
-    """The workflow in ComfyUI's API format, and what every node in it takes and gives."""
+    """Returns the workflow in ComfyUI's API format, and (inputs, output types) of every node class."""
     known = CORE | {name: declared(cls) for name, cls in nodes.NODE_CLASS_MAPPINGS.items()}
     return json.loads((NODES / "workflow_api.json").read_text()), known
 
@@ -251,14 +251,14 @@ def graph(nodes) -> tuple[dict, dict]:
 def test_every_link_of_the_example_connects_equal_types(nodes):
     workflow, known = graph(nodes)
     for name, node in workflow.items():
-        takes, _ = known[node["class_type"]]
-        assert node["inputs"].keys() == takes.keys(), (name, "every field is there, and no other")
+        inputs, _ = known[node["class_type"]]
+        assert node["inputs"].keys() == inputs.keys(), (name, "exactly the declared inputs")
         for field, value in node["inputs"].items():
             if isinstance(value, list):
                 source, slot = value
-                assert known[workflow[source]["class_type"]][1][slot] == takes[field], (name, field)
+                assert known[workflow[source]["class_type"]][1][slot] == inputs[field], (name, field)
             else:
-                assert isinstance(value, WIDGETS[takes[field]]), (name, field)
+                assert isinstance(value, WIDGETS[inputs[field]]), (name, field)
 
 
 def test_the_example_adapts_only_the_positive_prompt(nodes):
@@ -271,23 +271,26 @@ def test_the_example_adapts_only_the_positive_prompt(nodes):
 
 
 def test_both_files_of_the_example_are_the_same_graph(nodes):
-    """ComfyUI's own format, with places: the same nodes, links and values."""
-    sent, known = graph(nodes)
-    seen = json.loads((NODES / "workflow.json").read_text())
-    links = {link[0]: link for link in seen["links"]}
-    assert len(links) == len(seen["links"]) == seen["last_link_id"] and max(node["id"] for node in seen["nodes"]) == seen["last_node_id"]
-    found = {}
-    for node in seen["nodes"]:
-        takes, gives = known[node["type"]]
-        values = [value for value in node["widgets_values"] if value != "fixed"]  # what becomes of the seed after a picture
-        widgets = dict(zip((name for name, kind in takes.items() if kind in WIDGETS), values, strict=True))
+    """workflow.json, the format of the user interface, has the nodes, links and values of workflow_api.json."""
+    api_graph, known = graph(nodes)
+    ui_graph = json.loads((NODES / "workflow.json").read_text())
+    links = {link[0]: link for link in ui_graph["links"]}
+    assert (
+        len(links) == len(ui_graph["links"]) == ui_graph["last_link_id"]
+        and max(node["id"] for node in ui_graph["nodes"]) == ui_graph["last_node_id"]
+    )
+    converted = {}
+    for node in ui_graph["nodes"]:
+        inputs, outputs = known[node["type"]]
+        values = [value for value in node["widgets_values"] if value != "fixed"]  # control_after_generate
+        widgets = dict(zip((name for name, kind in inputs.items() if kind in WIDGETS), values, strict=True))
         joined = {}
         for slot, entry in enumerate(node["inputs"]):
             number, source, out, target, place, kind = links[entry["link"]]
-            assert (target, place, kind) == (node["id"], slot, entry["type"]) and takes[entry["name"]] == kind
+            assert (target, place, kind) == (node["id"], slot, entry["type"]) and inputs[entry["name"]] == kind
             joined[entry["name"]] = [str(source), out]
-        assert [out["type"] for out in node["outputs"]] == gives
+        assert [out["type"] for out in node["outputs"]] == outputs
         for slot, out in enumerate(node["outputs"]):
             assert sorted(out["links"]) == sorted(n for n, source, place, *_ in links.values() if (source, place) == (node["id"], slot))
-        found[str(node["id"])] = {"class_type": node["type"], "inputs": widgets | joined}
-    assert found == {name: {k: v for k, v in node.items() if k != "_meta"} for name, node in sent.items()}
+        converted[str(node["id"])] = {"class_type": node["type"], "inputs": widgets | joined}
+    assert converted == {name: {k: v for k, v in node.items() if k != "_meta"} for name, node in api_graph.items()}
