@@ -1,4 +1,4 @@
-"""The data card counts the words of prompts in little memory."""
+"""The data card counts the words of prompts with a small peak of memory."""
 
 import tracemalloc
 

@@ -23,13 +23,13 @@ def names(selected) -> list[int]:
     return [int(row["url"].rpartition("/")[2].split(".")[0], 16) for row in selected]
 
 
-def test_rows_come_part_by_part_with_their_pictures_up_to_the_limit(home):
-    got = list(rows(Config(path=str(home), limit=100)))
-    assert names(got) == [2, 5, 8, 11, 1, 4, 7, 10, 0, 3, 6, 9]
-    assert [row["data"] for row in got[4:6]] == [png((0, 2, 0)), png((1, 2, 0))] and not any(row["dropped"] for row in got)
-    assert got[0]["url"] == "hf://datasets/poloclub/diffusiondb/images/part-000001.zip/00000002.png"
-    assert got[0]["complex_prompt"] == "a (cat:1.2) no 2" and got[0]["licence"] == "CC0-1.0" and got[0]["width"] == 768
-    assert names(rows(Config(path=str(home), limit=5))) == names(got)[:5]
+def test_rows_come_part_by_part_with_their_images_up_to_the_limit(home):
+    result = list(rows(Config(path=str(home), limit=100)))
+    assert names(result) == [2, 5, 8, 11, 1, 4, 7, 10, 0, 3, 6, 9]
+    assert [row["data"] for row in result[4:6]] == [png((0, 2, 0)), png((1, 2, 0))] and not any(row["dropped"] for row in result)
+    assert result[0]["url"] == "hf://datasets/poloclub/diffusiondb/images/part-000001.zip/00000002.png"
+    assert result[0]["complex_prompt"] == "a (cat:1.2) no 2" and result[0]["licence"] == "CC0-1.0" and result[0]["width"] == 768
+    assert names(rows(Config(path=str(home), limit=5))) == names(result)[:5]
 
 
 def test_parts_beyond_the_limit_are_not_fetched(home):
@@ -68,8 +68,8 @@ def test_likely_nsfw_rows_are_excluded_by_default_and_blurred_ones_have_their_ow
     home = write(tmp_path / "db", metadata)
     assert names(rows(Config(path=str(home), limit=9))) == [0]
     assert names(rows(Config(path=str(home), limit=9, image_nsfw=0.5))) == [0, 1]
-    got = rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=None))
-    assert [row["nsfw"] for row in got] == ["None", "Soft", "Mature", "X", "Blurred", "Unknown"]
+    result = rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=None))
+    assert [row["nsfw"] for row in result] == ["None", "Soft", "Mature", "X", "Blurred", "Unknown"]
     with pytest.raises(ValueError, match="no image meets"):
         list(rows(Config(path=str(home), limit=9, image_nsfw=None, prompt_nsfw=0.1)))
     assert level(0.1, 0.9) == "X" and level(None, 0.1) == level(0.1, None) == "Unknown"
@@ -78,37 +78,37 @@ def test_likely_nsfw_rows_are_excluded_by_default_and_blurred_ones_have_their_ow
 def test_a_missing_or_corrupt_part_gives_its_own_rows_a_reason(home):
     (home / "images/part-000001.zip").unlink()
     (home / "images/part-000002.zip").write_bytes(b"PK\3\4 no zip at all")
-    got = list(rows(Config(path=str(home), limit=100)))
-    assert [row["dropped"] for row in got] == ["part missing"] * 4 + ["part broken"] * 4 + [None] * 4
-    assert [row["data"] is None for row in got] == [True] * 8 + [False] * 4
+    result = list(rows(Config(path=str(home), limit=100)))
+    assert [row["dropped"] for row in result] == ["part missing"] * 4 + ["part broken"] * 4 + [None] * 4
+    assert [row["data"] is None for row in result] == [True] * 8 + [False] * 4
 
 
 def test_a_missing_corrupt_or_too_large_member_gives_one_row_a_reason(home):
     part = home / "images/part-000001.zip"
     with zipfile.ZipFile(part) as archive:
-        pictures = {name: archive.read(name) for name in archive.namelist()}
+        images = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("00000002.png", bytes(10**7))
-        archive.writestr("00000005.png", pictures["00000005.png"], compress_type=zipfile.ZIP_STORED)
-        archive.writestr("0000000b.png", pictures["0000000b.png"])
+        archive.writestr("00000005.png", images["00000005.png"], compress_type=zipfile.ZIP_STORED)
+        archive.writestr("0000000b.png", images["0000000b.png"])
     intact = part.read_bytes()
-    part.write_bytes(intact.replace(pictures["00000005.png"], pictures["00000005.png"][::-1]))
-    got = list(rows(Config(path=str(home), limit=4, max_bytes=10**6)))
-    assert [row["dropped"] for row in got] == ["too many bytes", "file broken", "file missing", None]
+    part.write_bytes(intact.replace(images["00000005.png"], images["00000005.png"][::-1]))
+    result = list(rows(Config(path=str(home), limit=4, max_bytes=10**6)))
+    assert [row["dropped"] for row in result] == ["too many bytes", "file broken", "file missing", None]
 
 
 @settings(derandomize=True, deadline=None, max_examples=25, database=None)
 @given(st.integers(0, 3000), st.binary(min_size=1, max_size=12), st.booleans())
-def test_a_zip_corrupt_at_any_byte_loses_no_row(where, junk, cut):
+def test_a_zip_corrupt_at_any_byte_loses_no_row(position, junk, cut):
     with TemporaryDirectory() as folder:
         home = write(Path(folder) / "db", table(9))
         part = home / "images/part-000001.zip"
         intact = part.read_bytes()
-        where %= len(intact)
-        part.write_bytes(intact[:where] if cut else intact[:where] + junk + intact[where + len(junk) :])
-        got = list(rows(Config(path=str(home), limit=9)))
-    assert len(got) == 9 and all((row["data"] is None) == (row["dropped"] is not None) for row in got)
-    assert not any(row["dropped"] for row in got[3:])
+        position %= len(intact)
+        part.write_bytes(intact[:position] if cut else intact[:position] + junk + intact[position + len(junk) :])
+        result = list(rows(Config(path=str(home), limit=9)))
+    assert len(result) == 9 and all((row["data"] is None) == (row["dropped"] is not None) for row in result)
+    assert not any(row["dropped"] for row in result[3:])
 
 
 def test_a_member_with_a_path_out_of_its_folder_is_read_and_nothing_is_written(home, tmp_path):
@@ -116,11 +116,11 @@ def test_a_member_with_a_path_out_of_its_folder_is_read_and_nothing_is_written(h
     with zipfile.ZipFile(part, "w") as archive:
         archive.writestr("../../00000002.png", png("blue"))
     before = sorted(tmp_path.rglob("*"))
-    got = list(rows(Config(path=str(home), limit=1)))
-    assert got[0]["data"] == png("blue") and sorted(tmp_path.rglob("*")) == before
+    result = list(rows(Config(path=str(home), limit=1)))
+    assert result[0]["data"] == png("blue") and sorted(tmp_path.rglob("*")) == before
 
 
-def test_the_table_may_name_no_file_outside_the_zips(tmp_path):
+def test_a_file_outside_the_zips_that_the_table_names_is_not_read(tmp_path):
     (tmp_path / "secret.png").write_bytes(png())
     home = write(tmp_path / "db", table(3).assign(part_id=1))
     metadata = table(3).assign(part_id=1, image_name=["../secret.png", str(tmp_path / "secret.png"), "00000002.png"])
@@ -128,7 +128,7 @@ def test_the_table_may_name_no_file_outside_the_zips(tmp_path):
     assert [row["dropped"] for row in rows(Config(path=str(home), limit=3))] == ["file missing", "file missing", None]
 
 
-def test_the_large_set_has_two_folders_and_its_own_table(tmp_path):
+def test_the_large_set_is_read_from_two_folders_and_its_own_table(tmp_path):
     metadata = table(4).assign(part_id=[10_001, 10_000, 1, 14_000])
     requested = []
     metadata.to_parquet(tmp_path / "metadata-large.parquet")
@@ -140,13 +140,13 @@ def test_the_large_set_has_two_folders_and_its_own_table(tmp_path):
             raise OSError("no such entry")
         return str(tmp_path / name)
 
-    got = list(read(hub("abc", download), Config(limit=9, large=True, max_bytes=1, image_nsfw=None, prompt_nsfw=None)))
+    result = list(read(hub("abc", download), Config(limit=9, large=True, max_bytes=1, image_nsfw=None, prompt_nsfw=None)))
     assert requested == [
         "metadata-large.parquet",
         *("diffusiondb-large-part-1/part-000001.zip", "diffusiondb-large-part-1/part-010000.zip"),
         *("diffusiondb-large-part-2/part-010001.zip", "diffusiondb-large-part-2/part-014000.zip"),
     ]
-    assert {row["dropped"] for row in got} == {"part missing"} and len(got) == 4
+    assert {row["dropped"] for row in result} == {"part missing"} and len(result) == 4
 
 
 def test_a_folder_that_is_no_copy_of_diffusiondb_is_refused_in_one_sentence(tmp_path):

@@ -15,10 +15,10 @@ from sur_adapter.data.prompts import comfyui, embedded
 from sur_adapter.data.prompts.embedded import embedded_prompts
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real images is not beside this checkout")
 few = settings(derandomize=True, deadline=None, max_examples=40, database=None)
 
-# prompts inside pictures
+# prompts in images
 
 GRAPH = {
     "1": {"class_type": "KSampler", "inputs": {"positive": ["2", 0], "negative": ["2", 1]}},
@@ -149,7 +149,7 @@ def test_hidden_gzip_is_decompressed_up_to_a_limit(monkeypatch):
             {"7": {"class_type": "Text Concatenate", "inputs": {"delimiter": ", ", "text_a": "one", "text_b": ["6", 0]}}},
             ("one, a dog", "bad"),
         ),
-        ({"7": {"class_type": "LoadText", "inputs": {"text_encoder": "t5.safetensors", "text": "told"}}}, ("told, a dog", "bad")),
+        ({"7": {"class_type": "LoadText", "inputs": {"text_encoder": "t5.safetensors", "text": "a bird"}}}, ("a bird, a dog", "bad")),
         ({"1": {"class_type": "SamplerCustomAdvanced", "inputs": {"guider": ["8", 0]}}}, ("a cat, a dog", "bad")),
     ],
 )
@@ -170,7 +170,7 @@ def test_a_saved_workflow_may_have_reroutes_and_links_of_either_form():
         assert embedded_prompts(png(text={"workflow": json.dumps({"nodes": nodes, "links": link_list})})) == ("a cat", "bad")
 
 
-# junk, and round trips
+# random data, and round trips
 
 WORDS = st.text(string.ascii_letters + "äé猫🐈 ,.:()[]<>|\\'", min_size=1, max_size=60).map(str.strip).filter(bool)
 JSON = st.recursive(
@@ -195,12 +195,12 @@ CHUNKS = [keys[0] for _, *keys in embedded.READERS]
 
 @few
 @given(st.binary(max_size=200), st.integers(0, 400))
-def test_junk_and_images_with_junk_in_them_raise_nothing(junk, where):
+def test_random_bytes_alone_or_inside_an_image_raise_nothing(junk, position):
     intact = with_hidden_text("a cat\nSteps: 1", size=(16, 16))
     for data in (
         junk,
         png()[:40] + junk,
-        intact[:where] + junk + intact[where:],
+        intact[:position] + junk + intact[position:],
         png(text={"parameters": junk.decode("latin-1")}),
     ):
         assert len(embedded_prompts(data)) == 2
@@ -241,9 +241,9 @@ def test_every_format_is_read_as_it_was_written(positive, negative):
     assert {embedded_prompts(data) for data in written} == {(positive, negative)}
 
 
-# real pictures
+# real images
 
-READ = {  # how the prompts begin, None if there is none, as documented in SOURCE.txt beside the images
+EXPECTED = {  # file -> start of (prompt, negative prompt), from SOURCE.txt beside the images
     "automatic1111_cropped.jpg": ("photo of a duck", "monochrome"),
     "automatic1111_cropped.png": ("photo of a duck", "monochrome"),
     "bad_text_after_idat.png": ("photo of a duck", "monochrome"),
@@ -271,7 +271,7 @@ READ = {  # how the prompts begin, None if there is none, as documented in SOURC
 @real
 def test_real_images_have_the_documented_prompts_and_others_have_none():
     for file in (f for f in REAL.rglob("*") if f.suffix in (".png", ".jpg")):
-        for prompt, start in zip(embedded_prompts(file.read_bytes()), READ.get(file.name, (None, None)), strict=True):
+        for prompt, start in zip(embedded_prompts(file.read_bytes()), EXPECTED.get(file.name, (None, None)), strict=True):
             assert (prompt is None) == (start is None) and (prompt or "").startswith(start or ""), file.name
 
 

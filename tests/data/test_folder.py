@@ -1,4 +1,4 @@
-"""Folders of pictures: one's own, and SURD's. Every picture and every line of metadata is a row."""
+"""Sources folder and surd: every image and every line of metadata is a row."""
 
 import json
 from pathlib import Path
@@ -11,14 +11,14 @@ from sur_adapter.data.sources import folder, surd
 from sur_adapter.io.shards import read_table
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real images is not beside this checkout")
 
 
-# a folder
+# source folder
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet"])
-def test_metadata_tells_the_prompt_whatever_its_format_and_a_missing_picture_stays_a_row(tmp_path, kind):
+def test_prompts_are_read_from_metadata_of_any_format_and_a_missing_image_stays_a_row(tmp_path, kind):
     import pandas as pd
 
     (tmp_path / "image").mkdir()
@@ -33,7 +33,7 @@ def test_metadata_tells_the_prompt_whatever_its_format_and_a_missing_picture_sta
     assert rows == [("image/0.png", "p0", None), ("image/1.png", "p1", None), ("image/2.png", None, None), ("gone", "p2", "file missing")]
 
 
-def test_a_text_file_beside_a_picture_tells_more_than_the_picture(tmp_path):
+def test_a_text_file_beside_an_image_takes_precedence_over_the_embedded_prompt(tmp_path):
     (tmp_path / "a.png").write_bytes(png(text={"parameters": "inside"}))
     (tmp_path / "b.png").write_bytes(png(text={"parameters": "inside"}))
     (tmp_path / "a.txt").write_text("beside\nNegative prompt: ugly\nSteps: 20, Size: 8x8")
@@ -41,7 +41,7 @@ def test_a_text_file_beside_a_picture_tells_more_than_the_picture(tmp_path):
     assert [(r["complex_prompt"], r["negative_prompt"]) for r in rows] == [("beside", "ugly"), ("inside", None)]
 
 
-def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_sentence(tmp_path):
+def test_a_folder_that_is_missing_empty_or_has_invalid_metadata_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a folder: name one that holds images"):
         list(folder.rows(folder.Config(str(tmp_path / "nope"))))
     with pytest.raises(ValueError, match="holds no image: put files ending in .png"):
@@ -57,14 +57,14 @@ def test_a_folder_that_is_missing_empty_or_has_spoilt_metadata_is_refused_in_a_s
 
 
 @real
-def test_the_published_sample_of_surd_is_found_though_it_names_neither_folder_nor_extension():
+def test_file_names_without_folder_or_extension_in_the_published_sample_of_surd_are_matched():
     rows = list(folder.rows(folder.Config(str(REAL / "sur-adapter-samples"))))
     metadata = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
     assert {Path(r["url"]).stem: r["complex_prompt"] for r in rows} == {t["file_name"]: t["prompt"] for t in metadata}
     assert not any(r["dropped"] for r in rows)
 
 
-# SURD
+# source surd
 
 
 def surd_like(home: Path, *names: str) -> list[dict]:
@@ -73,20 +73,20 @@ def surd_like(home: Path, *names: str) -> list[dict]:
     return rows
 
 
-def test_the_published_set_gives_both_prompts_whether_its_names_have_extensions_or_not(tmp_path):
+def test_surd_rows_have_both_prompts_for_file_names_with_and_without_extension(tmp_path):
     (tmp_path / "image").mkdir()
     for name in "abc":
         (tmp_path / "image" / f"{name}.png").write_bytes(png(text={"parameters": "inside"}))
     metadata = surd_like(tmp_path, "a", "b.png", "image/c.png", "gone")
     rows = list(surd.rows(surd.Config(str(tmp_path))))
     assert [(r["complex_prompt"], r["simple_prompt"], r["dropped"]) for r in rows] == [
-        (t["prompt"], t["text"], why) for t, why in zip(metadata, (None, None, None, "file missing"), strict=True)
+        (t["prompt"], t["text"], reason) for t, reason in zip(metadata, (None, None, None, "file missing"), strict=True)
     ]
     assert {r["source"] for r in rows} == {"surd"} and all(r["licence"] for r in rows)
     assert len(list(surd.rows(surd.Config(str(tmp_path), limit=2)))) == 2
 
 
-def test_a_name_that_two_pictures_bear_is_no_guess(tmp_path):
+def test_a_file_name_that_matches_two_images_is_dropped_with_a_reason(tmp_path):
     for side in ("left", "right"):
         (tmp_path / side).mkdir()
         (tmp_path / side / "a.png").write_bytes(png())
@@ -94,7 +94,7 @@ def test_a_name_that_two_pictures_bear_is_no_guess(tmp_path):
     assert [(r["url"], r["dropped"]) for r in surd.rows(surd.Config(str(tmp_path)))][2:] == [("a", "more than one file")]
 
 
-def test_a_copy_of_surd_without_metadata_is_refused_in_a_sentence(tmp_path):
+def test_a_copy_of_surd_without_metadata_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(FileNotFoundError, match="sources.surd.path: .* is not a folder"):
         list(surd.rows(surd.Config(str(tmp_path / "nope"))))
     with pytest.raises(FileNotFoundError, match="sources.surd.path: .* holds no metadata.jsonl: name the folder"):
@@ -104,7 +104,7 @@ def test_a_copy_of_surd_without_metadata_is_refused_in_a_sentence(tmp_path):
         list(surd.rows(surd.Config(str(tmp_path))))
 
 
-def test_the_published_simple_prompt_reaches_the_crawled_table(tmp_path):
+def test_the_simple_prompt_of_surd_is_in_the_table_of_the_crawl(tmp_path):
     (tmp_path / "a.png").write_bytes(png())
     surd_like(tmp_path, "a")
     write_shards(tmp_path / "raw", surd.rows(surd.Config(str(tmp_path))))
@@ -112,7 +112,7 @@ def test_the_published_simple_prompt_reaches_the_crawled_table(tmp_path):
 
 
 @real
-def test_the_published_sample_is_read_with_both_prompts():
+def test_the_published_sample_of_surd_is_read_with_both_prompts():
     metadata = [json.loads(line) for line in (REAL / "sur-adapter-samples" / "metadata.jsonl").read_text().splitlines()]
     rows = {Path(r["url"]).stem: r for r in surd.rows(surd.Config(str(REAL / "sur-adapter-samples")))}
     assert {t["file_name"]: (t["prompt"], t["text"]) for t in metadata} == {

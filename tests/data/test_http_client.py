@@ -26,7 +26,7 @@ def get(*urls: str, **settings) -> list:
 
 
 def one(answer, robots=None, path="/a.png", **settings) -> tuple:
-    """The result of one URL of a site that answers so."""
+    """Fetches one URL of a site with these responses and returns the result."""
     with Site(answer, robots) as site:
         return get(site.url + path, **{"private": [site.host]} | settings)[0]
 
@@ -126,7 +126,7 @@ def test_addresses_of_the_open_network_are_public():
     assert all(map(is_public, ["1.1.1.1", "93.184.215.14", "2606:4700:4700::1111", "::ffff:1.1.1.1", "64:ff9b::101:101", "2002:101:101::"]))
 
 
-def test_this_machine_is_requested_under_no_name_or_number_unless_it_is_private():
+def test_this_machine_is_requested_under_no_name_or_address_unless_params_allow_it():
     with Site(lambda *_: (200, {}, b"secret")) as site:
         port = site.host.rpartition(":")[2]
         names = (
@@ -217,8 +217,8 @@ def test_the_standard_library_reads_plain_robots_txt_the_same_way(text):
 @pytest.mark.parametrize(
     ("lines", "allowed"),
     [
-        ("User-agent: sur", False),  # a name that begins ours
-        ("User-agent: SUR-ADAPTER/0.1", True),  # with a version it is another name
+        ("User-agent: sur", False),  # a prefix of our name
+        ("User-agent: SUR-ADAPTER/0.1", True),  # another name
         ("User-agent: sur-adapter # us", False),
         ("user agent:sur*", False),
         ("User-agent:\nUser-agent: other", True),
@@ -294,7 +294,7 @@ def test_a_crawl_delay_is_obeyed():
 
 @pytest.mark.parametrize("retry_after", ["1", "date"])
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_host_gets_no_request_for_as_long_as_it_asks(status, retry_after):
+def test_a_busy_host_gets_no_request_until_the_time_in_retry_after(status, retry_after):
     times = []
 
     def answer(path, _):
@@ -308,14 +308,14 @@ def test_a_busy_host_gets_no_request_for_as_long_as_it_asks(status, retry_after)
     assert times[1] - times[0] > 0.9
 
 
-def test_a_host_that_answers_429_without_a_time_gets_a_pause_too():
+def test_after_429_without_retry_after_there_is_a_pause():
     times = []
     with Site(lambda *_: times.append(time.monotonic()) or ((429, {}, b"") if len(times) == 1 else (200, {}, b"ok"))) as site:
         assert get(site.url + "/a", site.url + "/b", private=[site.host], workers=1) == [(b"ok", None)] * 2
     assert times[1] - times[0] > 0.9
 
 
-def test_a_host_that_asks_for_an_hour_is_not_requested_again():
+def test_a_host_with_retry_after_of_an_hour_is_not_requested_again():
     with Site(lambda *_: (429, {"Retry-After": "3600"}, b"")) as site:
         started = time.monotonic()
         result = get(*[f"{site.url}/{i}" for i in range(9)], private=[site.host], workers=1)
@@ -323,7 +323,7 @@ def test_a_host_that_asks_for_an_hour_is_not_requested_again():
         assert time.monotonic() - started < 2
 
 
-def test_attempts_are_limited_and_a_host_that_is_down_is_given_up(monkeypatch):
+def test_attempts_are_limited_and_after_repeated_failures_a_host_is_not_requested_again(monkeypatch):
     monkeypatch.setattr(politeness, "MAX_FAILURES", 3)
     with Site(lambda *_: (503, {"Retry-After": "0"}, b"")) as site:
         result = get(*[f"{site.url}/{i}" for i in range(6)], private=[site.host], workers=1, tries=2)
@@ -331,7 +331,7 @@ def test_attempts_are_limited_and_a_host_that_is_down_is_given_up(monkeypatch):
         assert set(result) == {(None, "http 503"), (None, "host given up: http 503")} and len(site.requests) < 12
 
 
-def test_a_host_that_recovers_is_not_given_up(monkeypatch):
+def test_a_host_that_recovers_is_still_requested(monkeypatch):
     monkeypatch.setattr(politeness, "MAX_FAILURES", 3)
     with Site(lambda path, _: (200, {}, b"ok") if int(path[1:]) % 3 == 0 else (503, {"Retry-After": "0"}, b"")) as site:
         result = get(*[f"{site.url}/{i}" for i in range(12)], private=[site.host], workers=1, tries=1)

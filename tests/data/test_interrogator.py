@@ -27,12 +27,12 @@ def interrogator():
     return Interrogator(InterrogatorConfig(CLIP, flavors=3, batch_size=4, labels=LABELS))
 
 
-def picture(seed: int) -> bytes:
+def image_bytes(seed: int) -> bytes:
     return encode(make(seed, "counting").draw())
 
 
 def rows(*prompts: str | None) -> list[dict]:
-    return [{"source": "x", "url": f"u{i}", "complex_prompt": p, "data": picture(i), "dropped": None} for i, p in enumerate(prompts)]
+    return [{"source": "x", "url": f"u{i}", "complex_prompt": p, "data": image_bytes(i), "dropped": None} for i, p in enumerate(prompts)]
 
 
 def test_the_best_labels_of_each_list_are_chosen_at_any_batch_size(interrogator):
@@ -53,13 +53,13 @@ def test_a_written_prompt_is_more_similar_to_its_own_image_than_to_others(interr
 
 
 def test_only_rows_with_an_image_and_without_a_prompt_change_and_the_order_stays(interrogator):
-    source_rows = rows("found", None, None, "found too", None, None)
-    source_rows[2]["data"], source_rows[4]["data"] = b"no picture", None
+    source_rows = rows("a prompt", None, None, "another prompt", None, None)
+    source_rows[2]["data"], source_rows[4]["data"] = b"no image", None
     source_rows[4]["dropped"] = "http 404"
-    got = list(interrogator.fill([dict(row) for row in source_rows]))
-    assert [row["url"] for row in got] == [row["url"] for row in source_rows]
-    assert [row.get("prompt_by") for row in got] == [None, "interrogator", None, None, None, "interrogator"]
-    for before, after in zip(source_rows, got, strict=True):
+    filled = list(interrogator.fill([dict(row) for row in source_rows]))
+    assert [row["url"] for row in filled] == [row["url"] for row in source_rows]
+    assert [row.get("prompt_by") for row in filled] == [None, "interrogator", None, None, None, "interrogator"]
+    for before, after in zip(source_rows, filled, strict=True):
         written = {"complex_prompt": after["complex_prompt"], "prompt_by": "interrogator"} if "prompt_by" in after else {}
         assert after == before | written and (not written or after["complex_prompt"])
 
@@ -78,10 +78,10 @@ def test_a_caption_comes_first_if_a_captioner_is_configured():
     assert interrogator.prompts([image], ["a"])[0].startswith(interrogator.captioner.caption([image], ["a"])[0] + ", ")
 
 
-def test_a_folder_is_interrogated_if_configured_and_its_rows_say_so(tmp_path):
-    (tmp_path / "a.png").write_bytes(picture(1))
-    (tmp_path / "b.png").write_bytes(png(text={"parameters": "found"}))
-    assert [row["complex_prompt"] for row in folder.rows(folder.Config(str(tmp_path)))] == [None, "found"]
+def test_a_folder_is_interrogated_if_configured_and_prompt_by_is_set(tmp_path):
+    (tmp_path / "a.png").write_bytes(image_bytes(1))
+    (tmp_path / "b.png").write_bytes(png(text={"parameters": "a prompt"}))
+    assert [row["complex_prompt"] for row in folder.rows(folder.Config(str(tmp_path)))] == [None, "a prompt"]
     config = from_dict(folder.Config, {"path": str(tmp_path), "interrogate": {"clip": CLIP, "labels": LABELS}}, "sources.folder")
     for name in ("first", "second"):
         write_shards(tmp_path / name, folder.rows(config))
@@ -103,9 +103,9 @@ def test_the_lists_of_clip_interrogator_are_read_without_importing_it():
 
 
 def test_without_the_lists_the_error_says_what_to_install(monkeypatch):
-    def nothing(name):
+    def not_installed(name):
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(module, "distribution", nothing)
+    monkeypatch.setattr(module, "distribution", not_installed)
     with pytest.raises(ValueError, match="sources.folder.interrogate needs the lists of clip-interrogator: `pip install"):
         read_label_lists()

@@ -42,7 +42,7 @@ def test_near_equal_prompts_are_linked_and_others_are_not(min_overlap, count):
     assert (groups[:1000] == groups[1000:]).mean() >= 0.95
     assert len(np.unique(groups[:1000])) == 1000, "planted pairs are not linked to one another"
     further = prompts(np.concatenate([words, changed(rng, words, count + 1)]))
-    assert len(np.unique(group(further, min_overlap))) == 2000, "one word more is too far"
+    assert len(np.unique(group(further, min_overlap))) == 2000, "with one more changed word there is no link"
 
 
 def test_groups_of_prompts_with_many_shared_words_are_those_that_brute_force_finds():

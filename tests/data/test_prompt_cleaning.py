@@ -109,7 +109,7 @@ def test_no_word_is_lost_under_any_weight_syntax(parts, data):
 def test_cleaning_time_is_linear_in_the_length_of_the_prompt(piece):
     start = time.process_time()
     clean("(x:" + piece * (100_000 // len(piece)) + "y), (z)")
-    assert time.process_time() - start < 3  # 0.6 at most where measured; a quadratic form took 20 to 60
+    assert time.process_time() - start < 3  # measured: at most 0.6 s; 20 to 60 s with a quadratic algorithm
 
 
 def test_models_read_the_clean_prompt_if_there_is_one():
@@ -120,9 +120,15 @@ def test_models_read_the_clean_prompt_if_there_is_one():
 
 def test_tokens_beyond_the_length_of_a_model_are_counted():
     tokenizer = CLIPTokenizer.from_pretrained(ROOT / "models/miniature/stable-diffusion", subfolder="tokenizer")
-    room = tokenizer.model_max_length - 2  # both ends take one
+    limit = tokenizer.model_max_length - 2  # start and end token
     assert len(tokenizer("red").input_ids) == 3
-    assert count_excess_tokens(["red", "red " * room, "red " * (room + 1), "red " * (room + 30), ""], tokenizer) == [0, 0, 1, 30, 0]
+    assert count_excess_tokens(["red", "red " * limit, "red " * (limit + 1), "red " * (limit + 30), ""], tokenizer) == [
+        0,
+        0,
+        1,
+        30,
+        0,
+    ]
     assert count_excess_tokens([], tokenizer) == []
 
 
@@ -142,7 +148,7 @@ def test_real_keyword_prompts_lose_their_weights_and_real_sentences_are_unchange
 def test_a_crawl_stores_the_original_prompt_and_the_clean_one(tmp_path):
     prompts = ["(a cat:1.2) <lora:x:1>", "a cat", None]
     assert write_shards(
-        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "gone"} for p in prompts]
+        tmp_path, [{"source": "x", "url": f"http://x/{p}", "complex_prompt": p, "data": None, "dropped": "file missing"} for p in prompts]
     )
     table = read_table(tmp_path)
     assert list(table.complex_prompt.dropna()) == prompts[:2] and list(table.clean_prompt.dropna()) == ["a cat", "a cat"]
@@ -163,10 +169,10 @@ def test_clip_and_the_text_encoder_read_the_clean_prompt(tmp_path):
 
 
 def test_the_score_too_long_counts_excess_tokens():
-    room = 38  # the miniature's CLIP reads 40 tokens, both ends counted
+    limit = 38  # the miniature's CLIP reads 40 tokens, with start and end token
     texts = [
         {"complex_prompt": p, "clean_prompt": c}
-        for p, c in (("red", "red"), ("red " * (room + 5), None), ("red " * 99, "red"), (None, None))
+        for p, c in (("red", "red"), ("red " * (limit + 5), None), ("red " * 99, "red"), (None, None))
     ]
     assert too_long.score([], texts, too_long.Config(str(ROOT / "models/miniature/clip"))) == [0.0, 5.0, 0.0, None]
     with pytest.raises(FileNotFoundError, match="scores.too_long.model is 'nowhere', where no tokenizer can be loaded"):

@@ -12,7 +12,7 @@ from sur_adapter.config import from_dict
 from sur_adapter.data.sources import civitai, lexica, miniature, urls
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
-real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real pictures is not beside this checkout")
+real = pytest.mark.skipif(not REAL.is_dir(), reason="the folder of real images is not beside this checkout")
 
 
 def rows(site, **settings) -> list[dict]:
@@ -44,15 +44,15 @@ def test_flagged_images_above_the_configured_level_are_not_requested_and_not_fet
 
     with Site(answer) as site:
         assert [r["dropped"] for r in rows(site, limit=5, nsfw="Soft")] == [None, None, "flagged X"]
-        assert sorted(p for p, _ in site.requests if "/api" not in p) == ["/None", "/Soft"], "at once, so in either order"
+        assert sorted(p for p, _ in site.requests if "/api" not in p) == ["/None", "/Soft"], "concurrent requests have no order"
 
 
 def test_each_failure_of_an_image_is_a_row_with_a_reason_in_its_place():
     def answer(path, headers):
         if path.startswith("/api"):
             paths = ("good", "missing", "huge", "slow", "busy")
-            odd = [{"type": "video"}, item("file:///etc/passwd"), item(None), "no item", item("http://"), item("http://10.0.0.1/a.png")]
-            return page([item(f"{site.url}/{p}") for p in paths] + odd)
+            invalid = [{"type": "video"}, item("file:///etc/passwd"), item(None), "no item", item("http://"), item("http://10.0.0.1/a.png")]
+            return page([item(f"{site.url}/{p}") for p in paths] + invalid)
         body = {"/good": b"good", "/huge": b"x" * 3000, "/slow": [b"x"] * 30}.get(path)
         return (200, {}, body) if body else (404 if path == "/missing" else 503, {"Retry-After": "0"}, b"")
 
@@ -70,13 +70,13 @@ def test_each_failure_of_an_image_is_a_row_with_a_reason_in_its_place():
 def test_the_token_is_sent_to_the_api_host_only(monkeypatch):
     monkeypatch.setenv("CIVITAI_TOKEN", "secret")
 
-    def moved(path, headers):
+    def redirect(path, headers):
         return 302, {"Location": other.url + path}, b""
 
-    def elsewhere(path, headers):
+    def serve(path, headers):
         return page([item(f"{other.url}/a.png"), item(f"{api.url}/b.png")]) if path.startswith("/api") else (200, {}, b"ok")
 
-    with Site(elsewhere) as other, Site(moved) as api:
+    with Site(serve) as other, Site(redirect) as api:
         url = api.url.replace("127.0.0.1", "localhost")
         result = rows(api, url=url, limit=5, private=[other.host, urlsplit(url).netloc])
         assert [r["data"] for r in result] == [b"ok", b"ok"]
@@ -152,7 +152,7 @@ MODELS = [
 ]
 
 
-def test_the_older_api_is_read_model_by_model_and_its_numbered_pages_are_followed():
+def test_the_listing_by_models_is_read_in_order_and_its_numbered_pages_are_followed():
     def answer(path, headers):
         if not path.startswith("/api"):
             return 200, {}, path.encode()
@@ -175,16 +175,16 @@ def test_the_older_api_is_read_model_by_model_and_its_numbered_pages_are_followe
 def test_recorded_pages_of_the_real_site_are_read(name):
     recorded = json.loads((REAL / "civitai-api-pages" / name).read_text())
     images = [i for m in recorded["items"] for v in m["modelVersions"] for i in v["images"]]
-    pictures = {i["url"]: str(n) for n, i in enumerate(images)}
-    for i in images:  # the pages as they are, their pictures from loopback
-        i["url"] = f"http://pictures/{pictures[i['url']]}"
+    images_by_url = {i["url"]: str(n) for n, i in enumerate(images)}
+    for i in images:  # recorded pages, with the URLs of images on loopback
+        i["url"] = f"http://images/{images_by_url[i['url']]}"
 
     def answer(path, headers):
-        return page(recorded["items"]) if path.startswith("/api") else (200, {}, b"picture")
+        return page(recorded["items"]) if path.startswith("/api") else (200, {}, b"image")
 
     with Site(answer) as site:
         for i in images:
-            i["url"] = i["url"].replace("http://pictures", site.url)
+            i["url"] = i["url"].replace("http://images", site.url)
         result = rows(site, limit=10_000, listing="models")
     assert len(result) == len(images) > 100
     for row, image in zip(result, images, strict=True):
@@ -259,7 +259,7 @@ def test_a_list_that_is_missing_or_lacks_a_column_is_refused_in_one_sentence(tmp
         urls.rows(urls.Config(path=str(tmp_path / "a.txt")))
 
 
-def test_the_miniature_yields_the_same_rows_each_time_whatever_its_port():
+def test_the_miniature_yields_the_same_rows_each_time_on_any_port():
     a, b, c = (list(miniature.rows(miniature.Config(count=40, seed=seed))) for seed in (4, 4, 5))
     assert a == b != c
     assert a[3]["url"].startswith("gallery://miniature/images/1000003.") and a[3]["source"] == "miniature"
