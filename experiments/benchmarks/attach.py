@@ -29,21 +29,21 @@ WIDTH, TOKENS, SIDE = 768, 77, 64
 
 def main() -> None:
     torch.manual_seed(0)
-    where = resolve_device()
-    with torch.device(where):
+    device = resolve_device()
+    with torch.device(device):
         unet = UNet2DConditionModel(sample_size=SIDE, cross_attention_dim=WIDTH)  # the other sizes are the class's defaults
         adapter = SURAdapter(AdapterConfig(WIDTH))
-    unet = unet.half() if where == "cuda" else unet
-    figures = {"device": f"{where}, {torch.get_num_threads()} threads", "torch": torch.__version__, "steps": STEPS}
-    figures |= measured(unet.eval(), adapter.eval(), TOKENS, SIDE, repeats=2 if where == "cpu" else 50)
+    unet = unet.half() if device == "cuda" else unet
+    figures = {"device": f"{device}, {torch.get_num_threads()} threads", "torch": torch.__version__, "steps": STEPS}
+    figures |= measure(unet.eval(), adapter.eval(), TOKENS, SIDE, repeats=2 if device == "cpu" else 50)
     text = json.dumps(figures, indent=2) + "\n"
-    Path(__file__).with_name(f"attach-{where}.json").write_text(text)
+    Path(__file__).with_name(f"attach-{device}.json").write_text(text)
     print(text)
 
 
 @torch.no_grad()
-def measured(unet: UNet2DConditionModel, adapter: SURAdapter, tokens: int, side: int, repeats: int) -> dict:
-    """Millions of weights, seconds and operations of a call of the adapter and of a step, and the adapter's share of the steps."""
+def measure(unet: UNet2DConditionModel, adapter: SURAdapter, tokens: int, side: int, repeats: int) -> dict:
+    """Measures millions of weights, seconds and operations of a call of the adapter and of a step, and the adapter's share of the steps."""
     like = next(unet.parameters())
     features = torch.randn(1, tokens, adapter.config.width).to(like)
     latents = torch.randn(2, unet.config.in_channels, side, side).to(like)
@@ -57,28 +57,28 @@ def measured(unet: UNet2DConditionModel, adapter: SURAdapter, tokens: int, side:
         with FlopCounterMode(display=False) as counter, slow_path():
             call()  # the first call includes one-time costs
         weights = sum(p.numel() for p in model.parameters())
-        figures[name] = {"million_weights": round(weights / 1e6, 2), "seconds": seconds(call, times, like.device.type)}
+        figures[name] = {"million_weights": round(weights / 1e6, 2), "seconds": median_seconds(call, times, like.device.type)}
         figures[name]["gigaflop"] = counter.get_total_flops() / 1e9
     for unit in ("seconds", "gigaflop"):
         figures[f"share_of_{unit}"] = round(figures["adapter"][unit] / (STEPS * figures["step"][unit]), 6)
     return figures
 
 
-def seconds(call: Callable, times: int, where: str) -> float:
-    """The median of a call."""
-    clock, taken = time.perf_counter if where == "cuda" else time.process_time, []
+def median_seconds(call: Callable, times: int, device: str) -> float:
+    """Returns the median time of a call."""
+    clock, times_taken = time.perf_counter if device == "cuda" else time.process_time, []
     for _ in range(times):
         started = clock()
         call()
-        if where == "cuda":
+        if device == "cuda":
             torch.cuda.synchronize()
-        taken.append(clock() - started)
-    return round(statistics.median(taken), 5)
+        times_taken.append(clock() - started)
+    return round(statistics.median(times_taken), 5)
 
 
 @contextmanager
 def slow_path() -> Iterator[None]:
-    """Transformer layers in single operations: fused into one, as without gradients they run, they are not counted."""
+    """Runs transformer layers as single operations: torch does not count the fused ones that run without gradients."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -48,7 +48,7 @@ def _device(captioner: Captioner) -> str:
 
 
 def _large(folder: str) -> str:
-    """Image encoder of Salesforce/blip-image-captioning-large, text decoder of its base, tokenizer of the miniature."""
+    """Creates a BLIP: image encoder of Salesforce/blip-image-captioning-large, text decoder of its base, tokenizer of the miniature."""
     torch.manual_seed(0)
     text = {"hidden_size": 768, "encoder_hidden_size": 1024, "vocab_size": len(AutoTokenizer.from_pretrained(MINIATURE))}
     ids = {

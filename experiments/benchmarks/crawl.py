@@ -27,7 +27,7 @@ KINDS = 16  # different images; every served copy has its own comment
 
 
 def image(seed: int) -> bytes:
-    """A 512 px JPEG with about as many bytes as a photograph of that size."""
+    """Makes a 512 px JPEG with about as many bytes as a photograph of that size."""
     channels = [Image.effect_noise((512, 512), 60 + 3 * seed + k).filter(ImageFilter.GaussianBlur(1.2)) for k in range(3)]
     Image.merge("RGB", channels).save(buffer := BytesIO(), "jpeg", quality=90)
     return buffer.getvalue()

@@ -33,14 +33,14 @@ COPIED = 5_000  # images that are copied
 
 
 def main(count: int) -> None:
-    with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as fresh:
+    with TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as executor:
         make(Path(folder), count)
-        figures = {"rows": count} | {name: fresh.submit(measured, Path(folder), overlap).result() for name, overlap in OVERLAPS.items()}
+        figures = {"rows": count} | {name: executor.submit(measure, Path(folder), overlap).result() for name, overlap in OVERLAPS.items()}
     Path(__file__).with_suffix(".json").write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
 
-def measured(home: Path, overlap: float | None) -> dict:
+def measure(home: Path, overlap: float | None) -> dict:
     pairs, funnel = home / "pairs.parquet", home / "funnel.json"
     ins = {name: home / name for name in ("raw", "captions", "scores")}
     outs = {"pairs": pairs, "funnel": funnel, "funnel_csv": home / "funnel.csv", "data_card": home / "data.md"}

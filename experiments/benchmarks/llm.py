@@ -28,19 +28,19 @@ LAYER, PLAIN_BATCH, PLAIN_LENGTH = {False: 31, True: 6}, 32, 77
 
 def main(small: bool) -> None:
     with TemporaryDirectory() as folder:
-        model = str(MINIATURE) if small else made(folder)
-        where = "cpu" if small else resolve_device()
-        teacher = LanguageModel(model, LLMConfig(layers=(LAYER[small],), max_tokens_per_batch=4096 if small else 8192), where)
+        model = str(MINIATURE) if small else build_llama_7b(folder)
+        device = "cpu" if small else resolve_device()
+        teacher = LanguageModel(model, LLMConfig(layers=(LAYER[small],), max_tokens_per_batch=4096 if small else 8192), device)
         prompts = sentences(teacher.tokenizer, 1024 if small else 2048)
         tokens = sum(len(ids) for ids in teacher.encode(prompts))
-        ours, found = timed(lambda: teacher(prompts)[f"layer_{LAYER[small]}"])
+        ours, result = timed(lambda: teacher(prompts)[f"layer_{LAYER[small]}"])
         weights = sum(p.numel() for p in teacher.blocks.parameters())
         kind = str(teacher.dtype)[6:]
-        plain, wanted = timed(plainly(model, prompts, LAYER[small], where, getattr(torch, kind)))
-    rate = products(where, getattr(torch, kind))
+        plain, expected = timed(naive_loop(model, prompts, LAYER[small], device, getattr(torch, kind)))
+    rate = matmul_flops(device, getattr(torch, kind))
     figures = {
         "model": "the miniature's LLaMA" if small else "LLaMA-7B sizes, random weights",
-        "device": torch.cuda.get_device_name() if where == "cuda" else "CPU",
+        "device": torch.cuda.get_device_name() if device == "cuda" else "CPU",
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "dtype": kind,
@@ -51,15 +51,15 @@ def main(small: bool) -> None:
         "times_faster": round(plain / ours, 2),
         "matmul_teraflops": round(rate / 1e12, 3),
         "share_of_matmul": round(2 * weights * tokens / ours / rate, 3),
-        "median_relative_difference": round(((found - wanted).norm(dim=1) / wanted.norm(dim=1)).median().item(), 5),
+        "median_relative_difference": round(((result - expected).norm(dim=1) / expected.norm(dim=1)).median().item(), 5),
     }
     file = Path(__file__).with_name("llm-small.json" if small else "llm.json")
     file.write_text(json.dumps(figures, indent=2) + "\n")
     print(json.dumps(figures, indent=2))
 
 
-def made(folder: str) -> str:
-    """LLaMA-7B as published, but for what it knows, in the layout of the hub; the tokenizer is the miniature's."""
+def build_llama_7b(folder: str) -> str:
+    """Writes a LLaMA-7B with random weights in the layout of the hub; the tokenizer is the miniature's. Returns the folder."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device(resolve_device()):
@@ -70,38 +70,38 @@ def made(folder: str) -> str:
 
 
 def sentences(tokenizer, count: int) -> list[str]:
-    """All different, of 8 to 32 tokens each, the mark of the beginning counted."""
+    """Generates different sentences of 8 to 32 tokens each, the start token included."""
     random, words = Random(0), [w for w in (tokenizer.decode([i]).strip() for i in range(3, len(tokenizer))) if w.isalpha()]
     result: dict[str, None] = {}
     while len(result) < count:
-        sentence, wanted = "", random.randint(8, 32)
-        while len(tokenizer(sentence).input_ids) < wanted:
+        sentence, length = "", random.randint(8, 32)
+        while len(tokenizer(sentence).input_ids) < length:
             sentence = f"{sentence} {random.choice(words)}".strip()
         result[sentence] = None
     return list(result)
 
 
-def plainly(model: str, prompts: list[str], layer: int, where: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
-    """The loop that one would write first, its model loaded."""
-    tokenizer, model_ = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(where).eval()
+def naive_loop(model: str, prompts: list[str], layer: int, device: str, dtype: torch.dtype) -> Callable[[], torch.Tensor]:
+    """Loads the model and returns the straightforward loop: fixed padding, every layer, every hidden state."""
+    tokenizer, network = AutoTokenizer.from_pretrained(model), AutoModel.from_pretrained(model, dtype=dtype).to(device).eval()
     tokenizer.pad_token = tokenizer.eos_token
 
     @torch.no_grad()
     def run() -> torch.Tensor:
         result = []
         for i in range(0, len(prompts), PLAIN_BATCH):
-            some = tokenizer(
+            batch = tokenizer(
                 prompts[i : i + PLAIN_BATCH], padding="max_length", max_length=PLAIN_LENGTH, truncation=True, return_tensors="pt"
             )
-            states = model_(**some.to(where), output_hidden_states=True).hidden_states[layer].cpu()
-            result.append(states[torch.arange(len(states)), some.attention_mask.cpu().sum(1) - 1].float())
+            states = network(**batch.to(device), output_hidden_states=True).hidden_states[layer].cpu()
+            result.append(states[torch.arange(len(states)), batch.attention_mask.cpu().sum(1) - 1].float())
         return torch.cat(result)
 
     return run
 
 
 def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
-    """Seconds (the least of three runs after one that is not counted), and the result on the CPU."""
+    """Returns seconds (the minimum of three runs after a warm-up), and the result on the CPU."""
     result, seconds = work(), []
     for _ in range(3):
         started = time.perf_counter()
@@ -110,10 +110,10 @@ def timed(work: Callable[[], torch.Tensor]) -> tuple[float, torch.Tensor]:
     return min(seconds), result
 
 
-def products(where: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of one large product: what the machine can do."""
-    n = 8192 if where == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=where, dtype=dtype) for _ in range(2))
+def matmul_flops(device: str, dtype: torch.dtype) -> float:
+    """Returns the floating-point operations per second of one large matrix product."""
+    n = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()

@@ -33,13 +33,13 @@ def measure(count: int) -> dict:
     with TemporaryDirectory() as folder:
         make(Path(folder), count, width)
         before, started = private_memory(), time.perf_counter()
-        stores = [FeatureStore(Path(folder, lane)) for lane in ("clip", "llm")]
+        stores = [FeatureStore(Path(folder, name)) for name in ("clip", "llm")]
         split = FeatureSplit(stores, "train")
         opened = time.perf_counter() - started
         for store in stores:
             store.verify()  # reads every byte, so the cache is warm from here on
         checked = time.perf_counter() - started - opened
-        rate = samples_a_second(split)
+        rate = samples_per_second(split)
         return {
             "samples": count,
             "kilobytes_a_sample": round(size(width) / 1000, 1),
@@ -52,8 +52,8 @@ def measure(count: int) -> dict:
         }
 
 
-def samples_a_second(split: FeatureSplit) -> float:
-    """Of random rows, the middle of three passes."""
+def samples_per_second(split: FeatureSplit) -> float:
+    """Returns the samples per second of reading random rows, the median of three passes."""
     rng, rates = np.random.default_rng(0), []
     for _ in range(3):
         batches = rng.integers(0, len(split), (READ // BATCH, BATCH))
@@ -66,21 +66,22 @@ def samples_a_second(split: FeatureSplit) -> float:
 
 def make(folder: Path, count: int, width: int) -> None:
     rng = np.random.default_rng(0)
-    words, states = ((rng.random((ROWS_PER_SHARD, *shape), np.float32) - 0.5).astype(np.float16) for shape in ((TOKENS, width), (TEACHER,)))
+    shapes = ((TOKENS, width), (TEACHER,))
+    embeds, states = ((rng.random((ROWS_PER_SHARD, *shape), np.float32) - 0.5).astype(np.float16) for shape in shapes)
     for number, first in enumerate(range(0, count, ROWS_PER_SHARD)):
-        some = min(ROWS_PER_SHARD, count - first)
-        ids = [f"{i:016x}" for i in range(first, first + some)]
-        write_features(folder / "clip" / f"train-{number:06d}.parquet", ids, {"simple": words[:some], "complex": words[:some]})
-        write_features(folder / "llm" / f"train-{number:06d}.parquet", ids, {"layer_31": states[:some]})
+        rows = min(ROWS_PER_SHARD, count - first)
+        ids = [f"{i:016x}" for i in range(first, first + rows)]
+        write_features(folder / "clip" / f"train-{number:06d}.parquet", ids, {"simple": embeds[:rows], "complex": embeds[:rows]})
+        write_features(folder / "llm" / f"train-{number:06d}.parquet", ids, {"layer_31": states[:rows]})
 
 
 def size(width: int) -> int:
-    """Bytes of a sample."""
+    """Returns the bytes of a sample."""
     return 2 * (2 * TOKENS * width + TEACHER)
 
 
 def private_memory() -> int:
-    """Bytes that are this process's own; mapped files, which the system may take back at any time, are not."""
+    """Returns the bytes of anonymous memory: mapped files, which the system may evict at any time, are not counted."""
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return int(status["RssAnon"].split()[0]) * 1024
 

@@ -72,15 +72,15 @@ def soak_reading(count: int) -> dict:
     watch = Watch()
     with TemporaryDirectory() as folder:
         reading.make(Path(folder), count, reading.NARROW)
-        cached = FeatureDataset(FeatureSplit([FeatureStore(Path(folder, lane)) for lane in ("clip", "llm")], "train"), ["layer_31"])
+        cached = FeatureDataset(FeatureSplit([FeatureStore(Path(folder, name)) for name in ("clip", "llm")], "train"), ["layer_31"])
         order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
         read = 0
         for batch in watch.passing(order.split(reading.BATCH), -(-count // reading.BATCH)):
             read += len(cached.rows(batch, "cpu").simple)
     assert read == count
-    found = watch.figures()
-    return {"samples": count, "batch": reading.BATCH, "text_width": reading.NARROW, "batches": found.pop("rows")} | {
-        key.replace("a_row", "a_batch"): value for key, value in found.items()
+    figures = watch.figures()
+    return {"samples": count, "batch": reading.BATCH, "text_width": reading.NARROW, "batches": figures.pop("rows")} | {
+        key.replace("a_row", "a_batch"): value for key, value in figures.items()
     }
 
 
@@ -88,11 +88,11 @@ def soak_filter(*counts: int) -> dict:
     """Filters with near-equal prompts grouped, which costs more."""
     runs = []
     for count in sorted(counts):
-        with TemporaryDirectory() as folder, _alone() as process:
+        with TemporaryDirectory() as folder, _fresh_process() as process:
             filtering.make(Path(folder), count)
-            found = process.submit(filtering.measured, Path(folder), filtering.OVERLAPS["near"]).result()
-        cost, held = 1000 * found["cpu_seconds"] / count, 1e6 * found["most_memory_GB"] / count
-        runs.append({"rows": count, "cpu_ms_a_row": round(cost, 4), "kilobytes_a_row": round(held, 2)} | found)
+            figures = process.submit(filtering.measure, Path(folder), filtering.OVERLAPS["near"]).result()
+        cost, held = 1000 * figures["cpu_seconds"] / count, 1e6 * figures["most_memory_GB"] / count
+        runs.append({"rows": count, "cpu_ms_a_row": round(cost, 4), "kilobytes_a_row": round(held, 2)} | figures)
     return {"runs": runs, "cost_last_to_first": round(runs[-1]["cpu_ms_a_row"] / runs[0]["cpu_ms_a_row"], 3)}
 
 
@@ -101,19 +101,19 @@ def soak_crawl(count: int) -> dict:
     server = Process(target=crawling.serve, args=(port,), daemon=True)
     server.start()
     number, size = port.get()
-    with _alone() as process:
-        found = process.submit(crawled, number, count).result()
+    with _fresh_process() as process:
+        figures = process.submit(crawl, number, count).result()
     server.kill()
-    return {"bytes_per_picture": size} | found
+    return {"bytes_per_picture": size} | figures
 
 
-def crawled(port: int, count: int) -> dict:
+def crawl(port: int, count: int) -> dict:
     """Crawls in this process and records the rows that the source yields."""
     watch, rows = Watch(), civitai.rows
 
     @wraps(rows)
-    def watched(*words, **settings) -> Iterator[dict]:
-        yield from watch.passing(rows(*words, **settings), count)
+    def watched(*args, **kwargs) -> Iterator[dict]:
+        yield from watch.passing(rows(*args, **kwargs), count)
 
     civitai.rows = watched
     with TemporaryDirectory() as work:
@@ -122,8 +122,8 @@ def crawled(port: int, count: int) -> dict:
     return watch.figures()
 
 
-def _alone() -> ProcessPoolExecutor:
-    """A new process for each task."""
+def _fresh_process() -> ProcessPoolExecutor:
+    """Returns a pool that starts a new process for each task."""
     return ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1)
 
 
@@ -131,7 +131,7 @@ PARTS: dict[str, Callable[..., dict]] = {"reading": soak_reading, "filter": soak
 
 
 def main(part: str, *counts: int) -> None:
-    torch.set_num_threads(1)  # threads that wait for one another on a busy machine cost what no sample asked for
+    torch.set_num_threads(1)  # on a busy machine, threads that wait for each other would add CPU time
     figures = json.dumps(PARTS[part](*counts), indent=2)
     Path(__file__).with_name(f"soak-{part}.json").write_text(figures + "\n")
     print(figures)

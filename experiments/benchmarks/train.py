@@ -27,7 +27,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features.query_bank import CrossAttention
-from sur_adapter.models import torch_utils as compute
+from sur_adapter.models import torch_utils
 from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.config import LossConfig, TrainConfig
@@ -38,7 +38,7 @@ from sur_adapter.training.trainer import Trainer, attention_kernels
 MINIATURE = "models/miniature/stable-diffusion"
 PAIRS = 256
 OURS = {"optimizer": "muon", "precision": "bf16", "lr": 3e-4}
-THEIRS = {"optimizer": "adamw", "precision": "fp16", "lr": 1e-5, "weight_decay": 1e-2, "betas": (0.9, 0.999), "lr_scheduler": "constant"}
+PUBLISHED = {"optimizer": "adamw", "precision": "fp16", "lr": 1e-5, "weight_decay": 1e-2, "betas": (0.9, 0.999), "lr_scheduler": "constant"}
 ONE_BY_FOUR = {"batch_size": 1, "gradient_accumulation_steps": 4}
 PAPER = {"w_diffusion": 1.0, "w_prompt": 1e-5, "w_llm": 1e-5}
 TEXT_ONLY, ALL = {"w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.01}, {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.01}
@@ -55,16 +55,16 @@ FORMS = {
     "all terms, 16, channels last": (ALL, False, {"channels_last": True}, OURS | {"batch_size": 16, "steps": 20}),
     "all terms, 64, checkpointing": (ALL, False, {"gradient_checkpointing": True}, OURS | {"batch_size": 64, "steps": 8}),
     "all terms, 1 x 4": (ALL, False, {}, OURS | ONE_BY_FOUR | {"steps": 20}),
-    "published, 1 x 4": (PAPER, "detached", {}, THEIRS | ONE_BY_FOUR | {"steps": 20}),
-    "restored, 1 x 4": (PAPER, True, {}, THEIRS | ONE_BY_FOUR | {"steps": 20}),
+    "published, 1 x 4": (PAPER, "detached", {}, PUBLISHED | ONE_BY_FOUR | {"steps": 20}),
+    "restored, 1 x 4": (PAPER, True, {}, PUBLISHED | ONE_BY_FOUR | {"steps": 20}),
 }
 
 
 class Inline:
     """A dataset that encodes each batch: the images by the VAE, both prompts by CLIP."""
 
-    def __init__(self, models, kind: torch.dtype, pixels: int):
-        self.vae, self.text = (nn.Module.to(part, models.where, kind) for part in (models.vae, models.text))
+    def __init__(self, models, dtype: torch.dtype, pixels: int):
+        self.vae, self.text = (nn.Module.to(part, models.device, dtype) for part in (models.vae, models.text))
         self.pixels = torch.randint(256, (PAIRS, 3, pixels, pixels), dtype=torch.uint8)
         self.ids = torch.randint(self.text.config.vocab_size, (2, PAIRS, self.text.config.max_position_embeddings))
         self.teacher = torch.randn(PAIRS, models.teacher).half()
@@ -89,10 +89,10 @@ class DetachedDiffusionLoss(DiffusionLoss):
         return super().__call__(moments, adapted | {"prompt_embeds": adapted["prompt_embeds"].detach()}, *rest)
 
 
-def models(small: bool) -> SimpleNamespace:
-    """The frozen models, on the device they run on."""
+def load_models(small: bool) -> SimpleNamespace:
+    """Loads the frozen models onto the device they run on."""
     torch.manual_seed(0)
-    where = "cpu" if small else "cuda"
+    device = "cpu" if small else "cuda"
     if small:
         unet, vae, text = (
             cls.from_pretrained(MINIATURE, subfolder=name)
@@ -101,19 +101,21 @@ def models(small: bool) -> SimpleNamespace:
     else:
         blocks, ways = [128, 256, 512, 512], {"down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4}
         sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "vocab_size": 49408}
-        with torch.device(where):
+        with torch.device(device):
             unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)  # the other sizes are the class's defaults
             vae = AutoencoderKL(**ways, block_out_channels=blocks, layers_per_block=2)
             text = CLIPTextModel(CLIPTextConfig(**sizes))
     for part in (unet, vae, text):
-        nn.Module.to(part.eval().requires_grad_(False), where)
+        nn.Module.to(part.eval().requires_grad_(False), device)
     scheduler = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
-    return SimpleNamespace(unet=unet, vae=vae, text=text, scheduler=scheduler, where=where, teacher=256 if small else 5120)
+    return SimpleNamespace(unet=unet, vae=vae, text=text, scheduler=scheduler, device=device, teacher=256 if small else 5120)
 
 
-def objective(m, weights: dict, naive: bool | str, kind: torch.dtype, *, channels_last: bool = False, gradient_checkpointing: bool = False):
-    """The objective of a form, with the U-Net in that precision. The prompt loss is `attention` for ours, `kl` for the published one."""
-    nn.Module.to(m.unet, kind, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+def build_objective(
+    m, weights: dict, naive: bool | str, dtype: torch.dtype, *, channels_last: bool = False, gradient_checkpointing: bool = False
+):
+    """Builds the objective of a form, with the U-Net in `dtype`. The prompt loss is `attention` for ours, `kl` for the published one."""
+    nn.Module.to(m.unet, dtype, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     (m.unet.enable_gradient_checkpointing if gradient_checkpointing else m.unet.disable_gradient_checkpointing)()
     layers = None if weights is PAPER else [_layer(module) for module in cross_attention_layers(m.unet).values()]
     config = LossConfig(**weights, prompt="attention" if layers else "kl")
@@ -126,29 +128,29 @@ def _layer(module) -> CrossAttention:
     return CrossAttention.of_layer(module, q)
 
 
-def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, config: dict) -> dict:
+def measure(m, small: bool, weights: dict, naive: bool | str, unet: dict, config: dict) -> dict:
     """Measures one form."""
-    kind = compute.torch_dtype(config["precision"])
+    dtype = torch_utils.torch_dtype(config["precision"])
     for part in (m.vae, m.text):
-        nn.Module.to(part, m.where if naive else "cpu")  # a form that does not use them does not hold them in GPU memory
+        nn.Module.to(part, m.device if naive else "cpu")  # a form that does not use them does not hold them in GPU memory
     tokens, width, side = m.text.config.max_position_embeddings, m.text.config.hidden_size, 8 if small else 64
     if naive:
-        pairs = Inline(m, kind, 64 if small else 512)
+        pairs = Inline(m, dtype, 64 if small else 512)
     else:
         embeds = [torch.randn(PAIRS, tokens, width).half() for _ in range(2)]
         pairs = TrainingBatch(*embeds, torch.randn(PAIRS, m.teacher).half(), torch.randn(PAIRS, 2, 4, side, side).half())
-    goal = objective(m, weights, naive, kind, **unet)
-    adapter = SURAdapter(AdapterConfig(width, m.teacher, heads=4 if small else 8)).to(m.where)
+    objective = build_objective(m, weights, naive, dtype, **unet)
+    adapter = SURAdapter(AdapterConfig(width, m.teacher, heads=4 if small else 8)).to(m.device)
     nn.init.normal_(adapter.block.g.weight, std=0.01)  # weights of zero would save the backward pass
     no_validation = TrainingBatch(*(torch.empty(0, 1) for _ in range(3)))
-    accelerator = Accelerator(cpu=m.where == "cpu", mixed_precision="no")
+    accelerator = Accelerator(cpu=m.device == "cpu", mixed_precision="no")
 
     def train(steps: int = config["steps"]) -> float:
         settings = TrainConfig(**config | {"steps": steps, "eval_steps": steps, "checkpointing_steps": None})
-        return Trainer(adapter, goal, settings, accelerator, m.where).fit(pairs, no_validation)[1]
+        return Trainer(adapter, objective, settings, accelerator, m.device).fit(pairs, no_validation)[1]
 
     train(steps=2)  # warm-up
-    cuda = m.where == "cuda"
+    cuda = m.device == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats()
     figures = {
@@ -159,23 +161,23 @@ def measured(m, small: bool, weights: dict, naive: bool | str, unet: dict, confi
     figures["samples_per_second"] = round(train(), 2)
     if cuda:
         figures["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        figures["gpu_idle"] = round(idle(lambda: train(steps=5)), 3)
-    figures["teraflop_per_sample"] = round(flops(goal, adapter, pairs, m.where, config["precision"]) / 1e12, 5)
+        figures["gpu_idle"] = round(gpu_idle_share(lambda: train(steps=5)), 3)
+    figures["teraflop_per_sample"] = round(flops(objective, adapter, pairs, m.device, config["precision"]) / 1e12, 5)
     rate = figures["samples_per_second"] * figures["teraflop_per_sample"]
     figures["share_of_matmul_rate"] = round(rate / m.rates[config["precision"]], 3)
     return figures
 
 
-def flops(goal: Objective, adapter: SURAdapter, pairs, where: str, precision: str) -> float:
-    """Operations of one sample, forward and backward, with its encoding if that is part of a step."""
-    with FlopCounterMode(display=False) as counter, attention_kernels(where), compute.autocast(where, precision):
-        goal(adapter, pairs.rows(torch.arange(4), where))[0].backward()
+def flops(objective: Objective, adapter: SURAdapter, pairs, device: str, precision: str) -> float:
+    """Counts the operations of one sample, forward and backward, with its encoding if that is part of a step."""
+    with FlopCounterMode(display=False) as counter, attention_kernels(device), torch_utils.autocast(device, precision):
+        objective(adapter, pairs.rows(torch.arange(4), device))[0].backward()
     adapter.zero_grad()
     return counter.get_total_flops() / 4
 
 
-def idle(work: Callable) -> float:
-    """The share of the time in which no kernel ran."""
+def gpu_idle_share(work: Callable) -> float:
+    """Measures the share of the time in which no kernel ran."""
     from torch.profiler import ProfilerActivity, profile
 
     torch.cuda.synchronize()
@@ -187,31 +189,32 @@ def idle(work: Callable) -> float:
     return max(0.0, 1 - sum(event.self_device_time_total for event in profiler.key_averages()) / 1e6 / seconds)
 
 
-def matmul_rate(where: str, kind: torch.dtype) -> float:
-    """Tera-operations per second of a large square product, the best of ten."""
-    n = 8192 if where == "cuda" else 1024
-    a, b = (torch.randn(n, n, device=where).to(kind) for _ in range(2))
+def matmul_rate(device: str, dtype: torch.dtype) -> float:
+    """Returns the tera-operations per second of a large square product, the best of ten."""
+    n = 8192 if device == "cuda" else 1024
+    a, b = (torch.randn(n, n, device=device).to(dtype) for _ in range(2))
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()
         a @ b
-        if where == "cuda":
+        if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - started)
     return 2 * n**3 / best / 1e12
 
 
 def main(small: bool) -> None:
-    m = models(small)
+    m = load_models(small)
     forms = SMALL_FORMS if small else FORMS
     m.rates = {
-        name: matmul_rate(m.where, compute.torch_dtype(name)) for name in sorted({config["precision"] for *_, config in forms.values()})
+        name: matmul_rate(m.device, torch_utils.torch_dtype(name))
+        for name in sorted({config["precision"] for *_, config in forms.values()})
     }
     device = f"CPU, {torch.get_num_threads()} threads" if small else torch.cuda.get_device_name()
     figures = {"device": device, "torch": torch.__version__, "matmul_teraflops": {k: round(v, 3) for k, v in m.rates.items()}, "forms": {}}
     for name, form in forms.items():
         try:
-            figures["forms"][name] = measured(m, small, *form)
+            figures["forms"][name] = measure(m, small, *form)
         except ValueError as error:  # e.g. short memory; the other forms still run
             figures["forms"][name] = {"failed": str(error)}
         print(name, json.dumps(figures["forms"][name]), flush=True)
@@ -224,7 +227,7 @@ def main(small: bool) -> None:
         if ours not in against and rates[ours] and rates[theirs] and (not small or theirs.startswith(f"{ours},"))
     }
     text = json.dumps(figures, indent=2) + "\n"
-    Path(__file__).with_name(f"train-{m.where}.json").write_text(text)
+    Path(__file__).with_name(f"train-{m.device}.json").write_text(text)
     print(text)
 
 

@@ -8,20 +8,20 @@ from experiments.benchmarks import reading, soak
 
 def test_synthetic_rows_are_filtered_and_each_is_kept_or_has_a_reason(tmp_path):
     filtering.make(tmp_path, 3000)
-    figures = {name: filtering.measured(tmp_path, overlap) for name, overlap in filtering.OVERLAPS.items()}
-    for found in figures.values():
-        assert found["kept"] + sum(found["dropped"].values()) == 3000 and found["dropped"].keys() >= {"clip_simple", "clip_complex"}
+    figures = {name: filtering.measure(tmp_path, overlap) for name, overlap in filtering.OVERLAPS.items()}
+    for result in figures.values():
+        assert result["kept"] + sum(result["dropped"].values()) == 3000 and result["dropped"].keys() >= {"clip_simple", "clip_complex"}
     assert figures["near"]["groups"] < figures["equal"]["groups"] < 3000
 
 
 def test_cached_samples_are_read_and_their_bytes_counted(monkeypatch):
     monkeypatch.setattr(reading, "READ", 256)
-    found = reading.measure(300)
-    assert found["samples"] == 300 and found["kilobytes_a_sample"] == pytest.approx(2 * (2 * 77 * 768 + 4096) / 1000, abs=0.1)
-    assert found["samples_per_second"] > 0
+    result = reading.measure(300)
+    assert result["samples"] == 300 and result["kilobytes_a_sample"] == pytest.approx(2 * (2 * 77 * 768 + 4096) / 1000, abs=0.1)
+    assert result["samples_per_second"] > 0
 
 
-def test_a_run_whose_cost_or_memory_grows_differs_from_a_flat_one():
+def test_growing_cost_and_memory_give_other_ratios_than_constant_ones():
     watch = soak.Watch()
     watch.marks = [(i, 0.002 * i, 10**8) for i in range(401)]
     flat = watch.figures()
@@ -33,9 +33,9 @@ def test_a_run_whose_cost_or_memory_grows_differs_from_a_flat_one():
 
 
 def test_every_sample_passes_the_trainers_reader_once_and_is_recorded():
-    found = soak.soak_reading(700)
-    assert (found["samples"], found["batches"]) == (700, 11) and len(found["cpu_ms_a_batch_by_quarter"]) == 4
-    assert found["private_megabytes_at_most"] >= max(found["private_megabytes_by_quarter"]) > 0
+    result = soak.soak_reading(700)
+    assert (result["samples"], result["batches"]) == (700, 11) and len(result["cpu_ms_a_batch_by_quarter"]) == 4
+    assert result["private_megabytes_at_most"] >= max(result["private_megabytes_by_quarter"]) > 0
 
 
 def test_rows_are_counted_when_the_crawler_takes_them():
@@ -45,5 +45,5 @@ def test_rows_are_counted_when_the_crawler_takes_them():
 
 
 def test_a_small_soak_of_the_filter_reports_the_cost_per_row_of_each_size():
-    found = soak.soak_filter(600, 300)
-    assert [run["rows"] for run in found["runs"]] == [300, 600] and all(run["kept"] for run in found["runs"])
+    result = soak.soak_filter(600, 300)
+    assert [run["rows"] for run in result["runs"]] == [300, 600] and all(run["kept"] for run in result["runs"])

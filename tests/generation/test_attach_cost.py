@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers.tiny_pipelines import LENGTH, make_adapter, pipeline
 
-from experiments.benchmarks.attach import STEPS, measured
+from experiments.benchmarks.attach import STEPS, measure
 
 RESULTS = sorted((Path(__file__).parents[2] / "experiments/benchmarks").glob("attach-*.json"))
 
@@ -14,7 +14,7 @@ RESULTS = sorted((Path(__file__).parents[2] / "experiments/benchmarks").glob("at
 def test_the_benchmark_compares_one_adapter_call_with_all_steps_of_an_image():
     pipe = pipeline()
     adapter = make_adapter(pipe)
-    result = measured(pipe.unet, adapter, LENGTH, 8, repeats=2)
+    result = measure(pipe.unet, adapter, LENGTH, 8, repeats=2)
     products = sum(p.numel() for name, p in adapter.named_parameters() if p.ndim == 2 and "pooled" not in name)
     assert result["adapter"]["gigaflop"] == pytest.approx(2 * LENGTH * products / 1e9, rel=0.1)  # the rest is attention
     assert result["step"]["gigaflop"] > result["adapter"]["gigaflop"]
