@@ -1,1 +1,1 @@
-"""The verbs of dvc.yaml, one file each. A verb takes its files by position and sections of params.yaml by name."""
+"""The stages of dvc.yaml, one module each. __main__.py says what a stage module contains."""

@@ -1,6 +1,6 @@
-"""cache: the features of one frozen model, computed once for training.
+"""cache: computes the features of one frozen model, once for all trainings.
 
-A killed run resumes after its last finished shard; the query bank, a minute's work, starts over.
+A killed run resumes after its last finished shard; the query bank, which takes a minute, starts over.
 """
 
 from argparse import ArgumentParser, Namespace

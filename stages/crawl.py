@@ -1,6 +1,6 @@
-"""crawl: fetch images with their keyword prompts from one source, bytes as received; every rejected candidate is a row with its reason.
+"""crawl: fetches images with their keyword prompts from one source, bytes as received; every rejected candidate is a row with its reason.
 
-A killed crawl of a web source resumes where it was: finished shards, pages and images stay in the work cache until the stage is done.
+A killed crawl of a web source resumes where it stopped: finished shards, pages and images stay in the work cache until the stage is done.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -47,17 +47,17 @@ def crawl(
 ) -> None:
     """Writes the shards of a source to `out`, without what `forgotten` lists."""
     if rows_per_shard < 1:
-        raise ValueError(f"rows per shard are {rows_per_shard}: give at least 1")
+        raise ValueError(f"--rows-per-shard is {rows_per_shard}: give at least 1")
     hashes = read_forgotten(forgotten) if forgotten else set()
     inputs = {"config": asdict(config), "inputs": config.inputs(), "forgotten": sorted(hashes), "shard": rows_per_shard}
     with (
         WorkCache(f"crawl-{name}", **inputs, code=code_version(__file__, source.__file__)) as work,
-        Executor(partial(ImageChecker, work), lambda name: [work.folder / name], executor) as workers,
+        Executor(partial(ImageChecker, work), lambda tar: [work.folder / tar], executor) as workers,
     ):
         if not config.resumable:
             work.clear()
         finished = read_finished(work.folder)
-        end = sum(map(len, finished))
+        end = sum(map(len, finished))  # number of the first row that is not in a finished shard
         state = CrawlState(work, end, skip=lambda row: is_forgotten(hash_user(row), hashes))
         with closing(source.rows(config, state)) as rows:
             bar = tqdm(rows, f"crawl {name}", config.num_rows(), initial=end, unit="row", disable=None)

@@ -1,15 +1,18 @@
-"""evaluate: compares the images of all arms, and writes metrics with intervals, a report and a vote page."""
+"""evaluate: measures and compares the images of all arms, and writes metrics with intervals, a report and a vote page."""
 
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sur_adapter.config import Params
 from sur_adapter.evaluation.evaluator import EvaluateConfig, evaluate_images
 from sur_adapter.evaluation.human_votes import read_votes
 from sur_adapter.evaluation.measurements import Measurements
 from sur_adapter.generation.prompts import read_prompts
 from sur_adapter.reporting.outputs import write_outputs
+
+if TYPE_CHECKING:
+    from sur_adapter.config import Params
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -20,8 +23,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--adapter", type=Path, required=True, help="folder of the trained adapter")
     parser.add_argument("--data-card", type=Path, help="data card of filter, Markdown")
     parser.add_argument("--features", type=Path, help="cached features of the text encoder, for embedding distances")
-    parser.add_argument("--votes", type=Path, help="votes.csv of people")
-    parser.add_argument("--sweep", type=Path, help="images by adapter strength")
+    parser.add_argument("--votes", type=Path, help="votes.csv: votes of the vote page")
+    parser.add_argument("--sweep", type=Path, help="folder of the images at several adapter scales, by sweep")
     help_text = "folder for metrics.json, notes.json, judgements.parquet, index.html, ab_vote.html, ab_key.csv, same_seed.png and plots/"
     parser.add_argument("--out-dir", type=Path, required=True, help=help_text)
 
@@ -56,19 +59,19 @@ def evaluate(
     ballots = read_votes(votes) if votes else None
     evaluation = evaluate_images(config, measurements, prompts_by_id, images, adapter, features, ballots, sweep)
     inputs = {"funnel": _read_json(funnel), "history": _read_json(history), "config": _read_json(adapter / "config.json")}
-    card = _read(data_card) if data_card else ""
+    card = _read_text(data_card) if data_card else ""
     write_outputs(out_dir, evaluation, prompts_by_id, **inputs, settings=settings, data_card=card)
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} is missing: run the stage that writes it (`dvc repro`)") from error
 
 
-def _read_json(path: Path):
+def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_read(path))
+        return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not JSON ({error}): remove it and run `dvc repro`") from error

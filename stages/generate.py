@@ -1,4 +1,4 @@
-"""generate: the images of one arm. All arms share prompts, seeds and initial noise."""
+"""generate: generates the images of one arm. All arms share prompts, seeds and initial noise."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path

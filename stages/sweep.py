@@ -1,4 +1,4 @@
-"""sweep: images of the first prompts at several scales of the adapter, on the initial noise of the arms."""
+"""sweep: generates images of the first prompts at several scales of the adapter, with the same initial noise as the arms."""
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
@@ -30,7 +30,10 @@ def run(args: Namespace, params: "Params") -> None:
 
 
 def sweep(prompts: Path, adapter: Path, out: Path, models: ModelsConfig, generate: GenerateConfig, config: SweepConfig) -> None:
-    """Writes a folder for each scale, named after it, with images-000000.tar. Number of prompts and seeds: `config`; else `generate`."""
+    """Writes a folder for each scale, named after it, with images-000000.tar.
+
+    Prompts and seeds are those of `config`, all else of `generate`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     if not config.strengths:
         return

@@ -1,7 +1,7 @@
-"""train: the adapter, from cached features.
+"""train: trains the adapter on cached features.
 
 With several processes (train.processes, train.launch) the stage starts itself again under a launcher. A killed run resumes at the last
-checkpoint, which lies in the work cache until the stage is done.
+checkpoint, which is in the work cache until the stage is done.
 """
 
 import json
@@ -48,7 +48,7 @@ def run(args: Namespace, params: "Params") -> None:
     config = params.section("train", TrainConfig)
     models, loss = params.section("models", ModelsConfig), params.section("loss", LossConfig)
     adapter = params.section("adapter", AdapterParams)
-    command = ["stages", "train", *(word for name, path in paths.items() for word in (f"--{name}", str(path)))]
+    command = ["stages", "train", *(part for name, path in paths.items() for part in (f"--{name}", str(path)))]
     if not run_launched(config.launch, config.processes, command):
         train(**paths, models=models, adapter=adapter, loss=loss, config=config)
 
@@ -86,11 +86,12 @@ def train(
     }
     with WorkCache("train", **inputs) if accelerator.is_main_process else nullcontext() as cache:
         start_tracker(accelerator, reports)
-        history, rate = Trainer(model, objective, config, accelerator, device).fit(splits["train"], splits["validation"], cache)
+        trainer = Trainer(model, objective, config, accelerator, device)
+        history, samples_per_second = trainer.fit(splits["train"], splits["validation"], cache)
         if accelerator.is_main_process:
             model.save_pretrained(out)
             atomic_write_text(reports / "history.json", json.dumps(history, indent=1) + "\n")
-            several = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
+            processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
             losses = f"loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
-            print(f"{len(splits['train'])} pairs{several}, {rate:.0f} samples/s, {losses}")
+            print(f"{len(splits['train'])} pairs{processes}, {samples_per_second:.0f} samples/s, {losses}")
     accelerator.end_training()
