@@ -1,4 +1,4 @@
-"""Small workers for the tests of executors: they report where they run and what they see, and fail or die on request."""
+"""Small workers for the tests of executors: they report their process and visible files, and fail or exit for certain inputs."""
 
 import os
 from pathlib import Path

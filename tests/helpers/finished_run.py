@@ -1,4 +1,4 @@
-"""A finished run up to `evaluate`: images that are correct and incorrect on purpose, so that all numbers are known exactly."""
+"""A finished run up to `evaluate`, with a known number of correct images, so that all metrics are known exactly."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,13 @@ from sur_adapter.io.shards import write_table, write_tar
 
 CLIP = str(ROOT / "models/miniature/clip")
 EACH, SEEDS = 8, 2
-RIGHT = {"baseline": 2, "adapter": 6, "complex": 8, "complex_adapter": 7, "expansion": 3}  # of EACH prompts a category, in both seeds
+RIGHT = {
+    "baseline": 2,
+    "adapter": 6,
+    "complex": 8,
+    "complex_adapter": 7,
+    "expansion": 3,
+}  # of EACH prompts per category
 SETTINGS = {"judge": "pictograms", "clip": CLIP, "bootstrap_resamples": 2000, "seed": 0}
 PROMPTS = [p for category in CATEGORIES for p in make_prompts(category, EACH)]
 
@@ -43,7 +49,7 @@ def write_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int
 
 
 class FinishedRun:
-    """Everything that evaluate reads, in one folder; `run` evaluates."""
+    """Writes all inputs of the stage evaluate to one folder; `run` runs the stage."""
 
     def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS):
         self.prompts, self.images, self.reports, self.adapter = (folder / n for n in ("prompts", "images", "reports", "adapter"))

@@ -17,7 +17,7 @@ class Site:
     """Serves `answer(path, headers)` -> (status, headers, body) while its block lasts.
 
     A body is bytes, a list of bytes sent a tenth of a second apart, or a function that writes to the open connection. robots: the text of
-    robots.txt, or its whole answer; None: 404. `requests` lists (path, headers) of all requests but those of robots.txt.
+    robots.txt, or its whole answer; None: 404. `requests` lists (path, headers) of all requests except those of robots.txt.
     """
 
     def __init__(self, answer: Callable, robots: str | tuple | None = None):

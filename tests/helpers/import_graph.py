@@ -1,4 +1,4 @@
-"""Reads which project file imports which, and which files a stage therefore needs."""
+"""The import graph of the project, and the files that a stage needs."""
 
 import ast
 import re

@@ -11,12 +11,14 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, *words: str, fails: bool = False) -> str:
+def run(folder: Path, *command: str, fails: bool = False) -> str:
     """Runs a command and returns its output; it must succeed, or fail if `fails`."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     identity = {f"GIT_{who}_{what}": "a" if what == "NAME" else "a@b.c" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as for most users
-    result = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=env | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"})
+    result = subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, env=env | identity | {"PATH": path, "DVC_NO_ANALYTICS": "1"}
+    )
     assert (result.returncode != 0) == fails, result.stdout[-3000:] + result.stderr[-3000:]
     return result.stdout + result.stderr
 
@@ -34,7 +36,7 @@ def merge(values: dict, changes: dict) -> dict:
 
 
 def copy(folder: Path, preset: str, changes: dict) -> Path:
-    """Copies the project's files to `folder` and commits them; params.yaml is a preset with some changes."""
+    """Copies the project's files to `folder` and commits them; params.yaml is a preset with `changes`."""
     for name in run(ROOT, "git", "ls-files", "-co", "--exclude-standard").splitlines():
         if (ROOT / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Small real things that several tests need: models of the real classes, and ways to look at files."""
+"""Small models of the real classes, shards and digests for several tests."""
 
 from collections.abc import Iterable, Iterator
 from hashlib import sha256
@@ -46,10 +46,10 @@ def models(folder: Path) -> Path:
     torch.manual_seed(0)
     small = {"width": 32, "text_layers": 1, "vision_layers": 1}
     scenes = [make(i) for i in range(100)]
-    words = blip.train_tokenizer(texts(scenes, "simple", 0), 24)
-    blip.build(small | {"length": 24}, words).save_pretrained(folder / "blip")
-    BlipProcessor(blip.image_processor(), words).save_pretrained(folder / "blip")
-    words = clip.train_tokenizer(texts(scenes, "both", 0), 40)
-    clip.build(small | {"length": 40}, words).save_pretrained(folder / "clip")
-    CLIPProcessor(clip.image_processor(), words).save_pretrained(folder / "clip")
+    tokenizer = blip.train_tokenizer(texts(scenes, "simple", 0), 24)
+    blip.build(small | {"length": 24}, tokenizer).save_pretrained(folder / "blip")
+    BlipProcessor(blip.image_processor(), tokenizer).save_pretrained(folder / "blip")
+    tokenizer = clip.train_tokenizer(texts(scenes, "both", 0), 40)
+    clip.build(small | {"length": 40}, tokenizer).save_pretrained(folder / "clip")
+    CLIPProcessor(clip.image_processor(), tokenizer).save_pretrained(folder / "clip")
     return folder

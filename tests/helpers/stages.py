@@ -12,8 +12,8 @@ def run_stage(name: str, params: dict, **options) -> None:
     stage = import_module(f"stages.{name}")
     parser = ArgumentParser(name, exit_on_error=False)
     stage.add_arguments(parser)
-    words = [word for key, value in options.items() if value is not None for word in (f"--{key.replace('_', '-')}", str(value))]
-    stage.run(parser.parse_args(words), Params(params))
+    arguments = [argument for key, value in options.items() if value is not None for argument in (f"--{key.replace('_', '-')}", str(value))]
+    stage.run(parser.parse_args(arguments), Params(params))
 
 
 def crawl(

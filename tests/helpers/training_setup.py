@@ -1,4 +1,4 @@
-"""Small real parts that the tests of training share: a U-Net, query banks, cached features, an adapter, an objective, a training."""
+"""Small parts for the tests of training: a U-Net, query banks, cached features, an adapter, an objective, a training."""
 
 import sys
 from pathlib import Path
@@ -66,7 +66,7 @@ def features(n: int = 24, **more) -> TrainingBatch:
 
 
 def adapter(trained: bool = False) -> SURAdapter:
-    """trained: as if it were; no longer the identity."""
+    """trained: add noise, so that it is no longer the identity."""
     torch.manual_seed(3)
     made = SURAdapter(AdapterConfig(32, 20, heads=4))
     if trained:
@@ -86,8 +86,8 @@ def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
         if not n:
             continue
         ids = [f"{split}{k}" for k in range(n)]
-        words = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
-        write_features(folder / f"clip/{split}-000000.parquet", ids, words, {"base_model": "models/miniature/stable-diffusion"})
+        embeds = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
+        write_features(folder / f"clip/{split}-000000.parquet", ids, embeds, {"base_model": "models/miniature/stable-diffusion"})
         states = {"layer_6": numbers.standard_normal((n, 20)).astype("float16")}
         write_features(folder / f"llm/{split}-000000.parquet", ids, states, {"llm": "none"})
         latents = numbers.standard_normal((n, 2, 4, 8, 8)).astype("float16")

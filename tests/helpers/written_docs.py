@@ -1,4 +1,4 @@
-"""Reads a page of the docs: code blocks, links, keys and error sentences; and what of them the project really has."""
+"""Reads a page of the docs: code blocks, links, keys and error messages; and checks which of them exist in the project."""
 
 import ast
 import json
@@ -76,7 +76,7 @@ def anchors(page) -> set[str]:
 
 
 def commands(code: str) -> Iterator[list[str]]:
-    """The words of each command of a shell block, without variables that are set before it (A=b command)."""
+    """The arguments of each command of a shell block, without leading variables (A=b command)."""
     for line in code.replace("\\\n", " ").splitlines():
         lexer, command = shlex.shlex(line, posix=True, punctuation_chars=True), []
         lexer.whitespace_split = True
@@ -159,9 +159,9 @@ def stages() -> set[str]:
 
 
 @cache
-def help_text(*words: str) -> str | None:
+def help_text(*arguments: str) -> str | None:
     """What `python -m … --help` prints, or None if there is no such command."""
-    done = subprocess.run([sys.executable, "-m", *words, "--help"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", *arguments, "--help"], cwd=ROOT, capture_output=True, text=True)
     return None if done.returncode else done.stdout
 
 
