@@ -1,4 +1,4 @@
-"""The strict loader of params.yaml: every wrong value is one sentence that names its key and says what to give."""
+"""The strict loader of params.yaml: the error for a wrong value is one sentence with its key and the allowed values."""
 
 import re
 import subprocess
@@ -126,7 +126,7 @@ def test_a_value_of_the_right_type_is_loaded(key, value, loaded):
         (5, 1, "train.5 is unknown: known keys are steps, lr"),
     ],
 )
-def test_a_wrong_value_is_one_sentence(key, value, message):
+def test_a_wrong_value_is_reported_in_one_sentence(key, value, message):
     with pytest.raises(ValueError, match=rf"^params.yaml: {re.escape(message)}") as raised:
         from_dict(Example, {"steps": 1} | {key: value}, "train")
     assert "\n" not in str(raised.value)
@@ -163,7 +163,7 @@ def test_an_optional_section_has_its_defaults_and_a_required_one_is_named_if_it_
         ("- a", "p.yaml holds a list: give sections with keys"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path, text, message):
+def test_a_file_that_cannot_be_read_is_reported_in_one_sentence(tmp_path, text, message):
     if text is not None:
         (tmp_path / "p.yaml").write_text(text)
     with pytest.raises(ValueError, match=message) as raised:
@@ -192,7 +192,9 @@ def test_a_wrong_type_ends_the_training_in_one_sentence(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text((ROOT / "params.yaml").read_text().replace("\n  steps: ", "\n  steps: many #", 1))
     command = next(line for line in (ROOT / "dvc.yaml").read_text().splitlines() if "-m stages train" in line)
-    words = command.split("cmd: python ")[1].split()
-    result = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, env={"SUR_PARAMS": str(params), "PATH": ""})
+    arguments = command.split("cmd: python ")[1].split()
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env={"SUR_PARAMS": str(params), "PATH": ""}
+    )
     assert result.stderr.startswith("error: params.yaml: train.steps is 'many': give a whole number"), result.stderr
     assert result.returncode == 1 and result.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""The docs are true: their code runs; their commands, keys, links and quoted errors exist; the notebook of the quick start runs.
+"""The docs are correct: code and notebook run, and commands, keys, links and quoted errors exist.
 
 The tag of a block says what happens to it here:
 
@@ -62,11 +62,11 @@ for where, tag, code in json.load(sys.stdin):
         exec(compile(code, where, "exec"), names)
 """
 PROGRAMS = {"cat", "cd", "cp", "export", "git", "ls", "rm", "ruff", "sed"}
-# the page of errors quotes every message of these packages and modules, and of others some
+# docs/troubleshooting.md quotes every message of these packages and modules, and a part of those of others
 PACKAGES = r"(tools|io|executors|features|training)/.*|(data/filtering|data/crawl|evaluation|generation|models)/\w+"
 DOCUMENTED = rf"stages/\w+\.py|sur_adapter/(config|{PACKAGES})\.py"
 ERRORS = sorted(file for file in sentences() if re.fullmatch(DOCUMENTED, file))
-FOR_DEVELOPERS = {  # messages for callers in code, which a user of the stages never sees
+FOR_DEVELOPERS = {  # messages for developers
     "sur_adapter/features/store.py": {"…: … ids, but … rows of …"},
     "sur_adapter/config.py": {"params.yaml: ….…"},  # the key in front of a dataclass's own message
 }
@@ -140,13 +140,13 @@ def test_commands_that_are_not_run_here_exist(page):
     codes += re.findall(rf"^    ({known}.*)$", prose(page), re.M) + re.findall(rf"`({known}[^`]*)`", " ".join(prose(page).split()))
     assert codes or page.name in ("index.md", "method.md")
     for code in codes:
-        for words in commands(code):
-            check_command(words)
+        for arguments in commands(code):
+            check_command(arguments)
 
 
-def check_command(words: list[str]) -> None:
+def check_command(arguments: list[str]) -> None:
     """AssertionError for a command that cannot run."""
-    program, *rest = words
+    program, *rest = arguments
     if program == "python" and rest[0] == "-m":
         check_module(rest[1:])
     elif program == "dvc":
@@ -160,9 +160,9 @@ def check_command(words: list[str]) -> None:
         check_ray(rest)
     elif program == "pip":
         assert rest[0] == "install"
-        assert all((ROOT / name).exists() for flag, name in zip(rest, rest[1:], strict=False) if flag == "-r"), words
+        assert all((ROOT / name).exists() for flag, name in zip(rest, rest[1:], strict=False) if flag == "-r"), arguments
     elif program == "pytest":
-        assert all((ROOT / name).exists() for name in rest if not name.startswith("-")), words
+        assert all((ROOT / name).exists() for name in rest if not name.startswith("-")), arguments
     else:
         assert program in PROGRAMS, f"{program} is not a known program"
     folders = r"(presets|prompts|stages|sur_adapter|tests|experiments|miniature|docs|models/miniature)/"
@@ -170,11 +170,11 @@ def check_command(words: list[str]) -> None:
         assert list(ROOT.glob(word.rstrip("/"))), f"{word} does not exist"
 
 
-def check_ray(words: list[str]) -> None:
+def check_ray(arguments: list[str]) -> None:
     """Ray's help is read in another process: importing Ray here would settle its authentication."""
     if find_spec("ray"):
-        text = help_text("ray.scripts.scripts", words[0])
-        assert text and all(word.split("=")[0] in text for word in words[1:]), words
+        text = help_text("ray.scripts.scripts", arguments[0])
+        assert text and all(word.split("=")[0] in text for word in arguments[1:]), arguments
 
 
 def launched_module(args) -> list[str]:
@@ -182,24 +182,24 @@ def launched_module(args) -> list[str]:
     return [args.training_script, *args.training_script_args]
 
 
-def check_module(words: list[str]) -> None:
-    name, *rest = words
+def check_module(arguments: list[str]) -> None:
+    name, *rest = arguments
     assert find_spec(name), f"there is no module {name}"
     if name == "stages":
         check_stage(rest)
     elif name == "sur_adapter":
         text = help_text(name, *rest[:1])
-        assert text and all(word in text for word in rest if word.startswith("--")), words
+        assert text and all(word in text for word in rest if word.startswith("--")), arguments
     elif name.startswith(("experiments", "miniature")) and rest:
         source = Path(find_spec(name + ".__main__" if find_spec(name).submodule_search_locations else name).origin).read_text()
         assert rest[0] in source, f"{name} has no {rest[0]}"
 
 
-def check_stage(words: list[str]) -> None:
+def check_stage(arguments: list[str]) -> None:
     """A stage or tool parses its options; a command that is only named, without options, must exist."""
-    if words == ["--help"]:
+    if arguments == ["--help"]:
         return
-    command, *options = words
+    command, *options = arguments
     assert command in {*STAGES, *TOOLS}, f"there is no stage or tool {command}"
     if not options or options == ["--help"]:
         return
@@ -208,20 +208,20 @@ def check_stage(words: list[str]) -> None:
     try:
         parser.parse_args(options)
     except SystemExit as error:
-        raise AssertionError(f"python -m stages {' '.join(words)} is refused by its parser") from error
+        raise AssertionError(f"python -m stages {' '.join(arguments)} is refused by its parser") from error
 
 
-def check_dvc(words: list[str]) -> None:
+def check_dvc(arguments: list[str]) -> None:
     """DVC's own parser accepts it, and its keys and targets exist."""
     try:
-        args = parse_args(words)
+        args = parse_args(arguments)
     except SystemExit as error:
-        raise AssertionError(f"dvc {' '.join(words)} is not a command of DVC") from error
+        raise AssertionError(f"dvc {' '.join(arguments)} is not a command of DVC") from error
     for change in getattr(args, "set_param", None) or []:
         assert is_key(change.split("=")[0].lstrip("+~")), change
-    if words[0] in ("repro", "push", "pull"):
+    if arguments[0] in ("repro", "push", "pull"):
         outs = ("data/", "models/", "reports/")
-        assert all(t in stages() or (ROOT / t).exists() or t.startswith(outs) for t in args.targets), words
+        assert all(t in stages() or (ROOT / t).exists() or t.startswith(outs) for t in args.targets), arguments
 
 
 @pytest.mark.parametrize("page", [*PAGES, README, CONTRIBUTING], ids=lambda page: page.name)
@@ -310,10 +310,10 @@ def test_the_page_of_errors_has_every_message_of_a_file(file):
     assert [text for text in messages if not any(part in text for part in quoted() if part.strip(PLACEHOLDER + " :"))] == []
 
 
-@pytest.mark.parametrize("words", [w for page in PAGES for tag, code, _ in blocks(page) if tag == "console" for w in commands(code)])
-def test_the_command_line_does_what_the_docs_say(words, home):
-    assert words[:2] == ["$", "sur-adapter"], "a line of the console begins with a dollar"
-    _, _, name, *options = words
+@pytest.mark.parametrize("arguments", [w for page in PAGES for tag, code, _ in blocks(page) if tag == "console" for w in commands(code)])
+def test_the_command_line_does_what_the_docs_say(arguments, home):
+    assert arguments[:2] == ["$", "sur-adapter"], "a line of the console begins with a dollar"
+    _, _, name, *options = arguments
     text = help_text("sur_adapter", name)
     assert text is not None, f"there is no `sur-adapter {name}`"
     assert all(word in text for word in options if word.startswith("-"))

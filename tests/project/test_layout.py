@@ -42,7 +42,7 @@ def name(path: Path) -> str:
 
 
 def package(path: Path) -> str:
-    """The box of a file in the drawing of architecture: `training`, `io`, `stages`, ..."""
+    """The package of a file in LAYERS: `training`, `io`, `stages`, ..."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return parts[1] if parts[0] == "sur_adapter" else parts[0]
 
@@ -54,7 +54,7 @@ def layer(path: Path) -> int:
 LIBRARY = [path for path in SOURCES if path != PACKAGE_ROOT]
 
 
-def test_no_modules_import_one_another():
+def test_there_is_no_import_cycle():
     assert cycles(LIBRARY) == []
 
 
@@ -64,7 +64,7 @@ def test_imports_point_down():
     assert upward == set()
 
 
-def test_the_library_imports_neither_a_stage_nor_its_own_lazy_front_door():
+def test_the_library_imports_neither_a_stage_nor_its_own_package_root():
     wrong = {
         f"{name(path)} imports {name(other)}"
         for path in LIBRARY
@@ -118,27 +118,27 @@ def test_a_stage_or_tool_has_options_and_a_run_function(command):
 def test_a_stage_takes_the_options_of_its_command_in_dvc_yaml(stage):
     parser = ArgumentParser(stage, exit_on_error=False)
     import_module(f"stages.{stage}").add_arguments(parser)
-    for lane in lanes(stage):
-        command = resolve(BODIES[stage]["cmd"], lane).split()
+    for item in foreach_items(stage):
+        command = resolve(BODIES[stage]["cmd"], item).split()
         assert command[:4] == ["python", "-m", "stages", stage]
         parser.parse_args(command[4:])
 
 
-def lanes(stage: str) -> dict[str, dict]:
-    """lane -> its `item` of dvc.yaml; one nameless lane for a stage that is not a foreach."""
+def foreach_items(stage: str) -> dict[str, dict]:
+    """name -> values of each foreach item of a stage; one item '' for a stage that is not a foreach."""
     items = DVC[stage].get("foreach", {"": {}})
     return PARAMS[items[2:-1]] if isinstance(items, str) else items
 
 
-def resolve(text: str, lane: str) -> str:
-    """A text of dvc.yaml with its ${...} filled in for a lane."""
-    text = text.replace("${key}", lane)
-    text = re.sub(r"\$\{item\.(\w+)\}", lambda match: str(lanes_item(lane)[match[1]]), text)
+def resolve(text: str, item: str) -> str:
+    """Fills in the ${...} of a text of dvc.yaml for a foreach item."""
+    text = text.replace("${key}", item)
+    text = re.sub(r"\$\{item\.(\w+)\}", lambda match: str(item_values(item)[match[1]]), text)
     return re.sub(r"\$\{(\w+)\.(\w+)\}", lambda match: str(PARAMS[match[1]][match[2]]), text)
 
 
-def lanes_item(lane: str) -> dict:
-    return next(items[lane] for items in map(lanes, DVC) if isinstance(items.get(lane), dict) and any(map(str, items[lane])))
+def item_values(item: str) -> dict:
+    return next(items[item] for items in map(foreach_items, DVC) if isinstance(items.get(item), dict) and any(map(str, items[item])))
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -163,34 +163,34 @@ def test_no_dep_is_listed_twice(stage):
     assert sorted(listed) == sorted(set(listed))
 
 
-CODE_LANES = [(stage, lane) for stage in DVC for lane in (names("sur_adapter.data.scores") if stage == "score" else lanes(stage))]
+CODE_ITEMS = [(stage, item) for stage in DVC for item in (names("sur_adapter.data.scores") if stage == "score" else foreach_items(stage))]
 
 
-def code_deps(stage: str, lane: str) -> list[Path]:
-    deps = [ROOT / resolve(dep, lane) for dep in BODIES[stage]["deps"]]
+def code_deps(stage: str, item: str) -> list[Path]:
+    deps = [ROOT / resolve(dep, item) for dep in BODIES[stage]["deps"]]
     code = [dep for dep in deps if dep.relative_to(ROOT).parts[0] in ("sur_adapter", "stages", "miniature")]
-    return [dep for dep in code if dep.is_dir() or carries_code(dep)]  # an empty __init__.py stands where an arm has no adapter
+    return [dep for dep in code if dep.is_dir() or carries_code(dep)]  # items without an adapter name an empty __init__.py instead
 
 
 def covered(file: Path, deps: list[Path]) -> bool:
     return any(file == dep or dep in file.parents for dep in deps)
 
 
-def code(stage: str, lane: str) -> set[Path]:
-    return reached(ROOT / f"stages/{stage}.py", lane if stage == "score" else None)
+def code(stage: str, item: str) -> set[Path]:
+    return reached(ROOT / f"stages/{stage}.py", item if stage == "score" else None)
 
 
-@pytest.mark.parametrize("stage, lane", CODE_LANES)
-def test_deps_cover_the_code_that_a_stage_reaches(stage, lane):
-    assert {name(file) for file in code(stage, lane) if not covered(file, code_deps(stage, lane))} == set()
+@pytest.mark.parametrize("stage, item", CODE_ITEMS)
+def test_deps_cover_the_code_that_a_stage_reaches(stage, item):
+    assert {name(file) for file in code(stage, item) if not covered(file, code_deps(stage, item))} == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_no_dep_is_listed_that_no_lane_of_the_stage_reaches(stage):
-    needed = {(dep, lane) for each, lane in CODE_LANES if each == stage for dep in code_deps(stage, lane)}
-    reached_by = {lane: code(stage, lane) for each, lane in CODE_LANES if each == stage}
-    used = {dep for dep, lane in needed if any(covered(file, [dep]) for file in reached_by[lane])}
-    package = {ROOT / "stages/__init__.py"}  # a dep of the lanes of `generate` that have no adapter, where the others name theirs
+def test_no_dep_is_listed_that_no_item_of_the_stage_reaches(stage):
+    needed = {(dep, item) for each, item in CODE_ITEMS if each == stage for dep in code_deps(stage, item)}
+    reached_by = {item: code(stage, item) for each, item in CODE_ITEMS if each == stage}
+    used = {dep for dep, item in needed if any(covered(file, [dep]) for file in reached_by[item])}
+    package = {ROOT / "stages/__init__.py"}  # the dep of items of `generate` without an adapter
     assert {name(dep) for dep, _ in needed} - {name(dep) for dep in used | package} == set()
 
 

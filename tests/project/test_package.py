@@ -37,8 +37,8 @@ def wheel(tmp_path_factory) -> Path:
         shutil.copy(ROOT / name, home)
     shutil.copytree(ROOT / "sur_adapter", home / "sur_adapter", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))  # must not be in the wheel
-    words = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
-    done = subprocess.run(words, cwd=home, capture_output=True, text=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
+    command = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return next(out.glob("*.whl"))
 
@@ -59,10 +59,10 @@ def test_the_wheel_holds_exactly_the_files_of_the_package(wheel):
 
 def test_the_wheel_requires_six_libraries_and_none_of_the_pipeline(wheel):
     file = next(name for name in ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
-    told = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
-    names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in told if "extra ==" not in line}
+    requirements = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
+    names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in requirements if "extra ==" not in line}
     assert names == {"torch", "diffusers", "transformers", "safetensors", "huggingface-hub", "pillow"}
-    assert {re.match(r"[\w-]+", line).group() for line in told if "extra == " in line} == {"pyiqa", "gradio", "ray"}
+    assert {re.match(r"[\w-]+", line).group() for line in requirements if "extra == " in line} == {"pyiqa", "gradio", "ray"}
 
 
 def test_its_dependencies_include_numpy_and_nothing_of_the_pipeline():
@@ -80,19 +80,19 @@ from diffusers import DiffusionPipeline
 from sur_adapter import SURAdapter, attach
 adapter = SURAdapter.from_pretrained({str(mine)!r})
 pipe = DiffusionPipeline.from_pretrained(adapter.config.about["base_model"])
-def picture(): return pipe("three kittens", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0].tobytes()
-plain = picture()
+def image(): return pipe("three kittens", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0].tobytes()
+plain = image()
 handle = attach(pipe, adapter)
-assert picture() != plain
+assert image() != plain
 handle.remove()
-assert picture() == plain
+assert image() == plain
 from {module} import {function}
 sys.argv = ["sur-adapter", "generate", "three kittens", "--adapter", {str(mine)!r}, "--steps", "2", "--compare", "-o", "out.png"]
 {function}()
 print(sur_adapter.__file__, sorted({HEAVY!r} & set(sys.modules)))"""
-    said = python(code, tmp_path, PYTHONPATH=str(installed)).splitlines()
-    assert said[-2].startswith("out.png: without the adapter | with the adapter, strength 1;")
-    assert said[-1] == f"{installed}/sur_adapter/__init__.py []"
+    lines = python(code, tmp_path, PYTHONPATH=str(installed)).splitlines()
+    assert lines[-2].startswith("out.png: without the adapter | with the adapter, strength 1;")
+    assert lines[-1] == f"{installed}/sur_adapter/__init__.py []"
     assert Image.open(tmp_path / "out.png").width > 2 * 256
 
 

@@ -40,7 +40,7 @@ def answer(path: str, headers) -> tuple:
         return page([item(url, meta={"prompt": f"masterpiece, {i} circles"}) for i, url in enumerate(urls)])
     number = int(path.strip("/").split(".")[0])
     if number % 6 == 5:
-        return 404, {}, b"no such picture, s3cret or not"
+        return 404, {}, b"no such image, s3cret or not"
     if number % 6 == 4 and "moved" not in path:
         return 302, {"Location": f"{path.replace('.png', '.png.moved')}&X-Amz-Signature=s3cret&X-Amz-Credential=s3cret"}, b""
     return 200, {}, image(number)

@@ -1,4 +1,4 @@
-"""No untrusted code runs: the project's own code is searched for ways to, and harmful pickles are planted wherever a file is read."""
+"""No untrusted code runs: dangerous calls in the code are listed, and harmful pickles are planted wherever files are read."""
 
 import ast
 import json
@@ -39,20 +39,20 @@ CALLS = {"eval", "exec", "compile", "__import__", "os.system", "os.popen", "mkte
 WITHOUT_WEIGHTS = ("Config", "Tokenizer", "Processor")  # classes that load no weights
 
 
-def dangers(code: str) -> list[str]:
+def dangerous_lines(code: str) -> list[str]:
     """Places where the content of a file could become code, or where a check is switched off."""
-    found, tree = [], ast.parse(code)
+    result, tree = [], ast.parse(code)
     assigned = [node for node in ast.walk(tree) if isinstance(node, ast.Assign) and "SAFETENSORS_ONLY" in ast.unparse(node.value)]
     safe = {name.id for node in assigned for target in node.targets for name in ast.walk(target) if isinstance(name, ast.Name)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            found += [a.name for a in node.names if {a.name, a.name.partition(".")[0]} & MODULES]
+            result += [a.name for a in node.names if {a.name, a.name.partition(".")[0]} & MODULES]
         elif isinstance(node, ast.ImportFrom) and node.module:
             names = {node.module, node.module.partition(".")[0], *(f"{node.module}.{a.name}" for a in node.names)}
-            found += [node.module] if names & MODULES else []
+            result += [node.module] if names & MODULES else []
         elif isinstance(node, ast.Call) and _dangerous(node, safe):
-            found.append(f"line {node.lineno}: {ast.unparse(node)[:80]}")
-    return found
+            result.append(f"line {node.lineno}: {ast.unparse(node)[:80]}")
+    return result
 
 
 def _dangerous(call: ast.Call, safe: set[str]) -> bool:
@@ -66,7 +66,7 @@ def _dangerous(call: ast.Call, safe: set[str]) -> bool:
         return not spread & safe and options.get("use_safetensors") is not True
     return (
         function in CALLS
-        or (name in CALLS and name not in ("eval", "exec", "compile"))  # of a module, a session, an expression
+        or (name in CALLS and name not in ("eval", "exec", "compile"))  # methods of a module, a session, an expression
         or (function == "torch.load" and options.get("weights_only") is not True)
         or (name == "YAML" and options.get("typ") != "safe")
         or any(options.get(key, False) is not False for key in ("allow_pickle", "trust_remote_code", "shell"))
@@ -74,13 +74,13 @@ def _dangerous(call: ast.Call, safe: set[str]) -> bool:
     )
 
 
-OWN_PICKLES = {"sur_adapter/executors/processes.py"}  # a stage pickles for its own worker processes, through a pipe
-OWN_MODELS = ("miniature", "experiments")  # load models from git, or those they made themselves
+OWN_PICKLES = {"sur_adapter/executors/processes.py"}  # pickles between a stage and its own worker processes
+OWN_MODELS = ("miniature", "experiments")  # load models from this repository or their own
 
 
 def test_the_project_has_no_code_that_trusts_what_it_reads():
     files = run(ROOT, "git", "ls-files", "-co", "--exclude-standard", *(f"{folder}/*.py" for folder in FOLDERS)).splitlines()
-    places = {file: dangers((ROOT / file).read_text(encoding="utf-8")) for file in files if (ROOT / file).exists()}
+    places = {file: dangerous_lines((ROOT / file).read_text(encoding="utf-8")) for file in files if (ROOT / file).exists()}
     others = {f: [p for p in lines if not (f.startswith(OWN_MODELS) and "from_pretrained" in p)] for f, lines in places.items()}
     assert len(places) > 100 and {file: lines for file, lines in others.items() if lines} == {file: ["pickle"] for file in OWN_PICKLES}
 
@@ -108,7 +108,9 @@ def test_the_project_has_no_code_that_trusts_what_it_reads():
     ],
 )
 def test_a_dangerous_line_is_found(line):
-    assert dangers(f"def f():\n    {line}") and not dangers("model.eval(); torch.load(file, weights_only=True); re.compile(text)")
+    assert dangerous_lines(f"def f():\n    {line}") and not dangerous_lines(
+        "model.eval(); torch.load(file, weights_only=True); re.compile(text)"
+    )
 
 
 class Payload:
@@ -191,7 +193,7 @@ def test_code_that_comes_with_a_model_does_not_run_even_if_the_user_would_agree(
     (model / "custom_generate").mkdir()
     (model / "custom_generate/generate.py").write_text(CODE.format(mark=str(mark)))
     for file in model.glob("*config.json"):
-        planted = {"auto_map": MAP | {"AutoConfig": "planted.Config"}} | ({} if known else {"model_type": "stranger"})
+        planted = {"auto_map": MAP | {"AutoConfig": "planted.Config"}} | ({} if known else {"model_type": "unknown"})
         file.write_text(json.dumps(json.loads(file.read_text()) | planted))
     try:
         LOADERS[kind](str(model))
@@ -227,7 +229,7 @@ def test_a_planted_training_checkpoint_runs_no_code(tmp_path, own_work, mark, zi
     buffer = BytesIO()
     torch.save({"step": 1, "stateful": {}, "history": Payload(mark)}, buffer, _use_new_zipfile_serialization=zipped)
     with pytest.raises(pickle.UnpicklingError), WorkCache("train", seed=0) as work:
-        work.set(KEY, sha256(buffer.getvalue()).digest() + buffer.getvalue())  # whoever can write there can add the checksum too
+        work.set(KEY, sha256(buffer.getvalue()).digest() + buffer.getvalue())  # an attacker can write a valid checksum
         load_checkpoint(work, {})
 
 

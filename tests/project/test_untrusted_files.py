@@ -1,4 +1,4 @@
-"""Untrusted archives, images and folders lead nowhere else, unpack within limits, and end in an error message or a reason."""
+"""Untrusted archives, images and folders give no access to other files, unpack within limits, and end in an error or a reason."""
 
 import io
 import json
@@ -118,7 +118,7 @@ def test_parsing_time_grows_with_length_only():
 
 
 def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
-    home, secret = tmp_path / "pictures", tmp_path / "secret"
+    home, secret = tmp_path / "images", tmp_path / "secret"
     home.mkdir(), secret.mkdir()
     (secret / "key.txt").write_text("BEGIN PRIVATE KEY")
     (secret / "mine.png").write_bytes(png(text={"parameters": "BEGIN PRIVATE KEY"}))
