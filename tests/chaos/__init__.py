@@ -1,6 +1,6 @@
-"""What a project may look like right after a kill, and what it must look like in the end.
+"""Checks on the files of a project after a kill and at the end of a run.
 
-`python -m tests.chaos KILLS SEED` is the long form, tests/chaos/test_kills.py the short one.
+`python -m tests.chaos KILLS SEED` runs many kills, tests/chaos/test_kills.py a few.
 """
 
 from contextlib import suppress
@@ -22,7 +22,7 @@ SMALL = {
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Maps each file that stages write to its digest; a file that disappears meanwhile is left out."""
+    """Maps each file that stages write to its digest; files that are deleted during the call are left out."""
     digests = {}
     for top in ("data", "models/adapter", "reports"):
         for file in sorted((folder / top).rglob("*")):
@@ -38,7 +38,7 @@ def changed_files(folder: Path, expected: dict[str, str]) -> list[str]:
 
 
 def leftovers(folder: Path, work: Path) -> list[str]:
-    """What a successful run must not leave: partial files, unfinished work, held locks, also those of DVC."""
+    """Lists what a successful run must not leave: partial files, unfinished work, and held locks, DVC's included."""
     names = [name for name in files(folder) if _is_part(name)] + [str(f) for f in work.glob("*/")]
     for lock in work.glob("*.lock"):
         with FileLock(lock, timeout=0):  # raises Timeout if it is held

@@ -1,10 +1,10 @@
-"""Kills stages at random moments, again and again, and checks what is left.
+"""Kills stages repeatedly at random moments and checks the files.
 
     python -m tests.chaos KILLS SEED              # all stages in order, each in a process that is killed
     python -m tests.chaos KILLS SEED TARGET…      # by `dvc repro TARGET…`, DVC killed too; minutes per kill if evaluate is the target
 
-After each kill no file under a final name may be partial. In the end every file must be that of the undisturbed run, nothing else may be
-left, and no lock be held.
+After each kill, no file under a final name is partial. In the end, all files equal those of an undisturbed run, no other file is left,
+and no lock is held.
 """
 
 import os
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # for `helpers` and `chaos`
 
 
 def run_and_kill(home: Path, kills: int, seed: int, targets: list[str]) -> Counter:
-    """Counts the kills by kind."""
+    """Runs the project with kills and returns the number of kills by kind."""
     from helpers.repository import copy
 
     from chaos import SMALL

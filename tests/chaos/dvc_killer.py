@@ -1,7 +1,7 @@
-"""Runs `dvc repro` at some targets, kills it and starts it again until all is done, again and again from the start.
+"""Kills `dvc repro TARGET…` and restarts it until it is done, then starts over, for a number of kills.
 
-Of ten kills eight hit DVC and its stage at once, one the stage alone, and one DVC alone, whose stage then runs beside the next one. What
-DVC itself can no longer read is counted and removed, as docs/troubleshooting.md says.
+Of ten kills, eight hit DVC and its stage, one the stage alone, and one DVC alone, so that its stage runs concurrently with the next one.
+Lock files that DVC can no longer read are counted and removed, as docs/troubleshooting.md says.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Runs the stages of a copy of the project one after the other, as DVC does, each in a process that may be killed."""
+"""Runs the stages of a copy of the project in DVC's order, each in a process that may be killed."""
 
 import multiprocessing
 import os
@@ -15,21 +15,21 @@ from networkx import dfs_postorder_nodes
 from chaos import changed_files, files, leftovers
 from stages.__main__ import STAGES, main
 
-server = multiprocessing.get_context("forkserver")  # imports once what is started again and again
+server = multiprocessing.get_context("forkserver")  # imports the modules once for all processes
 EXTRACTORS = [f"sur_adapter.features.extractors.{name}" for name in ("clip", "llm", "queries", "vae")]
 PLUG_INS = ["sur_adapter.data.scores.clip", "sur_adapter.evaluation.judges.pictograms", "sur_adapter.data.sources.miniature"]
 server.set_forkserver_preload([*(f"stages.{stage}" for stage in STAGES), *EXTRACTORS, *PLUG_INS, "sur_adapter.models.captioner"])
 
 
-def run_command(folder: str, work: str, words: list[str]) -> None:
+def run_command(folder: str, work: str, arguments: list[str]) -> None:
     os.chdir(folder)
     os.environ |= {"SUR_WORK": work, "TQDM_DISABLE": "1"}
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
-    main(words)
+    main(arguments)
 
 
 class StageKiller:
-    """Runs all stages undisturbed once, to know the expected files. skip: stages that do not run and that no other needs."""
+    """Runs all stages once without kills to get the expected files. skip: stages that are not run; no other stage may need them."""
 
     def __init__(self, folder: Path, work: Path, seed: int, skip: tuple[str, ...] = ()):
         self.folder, self.work, self.random, self.killed = folder, work, Random(seed), Counter()
@@ -50,9 +50,9 @@ class StageKiller:
             shutil.rmtree(out) if out.is_dir() else out.unlink(missing_ok=True)
 
     def start(self, name: str) -> multiprocessing.Process:
-        words, outs = self.stages[name]
+        arguments, outs = self.stages[name]
         self._remove(outs)  # as DVC does
-        process = server.Process(target=run_command, args=(str(self.folder), str(self.work), words))
+        process = server.Process(target=run_command, args=(str(self.folder), str(self.work), arguments))
         process.start()
         return process
 

@@ -1,4 +1,4 @@
-"""A flipped bit is noticed on reading, found by `python -m stages verify` whatever size and time say, and restored by its command."""
+"""A flipped bit is detected on reading and by `python -m stages verify`, even if size and time are unchanged, and can be restored."""
 
 import os
 import sqlite3
@@ -35,7 +35,7 @@ COLOURS = ("red", "green", "blue", "white", "black")
 
 
 def flip(file: Path, place: int = -1) -> None:
-    """Flips one bit as a disk does: size, times and rights stay. place: index of the byte, by default the middle one."""
+    """Flips one bit and keeps size, times and permissions. place: index of the byte; default: the middle."""
     before, data = file.stat(), bytearray(file.read_bytes())
     data[len(data) // 2 if place < 0 else place] ^= 8
     file.chmod(0o644)
@@ -45,7 +45,7 @@ def flip(file: Path, place: int = -1) -> None:
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-def noticed(file: Path, read: Callable[[], object], places: range) -> set[bool]:
+def detected(file: Path, read: Callable[[], object], places: range) -> set[bool]:
     """Flips one bit at each place. True: ValueError that names the file or its folder; None: same result; False: anything else."""
     expected, data, outcomes = repr(read()), file.read_bytes(), set()
     for place in places:
@@ -73,7 +73,7 @@ def test_every_bit_of_a_tables_pages_has_a_checksum(tmp_path):
     rows = pd.DataFrame({"id": [record_id(bytes([i])) for i in range(200)], "value": np.random.default_rng(0).normal(size=200)})
     write_table(file := tmp_path / "t.parquet", rows)
     footer = int.from_bytes(file.read_bytes()[-8:-4], "little") + 8
-    assert noticed(file, lambda: read_table(file).to_csv(), range(4, file.stat().st_size - footer, 17)) <= {True, None}
+    assert detected(file, lambda: read_table(file).to_csv(), range(4, file.stat().st_size - footer, 17)) <= {True, None}
     flip(file, 1000)
     with pytest.raises(ValueError, match="t.parquet cannot be read .*checksum"):
         read_table(file)
@@ -83,8 +83,8 @@ def test_no_flipped_bit_of_a_raw_tar_changes_what_is_read(source):
     tar = source / "images-000000.tar"
     ids = {key for key, _, _ in read_tar(source)}
     places = range(0, tar.stat().st_size, 61)
-    assert noticed(tar, lambda: [p.tobytes() for _, _, images in iter_shards(source) for p in images()], places) == {True, None}
-    assert noticed(tar, lambda: sorted(ImageIndex(source.parent, ids).items()), places) == {True, None}
+    assert detected(tar, lambda: [p.tobytes() for _, _, images in iter_shards(source) for p in images()], places) == {True, None}
+    assert detected(tar, lambda: sorted(ImageIndex(source.parent, ids).items()), places) == {True, None}
     flip(tar, 530)
     with pytest.raises(ValueError, match="images-000000.tar: image [0-9a-f]{16} is corrupt, .*verify"):
         dict(ImageIndex(source.parent, ids))
@@ -104,7 +104,7 @@ def test_no_flipped_bit_of_an_adapter_or_a_query_bank_changes_what_is_read(tmp_p
     for name, read in readers.items():
         file = tmp_path / name
         places = range(8, file.stat().st_size, file.stat().st_size // 60)
-        assert noticed(file, read, places) <= {True, None}
+        assert detected(file, read, places) <= {True, None}
         flip(file)
         with pytest.raises(ValueError, match=f"{name} is corrupt: create or download it again"):
             read()
@@ -118,7 +118,7 @@ def test_weights_of_other_software_are_loaded_without_a_checksum(tmp_path):
     assert tensors["a"].tolist() == [1, 1, 1] and metadata == {}
 
 
-def test_a_corrupt_shard_in_the_work_cache_is_not_finished(tmp_path):
+def test_a_corrupt_shard_in_the_work_cache_does_not_count_as_finished(tmp_path):
     write_features(file := tmp_path / "train-000000.parquet", ["a", "b"], {"simple": np.ones((2, 4, 8), np.float16)})
     assert is_finished(file)
     flip(file, file.read_bytes().index(np.ones(8, np.float16).tobytes()) + 20)
@@ -170,10 +170,10 @@ def verify(folder: Path) -> tuple[int, str]:
     return result.returncode, result.stdout + result.stderr
 
 
-def test_verify_names_what_dvc_does_not_see_and_its_command_restores_it_even_if_the_cache_is_corrupt(tmp_path, own_work):
+def test_verify_names_corrupt_files_that_dvc_misses_and_its_command_restores_them_even_if_the_cache_is_corrupt(tmp_path, own_work):
     run(tmp_path, "git", "init", "-q")
     run(tmp_path, "dvc", "init", "-q")
-    (tmp_path / "a").write_text("some text\n")
+    (tmp_path / "a").write_text("a text\n")
     (tmp_path / "params.yaml").touch()
     save_checked({"w": torch.ones(9)}, tmp_path / "w.safetensors")
     YAML().dump({"stages": STAGES}, tmp_path / "dvc.yaml")

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or shared, and a wrong clock, cost one sentence of error and no data."""
+"""A disk that is full, read-only or shared, and a wrong clock, end in a one-sentence error at most and lose no data."""
 
 import multiprocessing
 import os
@@ -27,14 +27,14 @@ from sur_adapter.io.work_cache import MAX_AGE, WorkCache, work_dir
 NOBODY = 65534
 WRITERS = {
     "table.parquet": lambda file: write_table(file, [{"id": str(i), "value": np.sqrt(i)} for i in range(3000)]),
-    "pictures.tar": lambda file: write_tar(file, [(str(i), "png", bytes(9000)) for i in range(3)]),
+    "images.tar": lambda file: write_tar(file, [(str(i), "png", bytes(9000)) for i in range(3)]),
     "features.parquet": lambda file: write_features(file, ["a"], {"simple": np.ones((1, 99, 99), np.float32)}),
     "weights.safetensors": lambda file: save_checked({"a": torch.ones(9999)}, file),
     "report.html": lambda file: atomic_write_text(file, "words " * 9999),
 }
 
 
-def limited(folder: Path, limit: int) -> None:
+def write_with_limit(folder: Path, limit: int) -> None:
     """Writes every kind of file under a size limit; exits with 0 if each write raised OSError."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     refused = 0
@@ -49,19 +49,19 @@ def limited(folder: Path, limit: int) -> None:
 def test_a_write_to_a_full_disk_leaves_the_old_file_and_no_partial_one(tmp_path):
     for name in WRITERS:
         (tmp_path / name).write_bytes(b"old")
-    process = multiprocessing.get_context("fork").Process(target=limited, args=(tmp_path, 4096))
+    process = multiprocessing.get_context("fork").Process(target=write_with_limit, args=(tmp_path, 4096))
     process.start()
     process.join()
     assert process.exitcode == 0, "each write raises"
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == dict.fromkeys(WRITERS, b"old")
     for name, write in WRITERS.items():
         write(tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 4096, "their size was the reason"
+        assert (tmp_path / name).stat().st_size > 4096, "larger than the limit"
 
 
 @pytest.fixture
 def mounted(tmp_path):
-    """A function that mounts a small file system, or changes its mount options."""
+    """A function that mounts a small file system, or remounts it with other options."""
     places = []
 
     def mount(options: str) -> Path:
@@ -79,7 +79,7 @@ def mounted(tmp_path):
         subprocess.run(["umount", "-l", places[0]], check=True)
 
 
-def stage(out: Path, work: Path) -> subprocess.CompletedProcess:
+def run_crawl_stage(out: Path, work: Path) -> subprocess.CompletedProcess:
     """Runs the crawl of the fixture `raw` by the command line."""
     params = out.parents[2] / "params.yaml"
     if not params.exists():
@@ -99,32 +99,32 @@ def check_error(result: subprocess.CompletedProcess, message: str) -> None:
     assert result.stderr.startswith("error: ") and message in result.stderr and result.stderr.count("\n") == 1, result.stderr
 
 
-def test_a_full_disk_is_one_sentence_and_the_stage_resumes_when_there_is_space(raw, tmp_path, mounted):
+def test_a_full_disk_is_reported_in_one_sentence_and_the_stage_resumes_when_there_is_space(raw, tmp_path, mounted):
     disk = mounted("size=200k")
     out = tmp_path / "a" / "data" / "miniature"
     out.parent.mkdir(parents=True)
-    check_error(stage(out, disk / "work"), "the disk is full")
+    check_error(run_crawl_stage(out, disk / "work"), "the disk is full")
     assert not out.exists() and not [f for f in disk.rglob("*") if f.name.endswith(".part")]
     mounted("size=9m")
-    assert stage(out, disk / "work").returncode == 0
+    assert run_crawl_stage(out, disk / "work").returncode == 0
     assert digest(out) == digest(raw / "miniature") and not [f for f in (disk / "work").iterdir() if f.is_dir()]
 
 
-def test_a_read_only_disk_is_one_sentence_and_finished_work_is_kept(raw, tmp_path, mounted):
+def test_a_read_only_disk_is_reported_in_one_sentence_and_finished_work_is_kept(raw, tmp_path, mounted):
     disk = mounted("size=9m")
     out, work = disk / "data" / "raw" / "miniature", tmp_path / "work"
     out.mkdir(parents=True)
     YAML().dump({"sources": SOURCES}, disk / "params.yaml")
     mounted("ro")
-    check_error(stage(out, work), "a file cannot be written")
+    check_error(run_crawl_stage(out, work), "a file cannot be written")
     assert list(work.glob("crawl-*/images-000000.tar")), "finished shards are kept"
     mounted("rw")
-    assert stage(out, work).returncode == 0
+    assert run_crawl_stage(out, work).returncode == 0
     assert digest(out) == digest(raw / "miniature")
 
 
-def crawl_as_nobody(out: Path, work: Path, message: Path) -> None:
-    """Crawls as a user who is not root, and writes the error to `message`; everything is imported already."""
+def crawl_as_other_user(out: Path, work: Path, message: Path) -> None:
+    """Crawls as a user other than root and writes the error to `message`; all modules must be imported before."""
     os.environ["SUR_WORK"] = str(work)
     if os.geteuid() == 0:
         os.setgroups([])
@@ -137,13 +137,13 @@ def crawl_as_nobody(out: Path, work: Path, message: Path) -> None:
         message.write_text(str(error))
 
 
-def test_a_folder_of_another_user_is_one_sentence_and_finished_work_is_kept(raw):
+def test_a_folder_of_another_user_is_reported_in_one_sentence_and_finished_work_is_kept(raw):
     with tempfile.TemporaryDirectory() as home:
         (out := Path(home, "data", "miniature")).mkdir(parents=True)
         (work := Path(home, "work")).mkdir()
-        for folder, rights in ((work, 0o777), (out, 0o555), (Path(home), 0o755)):
-            folder.chmod(rights)
-        process = multiprocessing.get_context("fork").Process(target=crawl_as_nobody, args=(out, work, work / "message"))
+        for folder, permissions in ((work, 0o777), (out, 0o555), (Path(home), 0o755)):
+            folder.chmod(permissions)
+        process = multiprocessing.get_context("fork").Process(target=crawl_as_other_user, args=(out, work, work / "message"))
         process.start()
         process.join()
         assert "a file cannot be written ([Errno 13] Permission denied" in (work / "message").read_text()
@@ -161,7 +161,7 @@ def test_a_wrong_clock_removes_no_work_that_a_process_holds(own_work):
     assert not held.folder.exists()
 
 
-def test_work_with_a_time_in_the_future_is_resumed_and_not_old(own_work):
+def test_work_with_a_time_in_the_future_is_resumed_and_not_removed_as_old(own_work):
     with pytest.raises(KeyError), WorkCache("crawl-urls", a=1) as work:
         work.set("one", b"1")
         raise KeyError
@@ -201,7 +201,7 @@ def test_of_two_workspaces_with_the_same_work_one_waits_and_resumes_where_the_ot
     assert not [f for f in work_dir().iterdir() if f.is_dir()]
 
 
-def test_dvc_refuses_a_second_run_in_one_workspace_and_the_first_ends_well(raw, tmp_path, own_work):
+def test_dvc_refuses_a_second_run_in_one_workspace_and_the_first_succeeds(raw, tmp_path, own_work):
     folder = tmp_path / "home"
     folder.mkdir()
     copy(folder, "miniature", {"sources": SOURCES})

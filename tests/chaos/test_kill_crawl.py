@@ -1,4 +1,4 @@
-"""A killed crawl resumes where it was, and everything that a hostile site serves ends in reasons."""
+"""A killed crawl resumes, and each row of a hostile site ends with an image or a reason."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("own_work")
 COUNT, WORKERS, SHARD = 300, 4, 64
 
 
-class Pictures(Site):
+class NumberedImages(Site):
     """COUNT images in pages of 40; some are missing, some are duplicates. `after(n)` is called after the n-th image request."""
 
     def __init__(self):
@@ -63,9 +63,9 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
 def test_a_crawl_killed_at_any_moment_ends_with_the_same_bytes_and_requests_nothing_twice(tmp_path, seed):
-    with Pictures() as site:
-        assert start(site, tmp_path / "peace" / "civitai").wait() == 0
-        peace = len(site.requests)
+    with NumberedImages() as site:
+        assert start(site, tmp_path / "undisturbed" / "civitai").wait() == 0
+        num_requests = len(site.requests)
         assert site.num_requests == COUNT
         site.requests.clear()
         moments = sorted(Random(seed).sample(range(1, COUNT), 3))
@@ -74,23 +74,23 @@ def test_a_crawl_killed_at_any_moment_ends_with_the_same_bytes_and_requests_noth
             process = start(site, tmp_path / "killed" / "civitai")
             site.after = lambda n, moment=moment, process=process: process.kill() if n >= moment else None
             assert process.wait() == -9
-            assert not (tmp_path / "killed" / "civitai").exists(), "outs come when all is done"
+            assert not (tmp_path / "killed" / "civitai").exists(), "outs are published at the end"
         site.after = lambda n: None
         assert start(site, tmp_path / "killed" / "civitai").wait() == 0
-        assert contents(tmp_path / "killed" / "civitai") == contents(tmp_path / "peace" / "civitai")
+        assert contents(tmp_path / "killed" / "civitai") == contents(tmp_path / "undisturbed" / "civitai")
         paths = [path for path, _ in site.requests]
         twice = {p for p in paths if paths.count(p) > 1}
-        assert len(twice) <= len(moments) * WORKERS, "none but those under way at a kill"
-        assert sum(p.startswith("/api") for p in paths) <= peace - COUNT + len(moments), "pages are not requested again either"
+        assert len(twice) <= len(moments) * WORKERS, "only requests in flight at a kill are repeated"
+        assert sum(p.startswith("/api") for p in paths) <= num_requests - COUNT + len(moments), "finished pages are not requested again"
     assert not [f for f in work_dir().iterdir() if f.is_dir()]
 
 
-def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_are_found(tmp_path):
-    with Pictures() as site:
+def test_finished_shards_are_not_crawled_again_and_duplicates_before_and_after_the_kill_are_detected(tmp_path):
+    with NumberedImages() as site:
         process = start(site, tmp_path / "a" / "civitai")
 
         def after(n: int) -> None:
-            if n > 230:  # all rows of three shards have been answered: one is written, sooner or later
+            if n > 230:  # all rows of three shards have a response, so one will be written
                 while process.poll() is None and not list(work_dir().glob("*/prompts-*.parquet")):
                     time.sleep(0.01)
                 process.kill()
@@ -100,7 +100,7 @@ def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_ar
         (work,) = (f for f in work_dir().iterdir() if f.is_dir())
         shards = len(list(work.glob("prompts-*.parquet")))
         rows = len(list(work.glob("row-*")))
-        assert shards and rows, "a shard is finished, and some rows of the next are there"
+        assert shards and rows, "one shard is finished and the next has rows"
         first = {path for path, _ in site.requests}
         site.requests.clear()
         site.after = lambda n: None
@@ -116,7 +116,7 @@ def test_finished_shards_are_not_crawled_again_and_duplicates_across_the_kill_ar
     assert [key for key, _, _ in read_tar(tmp_path / "a" / "civitai")] == list(table.id[table.dropped.isna()])
 
 
-def test_the_miniature_resumes_after_a_kill_on_another_port(tmp_path, monkeypatch):
+def test_an_interrupted_crawl_of_the_miniature_resumes_on_another_port(tmp_path, monkeypatch):
     def digest(sources, name):
         crawl(tmp_path / name / "miniature", sources=sources)
         return contents(tmp_path / name / "miniature")
@@ -129,13 +129,13 @@ def test_the_miniature_resumes_after_a_kill_on_another_port(tmp_path, monkeypatc
                 raise KeyboardInterrupt
             yield row
 
-    peace = digest(sources, "peace")
+    undisturbed = digest(sources, "undisturbed")
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(miniature, "rows", broken)
         digest(sources, "again")
     (work,) = (f for f in work_dir().iterdir() if f.is_dir())
     assert len(list(work.glob("row-*"))) >= 70
-    assert digest(sources, "again") == peace
+    assert digest(sources, "again") == undisturbed
 
 
 def test_an_invalid_page_is_fetched_again_at_the_next_start(tmp_path):
@@ -147,7 +147,7 @@ def test_an_invalid_page_is_fetched_again_at_the_next_start(tmp_path):
                 crawl(tmp_path / "civitai", sources=rules)
 
 
-def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
+def test_closing_the_rows_early_ends_the_fetcher_thread_and_its_requests():
     with Site(lambda path, _: page([item(f"{site.url}/{i}") for i in range(200)]) if "/api" in path else (200, {}, [b"x"] * 2)) as site:
         rows = civitai.rows(civitai.Config(url=site.url, limit=200, rate=None, private=(site.host,)))
         next(rows)
@@ -158,7 +158,7 @@ def test_a_reader_that_stops_early_leaves_no_thread_and_no_request_behind():
         assert "fetcher" not in {thread.name for thread in threading.enumerate()} and len(site.requests) <= before + 8 < 60
 
 
-def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path):
+def test_a_list_that_changed_since_a_failed_crawl_is_crawled_from_its_start(tmp_path):
     with Site(lambda path, _: (200, {}, png(text={"path": path})) if path != "/stop" else (200, {}, b"")) as site:
         file = tmp_path / "list.csv"
         rules = {"urls": {"path": str(file), "rate": None, "private": [site.host]}}
@@ -167,23 +167,25 @@ def test_a_list_that_was_changed_after_a_kill_is_crawled_from_its_start(tmp_path
         with pytest.raises(OSError):
             crawl(tmp_path / "no-folder" / "urls", sources=rules)
         (work,) = (f for f in work_dir().iterdir() if f.is_dir())
-        assert sorted(f.name for f in work.iterdir()) == ["images-000000.tar", "prompts-000000.parquet"], "rows in a shard are kept once"
+        assert sorted(f.name for f in work.iterdir()) == ["images-000000.tar", "prompts-000000.parquet"], (
+            "rows of a finished shard are stored once"
+        )
         file.write_text(f"url,prompt\n{site.url}/3,c\n{site.url}/2,b\n")
         crawl(tmp_path / "raw" / "urls", sources=rules)
     table = read_table(tmp_path / "raw" / "urls")
     assert list(table.url.str[-1]) == ["3", "2"] and list(table.complex_prompt) == ["c", "b"]
 
 
-def test_a_sample_removed_after_a_kill_is_not_in_the_shards_that_were_finished(tmp_path):
+def test_a_sample_removed_after_a_failed_crawl_is_not_in_the_shards_that_were_finished(tmp_path):
     with Site(lambda path, _: (200, {}, png(text={"path": path}))) as site:
         (tmp_path / "list.csv").write_text(f"url,prompt\n{site.url}/1,a\n{site.url}/2,b\n")
         rules = {"urls": {"path": str(tmp_path / "list.csv"), "rate": None, "private": [site.host]}}
         (tmp_path / "no-folder").write_text("a file where the outs should be")
         with pytest.raises(OSError):
             crawl(tmp_path / "no-folder" / "urls", sources=rules)
-        assert list(work_dir().glob("*/prompts-000000.parquet")), "both rows lie in a finished shard"
-        (memory := tmp_path / "forgotten.txt").write_text(hash_value(f"{site.url}/1") + "\n")
-        crawl(tmp_path / "raw" / "urls", memory, sources=rules)
+        assert list(work_dir().glob("*/prompts-000000.parquet")), "both rows are in a finished shard"
+        (removals := tmp_path / "forgotten.txt").write_text(hash_value(f"{site.url}/1") + "\n")
+        crawl(tmp_path / "raw" / "urls", removals, sources=rules)
     table = read_table(tmp_path / "raw" / "urls")
     assert list(table.dropped.fillna("kept")) == ["forgotten", "kept"] and list(table.complex_prompt.fillna("none")) == ["none", "b"]
     assert len(list(read_tar(tmp_path / "raw" / "urls"))) == 1
@@ -191,7 +193,7 @@ def test_a_sample_removed_after_a_kill_is_not_in_the_shards_that_were_finished(t
 
 def test_every_row_of_a_hostile_site_ends_with_an_image_or_a_reason(tmp_path):
     served = {
-        "picture.png": ((200, {"Content-Type": "text/html"}, png()), None),
+        "image.png": ((200, {"Content-Type": "text/html"}, png()), None),
         "page.png": ((200, {"Content-Type": "image/png"}, b"<html>"), "not an image"),
         "cut.jpg": ((200, {}, encode(Image.effect_noise((64, 64), 80), "jpeg")[:-900]), "truncated"),
         "bomb.png": ((200, {}, png_of_claimed_size(9000, 9000)), "too many pixels"),
