@@ -110,7 +110,7 @@ def test_an_exception_of_a_worker_is_raised_in_the_stage_with_its_message(tmp_pa
         ({"kind": "processes", "retries": -1}, "executor.retries is -1: give a whole number"),
     ],
 )
-def test_an_invalid_executor_config_is_one_sentence(tmp_path, config, message):
+def test_an_invalid_executor_config_is_reported_in_one_sentence(tmp_path, config, message):
     with pytest.raises(ValueError, match=f"^params.yaml: {message}"):
         Executor(partial(Parity, tmp_path), config=from_dict(ExecutorConfig, config, "executor"))
 
@@ -155,15 +155,15 @@ def test_features_are_the_same_bytes_inline_and_in_a_process_without_the_shared_
 
 def test_images_are_the_same_bytes_inline_and_without_the_shared_disk_and_a_killed_run_repeats_no_batch(home, no_shared_fs, monkeypatch):
     options = {"per_category": 1, "seeds": 2, "num_inference_steps": 2, "guidance_scale": 3.0, "batch_size": 2}
-    given = {"models": tiny.models(Path("models")), "generate": options}
+    sections = {"models": tiny.models(Path("models")), "generate": options}
     SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
-    generate(PROMPTS, Path("processes/adapter"), adapter, executor=no_shared_fs, **given)
+    generate(PROMPTS, Path("processes/adapter"), adapter, executor=no_shared_fs, **sections)
     own, batches = writer.generate_batch, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(writer, "generate_batch", lambda *a: batches.append(1) or (own(*a) if len(batches) < 3 else interrupt()))
-        generate(PROMPTS, Path("inline/adapter"), adapter, **given)
+        generate(PROMPTS, Path("inline/adapter"), adapter, **sections)
     monkeypatch.setattr(writer, "generate_batch", lambda *a: batches.append(1) or own(*a))
-    generate(PROMPTS, Path("inline/adapter"), adapter, **given)
+    generate(PROMPTS, Path("inline/adapter"), adapter, **sections)
     assert len(batches) == 3 + 1, "three batches; the third was interrupted"
     assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2
 

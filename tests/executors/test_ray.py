@@ -56,12 +56,12 @@ def test_captions_are_the_same_bytes_when_one_of_two_machines_is_lost(shards, mo
     caption(shards / "s", tmp_path / "inline", caption=rules)
     cluster = Cluster()
     _, lost = (add_node(cluster, num_cpus=num_torch_threads(), **more) for more in ({"include_dashboard": False}, {}))
-    left: list = []
+    finished: list = []
 
     def kill() -> None:
-        while not left:
+        while not finished:
             time.sleep(0.01)
-            left.extend(work_dir().glob("caption-*/captions-*"))
+            finished.extend(work_dir().glob("caption-*/captions-*"))
         cluster.remove_node(lost, allow_graceful=False)
 
     killer = threading.Thread(target=kill)
@@ -70,9 +70,9 @@ def test_captions_are_the_same_bytes_when_one_of_two_machines_is_lost(shards, mo
         caption(shards / "s", tmp_path / "ray", caption=rules, executor={"kind": "ray", "address": cluster.address})
         killer.join()
     finally:
-        left.append(None)
+        finished.append(None)
         cluster.shutdown()
-    assert len(digest(tmp_path / "inline")) == 10 and len(left) < 5, "amid the stage"
+    assert len(digest(tmp_path / "inline")) == 10 and len(finished) < 5, "the machine is lost during the stage"
     assert digest(tmp_path / "ray") == digest(tmp_path / "inline")
 
 
@@ -89,8 +89,8 @@ def test_an_own_cluster_listens_on_loopback_only_and_restarts_a_worker_that_died
     with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind="ray", workers=1, retries=1)) as executor:
         (_, before), (number, after) = executor.map([6, 8])
         assert number == 8 and (tmp_path / "killed").exists() and len({os.getpid(), before, after}) == 3
-        ours = psutil.Process().children(recursive=True)
-        ports = [c.laddr.ip for process in ours for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+        children = psutil.Process().children(recursive=True)
+        ports = [c.laddr.ip for process in children for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
         assert ports and set(ports) <= {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
         with pytest.raises(FileNotFoundError, match="^seven is odd: give an even number$"):
             list(executor.map([7]))
@@ -113,7 +113,7 @@ def run_without_shared_fs(folder: Path) -> None:
     assert not Path(where).exists()
 
 
-def test_an_address_without_a_cluster_is_one_sentence(tmp_path):
+def test_an_address_without_a_cluster_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(
         ValueError, match="executor.address is '127.0.0.1:1', where no Ray cluster answers .*: start one with `ray start --head`"
     ):

@@ -47,7 +47,7 @@ def test_a_worker_sees_only_the_files_of_its_task_and_removes_them(home, no_shar
     ):
         (one, saw_one, seen, where), (two, saw_two, *_), made = executor.map(["one", "two", "three="])
         assert (one, two) == ("one", "two") and saw_one == ["model/a", "model/b", "one"] and saw_two == ["model/a", "model/b", "two"]
-        assert not seen and where != str(home) and where.endswith(str(home)), "a mirror of the stage's disk"
+        assert not seen and where != str(home) and where.endswith(str(home)), "a scratch folder with the paths of the stage's disk"
         assert made.file == work.folder / "three=" and made.file.read_bytes() == b"made"
         (home.parent / "store/sha256" / sha256(b"one").hexdigest()).write_bytes(b"eno")
         with pytest.raises(ValueError, match=r"store/sha256/7692.* is corrupt: remove it and run the same command again"):
@@ -127,25 +127,25 @@ def test_only_the_parts_of_a_diffusion_model_that_an_extractor_needs_are_staged(
     for parts, load in ((clip.model_files(model), TextEncoders), (vae.model_files(model), partial(load_vae, precision="fp32"))):
         there = list_files(parts)
         assert there and not any("unet" in file.parts for file in there)
-        with tempfile.TemporaryDirectory() as elsewhere, monkeypatch.context() as patched:
+        with tempfile.TemporaryDirectory() as other, monkeypatch.context() as patched:
             for file in there:
-                Path(elsewhere, file).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(file, Path(elsewhere, file))
-            patched.chdir(elsewhere)
+                Path(other, file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, Path(other, file))
+            patched.chdir(other)
             load(model)
 
 
 def test_an_image_index_reads_tars_that_were_moved(home):
     ids = []
     for name in ("a", "b"):
-        rows, pictures = tiny.pairs(2)
-        data = {record_id(name.encode() + value): name.encode() + value for value in pictures.values()}
+        rows, images = tiny.pairs(2)
+        data = {record_id(name.encode() + value): name.encode() + value for value in images.values()}
         write_tar(home / f"raw/{name}/images-000000.tar", ((key, "png", value) for key, value in data.items()))
         ids.append(list(data))
     index = ImageIndex(home / "raw", set(ids[0] + ids[1]))
     assert index.files(ids[1]) == {home / "raw/b/images-000000.tar"} and len(index.files(ids[0][:1] + ids[1][:1])) == 2
-    shutil.move("raw", "elsewhere")
-    moved = index.with_local_paths(lambda file: home / "elsewhere" / file.relative_to(home / "raw"))
+    shutil.move("raw", "other")
+    moved = index.with_local_paths(lambda file: home / "other" / file.relative_to(home / "raw"))
     assert moved[ids[0][0]].startswith(b"a") and moved[ids[1][1]].startswith(b"b")
 
 
@@ -191,7 +191,7 @@ def test_a_corrupt_blob_is_named_and_replaces_no_file(store, tmp_path):
         ("s4://bucket/hunter3", r"executor.store is 's4://bucket/hunter3', which cannot be used \(ValueError: Protocol not known: s4\)"),
     ],
 )
-def test_an_invalid_store_is_one_sentence_under_every_executor(tmp_path, address, message):
+def test_an_invalid_store_is_reported_in_one_sentence_under_every_executor(tmp_path, address, message):
     for kind in ("inline", "processes"):
         with pytest.raises(ValueError, match=message) as raised:
             Executor(partial(Peek, None, ""), config=ExecutorConfig(kind=kind, store=address))
@@ -207,14 +207,14 @@ def test_a_missing_package_of_a_store_is_named():
         BlobStore(f"{protocol}://b/f")
 
 
-def test_a_store_that_cannot_be_written_is_one_sentence(home, no_shared_fs, shards):
+def test_a_store_that_cannot_be_written_is_reported_in_one_sentence(home, no_shared_fs, shards):
     Path("store").write_text("no folder")
     shutil.copytree(shards, "raw")
-    wrong = no_shared_fs | {"store": f"file://{home}/store"}
+    unusable = no_shared_fs | {"store": f"file://{home}/store"}
     with pytest.raises(
         ValueError, match=r"executor.store is '.*store', which cannot be used \((NotADirectory|FileExists)Error.*which resumes"
     ):
-        caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, executor=wrong)
+        caption(Path("raw/s"), Path("captions"), caption={"model": "blip"}, executor=unusable)
     assert Path("store").read_text() == "no folder" and not Path("captions").exists()
 
 

@@ -19,7 +19,7 @@ PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
 
 def experiment(gap: float, **more) -> dict:
-    """As `dvc exp show --json` tells of one."""
+    """The entry of one experiment in `dvc exp show --json`."""
     semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
     semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
     numbers = {"semantic": semantic, "quality": {"regressed": 0}}
@@ -38,10 +38,10 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
     row, (_, command) = ROWS[name], next(commands([name]))
     apply_overrides(tmp_path / "params.yaml", [word.removeprefix("-S") for word in command if word.startswith("-S")])  # as DVC does
     changed = YAML(typ="safe").load(tmp_path / "params.yaml")
-    wanted = row.shared | row.changes | {"train.seed": 0}
-    assert all(at(changed, key.lstrip("+")) == value for key, value in wanted.items())
+    expected = row.shared | row.changes | {"train.seed": 0}
+    assert all(at(changed, key.lstrip("+")) == value for key, value in expected.items())
     assert row.seeds >= 3 and (not row.changes or any("+" in key or at(PARAMS, key) != value for key, value in row.changes.items()))
-    for key in wanted:
+    for key in expected:
         place, _, last = key.lstrip("+").rpartition(".")
         if "+" in key:
             del at(changed, place)[last]
@@ -68,7 +68,7 @@ def test_a_row_has_the_length_and_seeds_of_its_reference(name):
     assert row.shared == other.shared and other.seeds >= row.seeds
 
 
-def test_the_difference_is_from_the_reference_row(tmp_path):
+def test_the_difference_is_relative_to_the_reference_row(tmp_path):
     gaps = {"ours": (0.5, 0.6), "llm-0.1": (0.3, 0.4), "layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
     experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
     text = format_page(collect_results(experiments, tmp_path / "results.csv"))
@@ -97,7 +97,7 @@ def test_finished_experiments_become_rows_and_are_added_to_earlier_ones(tmp_path
     assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
 
 
-def test_the_interval_is_students():
+def test_the_interval_is_that_of_students_t():
     mean, half = interval([0.5, 0.6, 0.7])
     assert mean == pytest.approx(0.6) and half == pytest.approx(4.3027 * 0.1 / np.sqrt(3), rel=1e-4)
     assert np.isnan(interval([0.5])[1])
@@ -115,7 +115,7 @@ def test_a_difference_is_on_the_same_seeds_and_bold_if_its_interval_excludes_0(t
     assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].label] and "`loss.prompt=kl`" in lines[ROWS["kl"].label]
     assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].label] and "**" not in lines[ROWS["no-llm"].label]
     assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].label]
-    assert ROWS["published"].label not in lines, "which has not run"
+    assert ROWS["published"].label not in lines, "this row has not run"
 
 
 def test_the_committed_table_is_that_of_the_results():
@@ -124,8 +124,8 @@ def test_the_committed_table_is_that_of_the_results():
 
 
 def test_the_readme_has_the_gap_closed_by_the_full_length_trainings():
-    found = pd.read_csv(ROOT / "experiments/ablations/results.csv")
-    mean, half = interval(found[found.row == "full"].gap)
-    assert (found.row == "full").sum() == 5
+    results = pd.read_csv(ROOT / "experiments/ablations/results.csv")
+    mean, half = interval(results[results.row == "full"].gap)
+    assert (results.row == "full").sum() == 5
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
     assert f"Five trainings with different seeds close {mean:.2f} ± {half:.2f} of it;" in text

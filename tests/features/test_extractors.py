@@ -88,16 +88,16 @@ def test_each_image_goes_to_the_bucket_nearest_in_aspect_ratio_and_its_frame_hol
     assert store.shapes("latents").tolist() == [shape[aspects[sizes[key]]] for key in store.ids]
     model = AutoencoderKL.from_pretrained(models["diffusion"], subfolder="vae").eval()
     for i, key in enumerate(store.ids):
-        found = store.rows([i])
-        height, width, top, left, target_height, target_width = found["frame"][0].tolist()
+        row = store.rows([i])
+        height, width, top, left, target_height, target_width = row["frame"][0].tolist()
         assert (width, height) == sizes[key] and [2, 4, target_height // 8, target_width // 8] == shape[aspects[sizes[key]]]
         scaled = (round(max(target_width / width, target_height / height) * side) for side in (width, height))
         assert (left, top) == tuple(round((s - t) / 2) for s, t in zip(scaled, (target_width, target_height), strict=True))
-        picture = ImageOps.fit(Image.open(BytesIO(images[key])).convert("RGB"), (target_width, target_height), Image.Resampling.LANCZOS)
+        image = ImageOps.fit(Image.open(BytesIO(images[key])).convert("RGB"), (target_width, target_height), Image.Resampling.LANCZOS)
         with torch.no_grad():
-            posterior = model.encode(images_to_tensor([picture])).latent_dist
-        assert_close(found["latents"][0, 0], posterior.mean[0])
-        assert_close(found["latents"][0, 1], posterior.logvar[0])
+            posterior = model.encode(images_to_tensor([image])).latent_dist
+        assert_close(row["latents"][0, 0], posterior.mean[0])
+        assert_close(row["latents"][0, 1], posterior.logvar[0])
 
 
 def test_latents_of_the_mirrored_image_are_stored_only_with_flips(tmp_path, models):
@@ -109,13 +109,13 @@ def test_latents_of_the_mirrored_image_are_stored_only_with_flips(tmp_path, mode
         images[key] = buffer.getvalue()
     tiny.extract("vae", rows, tmp_path / "vae", models, images, flips=True)
     tiny.extract("vae", rows, tmp_path / "plain/vae", models, images)
-    found, plain = FeatureStore(tmp_path / "vae").rows(range(8)), FeatureStore(tmp_path / "plain/vae").rows(range(8))
-    assert "latents_flipped" not in plain and torch.equal(plain["latents"], found["latents"])
+    flipped, plain = FeatureStore(tmp_path / "vae").rows(range(8)), FeatureStore(tmp_path / "plain/vae").rows(range(8))
+    assert "latents_flipped" not in plain and torch.equal(plain["latents"], flipped["latents"])
     mirrored = [ImageOps.mirror(Image.open(BytesIO(images[key]))) for key in FeatureStore(tmp_path / "vae").ids]
     with torch.no_grad():
-        wanted = load_vae(models["diffusion"], "fp32").encode(images_to_tensor(mirrored)).latent_dist.mean
-    assert_close(found["latents_flipped"][:, 0], wanted)
-    assert (found["latents_flipped"].float() - found["latents"].float()).abs().max() > 0.01
+        expected = load_vae(models["diffusion"], "fp32").encode(images_to_tensor(mirrored)).latent_dist.mean
+    assert_close(flipped["latents_flipped"][:, 0], expected)
+    assert (flipped["latents_flipped"].float() - flipped["latents"].float()).abs().max() > 0.01
 
 
 def test_a_vae_that_overflows_in_fp16_runs_in_fp32_and_any_other_in_the_chosen_precision(models, tmp_path):
@@ -222,7 +222,7 @@ class Inline:
         crops = [resize_and_crop(self.images[key], (64, 64))[0] for key in batch["id"]]
         posterior = self.vae.encode(images_to_tensor(crops)).latent_dist
         teacher = self.llm(batch["simple_prompt"].tolist())["layer_3"]
-        latents = torch.stack([posterior.mean, posterior.logvar], 1).contiguous()  # randn_like fills other strides in another order
+        latents = torch.stack([posterior.mean, posterior.logvar], 1).contiguous()  # randn_like depends on strides
         return TrainingBatch(simple, complex_embeds, teacher, latents)
 
 
@@ -256,4 +256,4 @@ def test_training_on_cached_features_equals_training_with_the_frozen_models_inli
     for one, other in pairs_of_steps:
         for term in ("loss", "prompt", "llm", "diffusion", "validation_loss"):
             assert one[term] == pytest.approx(other[term], rel=1e-3), (one["step"], term)
-    assert abs(pairs_of_steps[0][0]["loss"] - pairs_of_steps[-1][0]["loss"]) > 0.05  # it trains
+    assert abs(pairs_of_steps[0][0]["loss"] - pairs_of_steps[-1][0]["loss"]) > 0.05  # the loss changes

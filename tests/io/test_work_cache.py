@@ -143,7 +143,7 @@ def test_old_work_is_removed_and_foreign_files_are_not():
         assert new.folder.exists()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_written_is_reported_in_one_sentence(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "file"))
     with pytest.raises(ValueError, match=r"cannot be saved in .*file \(.*\): set SUR_WORK to a writable folder"), WorkCache("x"):

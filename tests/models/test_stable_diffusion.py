@@ -75,7 +75,7 @@ def close(one: Image.Image, other: Image.Image) -> bool:
     return np.abs(np.asarray(one, int) - np.asarray(other, int)).max() <= 2
 
 
-def test_a_model_with_encoders_of_another_kind_is_refused_in_a_sentence(tmp_path):
+def test_a_model_with_encoders_of_another_kind_is_refused_in_one_sentence(tmp_path):
     folder = tmp_path / "flux"
     folder.mkdir()
     index = {"_class_name": "FluxPipeline", "text_encoder": ["transformers", "CLIPTextModel"], "vae": ["diffusers", "AutoencoderKL"]}
