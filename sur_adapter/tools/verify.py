@@ -70,7 +70,7 @@ def find_corrupt(outs: dict[Path, str], cache: Path) -> tuple[list[Path], int]:
 
 
 def find_corrupt_work(folder: Path) -> list[Path]:
-    """Corrupt files among the work caches and cached measurements in `folder`, as far as they carry a checksum."""
+    """Returns the corrupt files among the work caches and cached measurements in `folder`, as far as they carry a checksum."""
     entries = [path for path in sorted(folder.glob("*")) if ENTRY_NAME.fullmatch(path.name) and path.suffix != ".lock"]
     return [file for entry in entries for file in _files(entry) if not _is_intact(file)]
 
@@ -104,7 +104,7 @@ def _dvc_cache() -> Path:
 
 
 def _corrupt_weights() -> list[str]:
-    """Weights in git that differ from the last commit. A fresh index makes git read them; its own trusts size and time."""
+    """Returns the weights in git that differ from the last commit. A fresh index makes git read them; its own trusts size and time."""
     with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {"GIT_INDEX_FILE": f"{folder}/index"}
         for command in (["read-tree", "HEAD"], ["diff", "--name-only", "--relative", "--diff-filter=M", "--", "*.safetensors"]):
@@ -119,12 +119,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _listing_digest(folder: Path, digests: dict[Path, str]) -> str:
-    """The MD5 of a folder, as DVC computes it."""
+    """Computes the MD5 of a folder, as DVC computes it."""
     rows = [{"md5": digests[file], "relpath": file.relative_to(folder).as_posix()} for file in _files(folder)]
     return md5(json.dumps(sorted(rows, key=lambda row: row["relpath"]), sort_keys=True).encode()).hexdigest() + ".dir"
 
 
 def _changed_files(folder: Path, listing: Path, digests: dict[Path, str]) -> list[Path]:
-    """Files of a folder that are not in its listing or have other bytes; the folder itself if files are only missing."""
+    """Returns the files of a folder that are not in its listing or have other bytes; the folder itself if files are only missing."""
     expected = {folder / row["relpath"]: row["md5"] for row in json.loads(listing.read_bytes())}
     return [file for file in _files(folder) if digests[file] != expected.get(file)] or [folder]

@@ -69,7 +69,8 @@ def make_plan(
     image_sizes: dict[str, float] | None = None,
     assumptions: Assumptions | None = None,
 ) -> Plan:
-    """funnel: of an earlier run. categories: category -> prompts in the list. image_sizes: source -> mean bytes of its crawled images."""
+    """Estimates all stages. funnel: of an earlier run. categories: category -> prompts in the list. image_sizes: source -> mean bytes of
+    its crawled images."""
     assumptions = assumptions or Assumptions()
     by_source = candidates(settings.sources, assumptions.rows)
     total = None if None in by_source.values() else sum(by_source.values())
@@ -105,7 +106,7 @@ def make_plan(
 
 
 def candidates(sources: dict[str, Any], rows: int | None) -> dict[str, int | None]:
-    """source -> candidates, None if unknown; `rows` are distributed as params.yaml has them, or evenly where it does not say."""
+    """Returns source -> candidates, None if unknown; `rows` are distributed as params.yaml has them, or evenly where it does not say."""
     known = {name: config.num_rows() for name, config in sources.items()}
     if rows is None:
         return known
@@ -114,7 +115,7 @@ def candidates(sources: dict[str, Any], rows: int | None) -> dict[str, int | Non
 
 
 def surviving_rows(total: int | None, settings: PlanSettings, funnel: dict | None) -> tuple[int, int, str]:
-    """(rows that the crawl keeps, rows that the filter keeps, a note on where this comes from)."""
+    """Returns (rows that the crawl keeps, rows that the filter keeps, a note on where this comes from)."""
     if total is None:
         return 0, 0, ""
     if not funnel or set(funnel["by_source"]) != set(settings.sources):
@@ -128,11 +129,11 @@ def surviving_rows(total: int | None, settings: PlanSettings, funnel: dict | Non
 
 
 def mean_size(
-    sources: dict[str, Any], by_source: dict[str, int | None], given: float | None, measured: dict[str, float], rates: MeasuredRates
+    sources: dict[str, Any], by_source: dict[str, int | None], image_bytes: float | None, measured: dict[str, float], rates: MeasuredRates
 ) -> tuple[float, str]:
-    """(mean bytes of an image, a note on where this comes from)."""
-    if given:
-        return given, f"an image has {given:,.0f} bytes: given"
+    """Returns (mean bytes of an image, a note on where this comes from)."""
+    if image_bytes:
+        return image_bytes, f"an image has {image_bytes:,.0f} bytes: given"
     sizes = {}
     for name, config in sources.items():
         published = f"{name}, large" if getattr(config, "large", False) else name
@@ -179,7 +180,7 @@ def _estimate(
 
 
 def _crawl_time_notes(sources: dict[str, Any], by_source: dict[str, int | None]) -> list[str]:
-    """How long a crawl takes at the request rate of web sources, whatever the machine."""
+    """Notes how long a crawl takes at the request rate of web sources, whatever the machine."""
     rates = {name: getattr(config, "rate", None) for name, config in sources.items()}
     return [
         f"sources.{name}.rate allows {rate:g} images per second from one host: {by_source[name] / rate / 3600:,.1f} hours"

@@ -32,7 +32,7 @@ def meta_tensor(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def token_ids(batch_size: int, length: int) -> Tensor:
-    """Token ids without values, (B, T)."""
+    """Creates token ids without values, (B, T)."""
     return meta_tensor(batch_size, length, dtype=torch.long)
 
 

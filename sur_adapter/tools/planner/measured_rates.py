@@ -112,13 +112,13 @@ class MeasuredRates:
         return form["samples_per_second"] * form["teraflop_per_sample"] * 1e12, self._is_measured(settings.models)
 
     def _is_measured(self, models: ModelsConfig) -> bool:
-        """Whether the benchmarks used these models; the measured LLM is in the same folder as its diffusion model."""
+        """Returns whether the benchmarks used these models; the measured LLM is in the same folder as its diffusion model."""
         measured = Path(self.figures["generate"]["model"])
         return Path(models.diffusion) == measured and models.llm is not None and Path(models.llm).parent == measured.parent
 
 
 def mean_image_bytes(folder: Path) -> float | None:
-    """Mean size of the images in the first shard of a crawled source; None if there is no shard."""
+    """Returns the mean size of the images in the first shard of a crawled source; None if there is no shard."""
     shards = sorted(folder.glob("images-*.tar"))
     sizes = [len(data) for _, _, data in read_tar(shards[0])] if shards else []
     return sum(sizes) / len(sizes) if sizes else None

@@ -57,7 +57,7 @@ def run(args: Namespace, params: Params) -> None:
 
 
 def format_plan(plan: Plan) -> str:
-    """The plan as text: a table of the stages, what dominates each column, and where the figures come from."""
+    """Formats the plan as text: a table of the stages, what dominates each column, and where the figures come from."""
     rows = [HEADER, *map(_cells, plan.stages), _total_cells(plan.stages)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
@@ -79,7 +79,7 @@ def _cells(estimate: StageEstimate) -> tuple[str, ...]:
 
 
 def _total_cells(estimates: list[StageEstimate]) -> tuple[str, ...]:
-    """Sums of what is known; for memory, which is not used all at once, the maximum."""
+    """Adds up what is known; for memory, which is not used all at once, the maximum."""
     prefix = "at least " if any(estimate.rows is None for estimate in estimates) else ""
     totals = {}
     for name, unit in COLUMNS.items():
@@ -89,7 +89,7 @@ def _total_cells(estimates: list[StageEstimate]) -> tuple[str, ...]:
 
 
 def _number(value: float | None, unit: float) -> str | None:
-    """Three significant digits, more for large values; None for none or zero."""
+    """Formats three significant digits, more for large values; None for none or zero."""
     if not value:
         return None
     value /= unit
@@ -99,7 +99,7 @@ def _number(value: float | None, unit: float) -> str | None:
 
 
 def _largest(estimates: list[StageEstimate]) -> list[str]:
-    """Which stage dominates each column, and by what share."""
+    """Says which stage dominates each column, and by what share."""
     lines = []
     titles = {"disk_bytes": "disk", "cpu_seconds": "CPU hours", "gpu_seconds": "GPU hours", "memory_bytes": "memory"}
     for name, title in titles.items():

@@ -76,7 +76,7 @@ def caption_cost(model: str, batch_size: int) -> Cost:
 
 @cache
 def clip_cost(model: str, batch_size: int, texts: int) -> Cost:
-    """Cost of encoding images, and `texts` texts for each, with CLIP."""
+    """Measures the cost of encoding images, and `texts` texts for each, with CLIP."""
     module = clip_model(model)
     side, length = module.config.vision_config.image_size, module.config.text_config.max_position_embeddings
 
@@ -89,7 +89,7 @@ def clip_cost(model: str, batch_size: int, texts: int) -> Cost:
 
 
 def score(rows: int, name: str, config: Any) -> StageCost:
-    """config: the `Config` of the score."""
+    """Estimates one score. config: the `Config` of the score."""
     if name != "clip":
         note = "its model is not counted" if name == "nsfw" else ""
         row_bytes = ROW_BYTES["phash" if name == "phash" else "score"]
@@ -106,12 +106,12 @@ def filter_pairs(candidates: int) -> StageCost:
 
 
 def num_shards(rows: int) -> int:
-    """Shards of three splits, each of which may end in a partial shard."""
+    """Returns the number of shards of three splits, each of which may end in a partial shard."""
     return -(-rows // ROWS_PER_SHARD) + 2
 
 
 def text_shapes(model: str) -> tuple[int, int, int]:
-    """(tokens L, width d, width p of the pooled vector) of the embeddings of a prompt."""
+    """Returns (tokens L, width d, width p of the pooled vector) of the embeddings of a prompt."""
     encoders = [module for name, module in diffusion_model(model).items() if name.startswith("text_encoder")]
     pooled = encoders[1].config.projection_dim if len(encoders) > 1 else 0
     return encoders[0].config.max_position_embeddings, sum(encoder.config.hidden_size for encoder in encoders), pooled
@@ -161,7 +161,7 @@ def cache_vae(rows: int, models: ModelsConfig, config: vae.Config) -> StageCost:
 
 
 def downsampling(model) -> int:
-    """Pixels per latent, each way."""
+    """Returns the pixels per latent, in each direction."""
     return 2 ** (len(model.config.block_out_channels) - 1)
 
 
@@ -171,7 +171,7 @@ def latent_shape(models: ModelsConfig) -> tuple[int, int, int]:
 
 
 def unet_cost(models: ModelsConfig, batch_size: int) -> Cost:
-    """Cost of one call of the U-Net."""
+    """Measures the cost of one call of the U-Net."""
     length, width, pooled = text_shapes(models.diffusion)
     unet = diffusion_model(models.diffusion)["unet"]
     conditions = {"text_embeds": meta_tensor(batch_size, pooled), "time_ids": meta_tensor(batch_size, 6)} if pooled else None
@@ -190,7 +190,7 @@ def cache_queries(rows: int, models: ModelsConfig, config: queries.Config) -> St
 
 
 def query_bank_sizes(unet, count: int) -> list[int]:
-    """Numbers stored for each cross-attention layer: its queries and its frozen weights."""
+    """Returns how many numbers are stored for each cross-attention layer: its queries and its frozen weights."""
     layers = cross_attention_layers(unet).values()
     return [
         count * layer.to_q.out_features
@@ -200,7 +200,7 @@ def query_bank_sizes(unet, count: int) -> list[int]:
 
 
 def train(pairs: int, settings: PlanSettings) -> StageCost:
-    """pairs: that the filter keeps, for the number of epochs; 0 leaves that out."""
+    """Estimates the training. pairs: those that the filter keeps, for the number of epochs; 0 leaves that out."""
     config = settings.train
     measured = min(config.batch_size, 64)
     adapter, loss = training_step(settings, measured)
@@ -223,7 +223,7 @@ def uses_query_bank(settings: PlanSettings) -> bool:
 
 
 def training_step(settings: PlanSettings, batch_size: int):
-    """(adapter, a call that computes its loss on a batch), on the meta device."""
+    """Returns (adapter, a call that computes its loss on a batch), on the meta device."""
     length, width, pooled = text_shapes(settings.models.diffusion)
     unet = diffusion_model(settings.models.diffusion)["unet"]
     llm_width = language_model(settings.models.llm, settings.cache_llm.layers).config.get_text_config().hidden_size
@@ -245,14 +245,14 @@ def training_step(settings: PlanSettings, batch_size: int):
 
 
 def _unet_call(unet, latents: Tensor, conditions: dict, *_) -> Tensor:
-    """The part of the diffusion loss that costs: the U-Net. Noise and its schedule are left out."""
+    """Calls the U-Net as the diffusion loss does; the cost of the rest of the loss is negligible."""
     embeds, pooled = conditions["prompt_embeds"], conditions["pooled_prompt_embeds"]
     added = None if pooled is None else {"text_embeds": pooled, "time_ids": meta_tensor(len(embeds), 6)}
     return unet(latents[:, 0], meta_tensor(len(embeds)), embeds, added_cond_kwargs=added).sample.mean()
 
 
 def image_cost(models: ModelsConfig, config: GenerateConfig) -> tuple[float, float]:
-    """(operations of one image, bytes of memory of a batch): the denoising steps and the VAE's decoder."""
+    """Returns (operations of one image, bytes of memory of a batch): the denoising steps and the VAE's decoder."""
     modules, guided = diffusion_model(models.diffusion), 2 if config.guidance_scale > 1 else 1
     one, batch = unet_cost(models, 1), unet_cost(models, config.batch_size * guided)
     decode, decode_batch = (
@@ -277,7 +277,7 @@ def sweep(models: ModelsConfig, config: GenerateConfig, sweep_config: SweepConfi
 
 
 def evaluate(clip_name: str | None, images: int) -> StageCost:
-    """clip_name: the CLIP of section `evaluate`; None if there is none."""
+    """Estimates the evaluation. clip_name: the CLIP of section `evaluate`; None if there is none."""
     note = "judge and metrics are not counted"
     if not clip_name:
         return StageCost(images, images_decoded=images, note=note)
