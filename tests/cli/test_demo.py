@@ -1,4 +1,4 @@
-"""The page without a browser: its defaults, its errors, its history, and that it connects to no other host."""
+"""The demo page without a browser: defaults, errors, history, and no connection to another host."""
 
 import ast
 import os
@@ -24,7 +24,7 @@ def adapter(tmp_path_factory) -> Path:
     return random_adapter(tmp_path_factory.mktemp("adapter"))
 
 
-def test_words_and_messages_are_escaped():
+def test_words_and_messages_are_escaped_in_html():
     for html in (demo_page._attention_html([("<b onclick=a>'\"&", 0.1, 0.2)]), demo_page._status("<b onclick=a>'\"&")):
         assert "<b onclick" not in html and "&lt;b onclick=a&gt;&#x27;&quot;&amp;" in html
 
@@ -46,7 +46,7 @@ def test_the_history_is_bounded_and_dropped_images_are_deleted(adapter, tmp_path
     ]
 
 
-def test_without_arguments_it_loads_the_adapter_of_the_working_folder_and_its_base_model(tmp_path, monkeypatch):
+def test_without_arguments_serve_loads_the_adapter_of_the_working_folder_and_its_base_model(tmp_path, monkeypatch):
     random_adapter(tmp_path / "models/adapter")
     monkeypatch.chdir(tmp_path)
     args = build_parser().parse_args(["serve"])
@@ -91,7 +91,7 @@ page = serve(sys.argv[2], sys.argv[1], port=int(sys.argv[3]), wait=False)
 time.sleep(2)  # telemetry would be sent in a thread
 page.close()
 print(sorted(map(str, hosts)))"""
-    words = [sys.executable, "-c", code, MINIATURE, str(adapter), str(free_port())]
+    command = [sys.executable, "-c", code, MINIATURE, str(adapter), str(free_port())]
     online = {k: v for k, v in os.environ.items() if k != "HF_HUB_OFFLINE" and not k.startswith("GRADIO")}
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, env=online)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=online)
     assert set(ast.literal_eval(done.stdout.splitlines()[-1])) == {"127.0.0.1"}

@@ -1,4 +1,4 @@
-"""Adapters are uploaded with their card and downloaded: real clients, in processes of their own, and a hub on loopback."""
+"""Adapters are uploaded with their model card and downloaded, by real clients in separate processes, from a hub on loopback."""
 
 import json
 import os
@@ -29,12 +29,12 @@ def server():
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory) -> Path:
-    return random_adapter(tmp_path_factory.mktemp("mine"))
+def adapter_folder(tmp_path_factory) -> Path:
+    return random_adapter(tmp_path_factory.mktemp("adapter"))
 
 
-def process(server, home: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
-    """Runs the code of a user whose hub is the one on loopback."""
+def run_client(server, home: Path, code: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs code in a process that uses the hub on loopback."""
     own = {"HF_ENDPOINT": server.address, "HF_HOME": str(home), "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1"}
     code = f"from sur_adapter import SURAdapter\n{code}"
     environment = {k: v for k, v in os.environ.items() if "token" not in k.lower() and "proxy" not in k.lower()} | own | environment
@@ -42,112 +42,116 @@ def process(server, home: Path, code: str, **environment: str) -> subprocess.Com
 
 
 @pytest.fixture(scope="module")
-def sent(server, mine, tmp_path_factory):
+def uploaded(server, adapter_folder, tmp_path_factory):
     home = tmp_path_factory.mktemp("home")
-    code = SEND.format(folder=str(mine), name=NAME, metrics=str(ROOT / "reports/metrics.json"))
-    done = process(server, home, code, HF_TOKEN=TOKEN)
+    code = SEND.format(folder=str(adapter_folder), name=NAME, metrics=str(ROOT / "reports/metrics.json"))
+    done = run_client(server, home, code, HF_TOKEN=TOKEN)
     assert done.returncode == 0, done.stderr[-3000:]
     return server.repos[NAME], done.stdout
 
 
-def test_config_weights_and_card_are_uploaded_to_a_private_repository(sent, server, mine):
-    files, said = sent
+def test_config_weights_and_card_are_uploaded_to_a_private_repository(uploaded, server, adapter_folder):
+    files, output = uploaded
     assert sorted(files) == ["README.md", "config.json", "model.safetensors"]
     for name in ("config.json", "model.safetensors"):
-        assert files[name] == (mine / name).read_bytes()
-    assert server.private[NAME] and said.strip() == f"{server.address}/{NAME}/commit/{server.commit(NAME)}"
+        assert files[name] == (adapter_folder / name).read_bytes()
+    assert server.private[NAME] and output.strip() == f"{server.address}/{NAME}/commit/{server.commit(NAME)}"
     assert TOKEN.encode() not in b"".join(files.values())
 
 
-def test_the_uploaded_card_shows_the_results_and_the_name(sent):
-    card = ModelCard(sent[0]["README.md"].decode())
+def test_the_uploaded_card_shows_the_results_and_the_name(uploaded):
+    card = ModelCard(uploaded[0]["README.md"].decode())
     gap = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]["gap_closed"]
     assert card.data.license == "mit" and f"SURAdapter.from_pretrained({NAME!r})" in card.text
     assert f"{gap['value']:.3f} ({gap['low']:.3f} to {gap['high']:.3f})" in card.text
 
 
-def test_the_download_is_bit_identical_and_cached_for_offline_use(sent, server, mine, tmp_path):
+def test_the_download_is_bit_identical_and_cached_for_offline_use(uploaded, server, adapter_folder, tmp_path):
     server.repos[NAME]["pytorch_model.bin"] = b"a pickle"
     try:
         for folder, offline in (("first", "0"), ("second", "1")):
             code = FETCH.format(name=NAME, revision=None, folder=str(tmp_path / folder))
             before = len(server.requests)
-            done = process(server, tmp_path / "home", code, HF_HUB_OFFLINE=offline)
+            done = run_client(server, tmp_path / "home", code, HF_HUB_OFFLINE=offline)
             assert done.returncode == 0, done.stderr[-3000:]
-            assert digest(tmp_path / folder) == digest(mine)
+            assert digest(tmp_path / folder) == digest(adapter_folder)
             assert (len(server.requests) == before) == (offline == "1")
     finally:
         del server.repos[NAME]["pytorch_model.bin"]
     assert not any("pytorch_model" in path or "README" in path for method, path, _ in server.requests if method == "GET")
 
 
-def refused(server, home: Path, *asked: tuple[str, str | None], **environment: str) -> list[str]:
-    """The error for each name and revision."""
+def download_errors(server, home: Path, *requests: tuple[str, str | None], **environment: str) -> list[str]:
+    """Returns the error message for each (name, revision)."""
     code = f"""
-for name, revision in {asked!r}:
+for name, revision in {requests!r}:
     try:
         SURAdapter.from_pretrained(name, revision=revision)
     except FileNotFoundError as error:
         print(repr(str(error)))"""
-    done = process(server, home, code, **environment)
+    done = run_client(server, home, code, **environment)
     assert done.returncode == 0, done.stderr[-3000:]
     return [literal_eval(line) for line in done.stdout.splitlines()]
 
 
-def test_a_missing_repository_revision_or_file_is_one_sentence(sent, server, tmp_path):
+def test_a_missing_repository_revision_or_file_is_reported_in_one_sentence(uploaded, server, tmp_path):
     server.repos["somebody/other"] = {"README.md": b"# other"}
-    nowhere, later, other = refused(server, tmp_path, ("nobody/nothing", None), (NAME, "v9"), ("somebody/other", None))
-    assert nowhere.startswith("nobody/nothing is not a folder, and the hub does not provide it (repository not found, or you lack access")
-    assert later.startswith(
+    no_repository, no_revision, no_file = download_errors(
+        server, tmp_path, ("nobody/nothing", None), (NAME, "v9"), ("somebody/other", None)
+    )
+    assert no_repository.startswith(
+        "nobody/nothing is not a folder, and the hub does not provide it (repository not found, or you lack access"
+    )
+    assert no_revision.startswith(
         f"{NAME} is not a folder, and the hub does not provide it (it has no such revision): check the name, the revision"
     )
-    assert other == "somebody/other on the hub holds no config.json, so it is not an adapter of this package: name another"
-    assert not any("\n" in said for said in (nowhere, later, other))
+    assert no_file == "somebody/other on the hub holds no config.json, so it is not an adapter of this package: name another"
+    assert not any("\n" in message for message in (no_repository, no_revision, no_file))
 
 
 @pytest.mark.parametrize("environment", [{"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:9"}], ids=["offline", "no server"])
-def test_an_unreachable_hub_is_one_sentence(server, tmp_path, environment):
-    (said,) = refused(server, tmp_path, (NAME, None), **environment)
+def test_an_unreachable_hub_is_reported_in_one_sentence(server, tmp_path, environment):
+    (message,) = download_errors(server, tmp_path, (NAME, None), **environment)
     assert (
-        said.startswith(f"{NAME} is not a folder, and the hub does not provide it (the hub cannot be reached, and nothing")
-        and "\n" not in said
+        message.startswith(f"{NAME} is not a folder, and the hub does not provide it (the hub cannot be reached, and nothing")
+        and "\n" not in message
     )
 
 
-def test_without_a_login_nothing_is_uploaded_and_the_error_says_so(server, mine, tmp_path):
-    code = SEND.format(folder=str(mine), name="somebody/refused", metrics=None)
-    done = process(server, tmp_path, code)
+def test_without_a_login_nothing_is_uploaded_and_the_error_names_the_login_command(server, adapter_folder, tmp_path):
+    code = SEND.format(folder=str(adapter_folder), name="somebody/refused", metrics=None)
+    done = run_client(server, tmp_path, code)
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("OSError: the hub does not accept somebody/refused (") and last.endswith("your login (`hf auth login`)")
     assert "somebody/refused" not in server.repos
 
 
 @pytest.mark.parametrize(
-    ("content", "error", "said"),
+    ("content", "error", "message"),
     [
         (None, FileNotFoundError, "metrics.json cannot be read: name the metrics.json that `evaluate` wrote"),
         ("{", ValueError, "metrics.json is not JSON .*: name the metrics.json"),
         ("[1]", ValueError, "metrics.json holds a list, not an object"),
     ],
 )
-def test_unreadable_metrics_are_refused_before_the_upload(mine, tmp_path, content, error, said):
+def test_unreadable_metrics_are_refused_before_the_upload(adapter_folder, tmp_path, content, error, message):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
-    with pytest.raises(error, match=said):
-        SURAdapter.from_pretrained(mine).push_to_hub(NAME, metrics=tmp_path / "metrics.json")
+    with pytest.raises(error, match=message):
+        SURAdapter.from_pretrained(adapter_folder).push_to_hub(NAME, metrics=tmp_path / "metrics.json")
 
 
 @pytest.mark.parametrize("name", ["a/b/c", "two words", "../models"])
-def test_an_impossible_name_is_refused_without_a_request(mine, name):
+def test_an_impossible_name_is_refused_without_a_request(adapter_folder, name):
     with pytest.raises(ValueError, match=re.escape(f"{name!r} cannot be a name on the hub: give owner/name")):
-        SURAdapter.from_pretrained(mine).push_to_hub(name)
+        SURAdapter.from_pretrained(adapter_folder).push_to_hub(name)
 
 
-def test_a_path_is_never_looked_up_on_the_hub_and_a_folder_has_no_revision(mine, tmp_path):
+def test_a_path_is_never_looked_up_on_the_hub_and_a_folder_has_no_revision(adapter_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no config.json: train an adapter"):
         SURAdapter.from_pretrained(Path("models/nowhere"))
     with pytest.raises(ValueError, match="is a folder, and only adapters on the hub have revisions: leave revision='v1' out"):
-        SURAdapter.from_pretrained(str(mine), revision="v1")
+        SURAdapter.from_pretrained(str(adapter_folder), revision="v1")
     with pytest.raises(FileNotFoundError, match="is neither a folder nor a name on the hub"):
         SURAdapter.from_pretrained(str(tmp_path / "nowhere"))
-    assert SURAdapter.from_pretrained(str(mine)).config.about["base_model"] == MINIATURE
+    assert SURAdapter.from_pretrained(str(adapter_folder)).config.about["base_model"] == MINIATURE

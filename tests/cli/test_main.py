@@ -30,37 +30,37 @@ PROMPT = "three white kittens"
 
 
 @pytest.fixture(scope="module")
-def mine(tmp_path_factory) -> Path:
+def adapter_folder(tmp_path_factory) -> Path:
     return random_adapter(tmp_path_factory.mktemp("mine"), llm="some/llm", data="e3d4577aba9e1588", loss={"prompt": "kl", "w_llm": 0.01})
 
 
-def drawn(mine, out: Path, *words: str) -> Image.Image:
-    main(["generate", PROMPT, "--adapter", str(mine), "--steps", "2", "-o", str(out), *words])
+def generate(adapter_folder, out: Path, *options: str) -> Image.Image:
+    main(["generate", PROMPT, "--adapter", str(adapter_folder), "--steps", "2", "-o", str(out), *options])
     return Image.open(out)
 
 
 @pytest.fixture(scope="module")
-def plain_and_adapted(mine) -> list[Image.Image]:
-    """The images of a script that uses diffusers."""
+def plain_and_adapted(adapter_folder) -> list[Image.Image]:
+    """The images of a script that uses diffusers, without and with the adapter."""
     pipe = StableDiffusionPipeline.from_pretrained(MINIATURE, safety_checker=None)
     pipe.set_progress_bar_config(disable=True)
-    handle, pictures = attach(pipe, SURAdapter.from_pretrained(mine)), []
+    handle, images = attach(pipe, SURAdapter.from_pretrained(adapter_folder)), []
     for eta in (0.0, 1.0):
         handle.scale = eta
-        pictures += pipe(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(3)).images
-    return pictures
+        images += pipe(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(3)).images
+    return images
 
 
-def test_its_image_is_that_of_the_pipeline_with_the_same_seed(mine, tmp_path, plain_and_adapted):
+def test_generate_writes_the_image_of_the_pipeline_with_the_same_seed(adapter_folder, tmp_path, plain_and_adapted):
     plain, adapted = map(np.asarray, plain_and_adapted)
-    assert np.array_equal(drawn(mine, tmp_path / "adapted.png", "--seed", "3"), adapted)
-    assert np.array_equal(drawn(mine, tmp_path / "plain.png", "--seed", "3", "--scale", "0"), plain)
+    assert np.array_equal(generate(adapter_folder, tmp_path / "adapted.png", "--seed", "3"), adapted)
+    assert np.array_equal(generate(adapter_folder, tmp_path / "plain.png", "--seed", "3", "--scale", "0"), plain)
     assert not np.array_equal(adapted, plain)
 
 
-def test_compare_writes_both_images_side_by_side_enlarged_without_smoothing(mine, tmp_path, plain_and_adapted):
-    page = np.asarray(drawn(mine, tmp_path / "both.png", "--seed", "3", "--compare"))
-    big = [np.asarray(picture).repeat(4, 0).repeat(4, 1) for picture in plain_and_adapted]
+def test_compare_writes_both_images_side_by_side_enlarged_without_smoothing(adapter_folder, tmp_path, plain_and_adapted):
+    page = np.asarray(generate(adapter_folder, tmp_path / "both.png", "--seed", "3", "--compare"))
+    big = [np.asarray(image).repeat(4, 0).repeat(4, 1) for image in plain_and_adapted]
     places = [
         (x, y) for x in range(page.shape[1] - 255) for y in range(page.shape[0] - 255) for one in big if (page[y, x] == one[0, 0]).all()
         and np.array_equal(page[y : y + 256, x : x + 256], one)
@@ -70,46 +70,48 @@ def test_compare_writes_both_images_side_by_side_enlarged_without_smoothing(mine
     assert np.array_equal(page[top : top + 256, left : left + 256], big[0])
 
 
-def test_equal_calls_write_equal_bytes_and_the_png_holds_its_settings(mine, tmp_path):
-    words = ("--seed", "7", "--negative", "naïve, 8k", "--guidance", "2.5", "--size", "64x32", "--strength", "0.5")
-    picture = drawn(mine, tmp_path / "one.png", *words)
-    drawn(mine, tmp_path / "two.png", *words)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes() and picture.size == (64, 32)
-    told = json.loads(picture.text[SETTINGS_CHUNK])
+def test_equal_calls_write_equal_bytes_and_the_png_holds_its_settings(adapter_folder, tmp_path):
+    options = ("--seed", "7", "--negative", "naïve, 8k", "--guidance", "2.5", "--size", "64x32", "--strength", "0.5")
+    image = generate(adapter_folder, tmp_path / "one.png", *options)
+    generate(adapter_folder, tmp_path / "two.png", *options)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes() and image.size == (64, 32)
+    stored = json.loads(image.text[SETTINGS_CHUNK])
     expected = {"prompt": PROMPT, "negative": "naïve, 8k", "seed": 7, "steps": 2, "guidance": 2.5, "size": [64, 32], "strength": 0.5}
-    assert told == expected | {"compare": False, "model": "stable-diffusion", "adapter": mine.name}  # without folders of this machine
+    assert stored == expected | {"compare": False, "model": "stable-diffusion", "adapter": adapter_folder.name}  # no local path
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.png", "two.png"]
 
 
-def test_without_a_name_no_image_is_overwritten(mine, tmp_path, monkeypatch):
+def test_without_a_file_name_no_image_is_overwritten(adapter_folder, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in ("0", "1"):
-        assert "picture" in main(["generate", PROMPT, "--adapter", str(mine), "--steps", "1", "--seed", seed])
+        assert "picture" in main(["generate", PROMPT, "--adapter", str(adapter_folder), "--steps", "1", "--seed", seed])
     assert len(set(digest(tmp_path).values())) == 2 and sorted(digest(tmp_path)) == ["picture-1.png", "picture.png"]
 
 
-def test_long_prompts_and_other_scripts_fit_the_grid():
+def test_long_prompts_with_non_latin_characters_fit_the_image_grid():
     page = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "ein 猫 " * 200)
     short = side_by_side({"a": Image.new("RGB", (512, 300)), "b": Image.new("RGB", (512, 300))}, "")
     assert page.width == short.width > 1024 and 300 < short.height < page.height < 500
 
 
-def test_info_is_an_aligned_table_or_the_whole_config(mine):
-    rows = main(["info", str(mine)]).splitlines()
+def test_info_is_an_aligned_table_or_the_whole_config(adapter_folder):
+    rows = main(["info", str(adapter_folder)]).splitlines()
     width = max(len(row.split("  ")[0]) for row in rows)
     assert all(row[width : width + 2] == "  " and row[width + 2] != " " for row in rows)
     table = {row[:width].strip(): row[width + 2 :] for row in rows}
     expected = {"base model": MINIATURE, "width": "128", "variant": "sur", "LLM": "some/llm", "data": "e3d4577aba9e1588"}
     assert expected.items() <= table.items() and table["losses"] == "prompt loss kl, llm × 0.01"
-    config = json.loads(main(["info", str(mine), "--json"]))
-    weights = sum(p.numel() for p in SURAdapter.from_pretrained(mine).parameters())
+    config = json.loads(main(["info", str(adapter_folder), "--json"]))
+    weights = sum(p.numel() for p in SURAdapter.from_pretrained(adapter_folder).parameters())
     assert config["about"]["loss"]["w_llm"] == 0.01 and config["parameters"] == weights and table["parameters"] == f"{weights:,}"
 
 
-def test_card_prints_the_model_card_with_the_results(mine):
-    words = main(["card", str(mine), "--metrics", str(ROOT / "reports/metrics.json"), "--licence", "mit", "--dataset", "owner/pairs"])
-    assert words.startswith("---\n") and "license: mit" in words and "- owner/pairs" in words and "Share of the gap" in words
-    assert f"SURAdapter.from_pretrained({str(mine)!r})" in words
+def test_card_prints_the_model_card_with_the_results(adapter_folder):
+    card = main(
+        ["card", str(adapter_folder), "--metrics", str(ROOT / "reports/metrics.json"), "--licence", "mit", "--dataset", "owner/pairs"]
+    )
+    assert card.startswith("---\n") and "license: mit" in card and "- owner/pairs" in card and "Share of the gap" in card
+    assert f"SURAdapter.from_pretrained({str(adapter_folder)!r})" in card
 
 
 def test_the_fingerprint_of_the_miniature_is_that_in_its_adapters():
@@ -117,31 +119,31 @@ def test_the_fingerprint_of_the_miniature_is_that_in_its_adapters():
 
 
 @pytest.fixture(scope="module")
-def faulty(mine, tmp_path_factory) -> Path:
-    """A folder with invalid adapters and files, and a valid adapter, `mine`."""
-    home = tmp_path_factory.mktemp("faulty")
-    (home / "mine").symlink_to(mine)
-    random_adapter(home / "nameless", base_model=None)
-    random_adapter(home / "stranger", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
+def invalid_inputs(adapter_folder, tmp_path_factory) -> Path:
+    """A folder with invalid adapters and files, and one valid adapter, `mine`."""
+    home = tmp_path_factory.mktemp("invalid_inputs")
+    (home / "mine").symlink_to(adapter_folder)
+    random_adapter(home / "no-base", base_model=None)
+    random_adapter(home / "other-base", base_model="some/base", text_encoder="0123456789abcdef." * 2 + "fedcba9876543210")
     SURAdapter(AdapterConfig(64, about={"base_model": "some/base"})).save_pretrained(home / "narrow")
     random_adapter(home / "cut")
-    (home / "cut/model.safetensors").write_bytes((mine / "model.safetensors").read_bytes()[:1000])
+    (home / "cut/model.safetensors").write_bytes((adapter_folder / "model.safetensors").read_bytes()[:1000])
     (home / "file").write_text("{")
     (home / "folder.png").mkdir()
     write_checkpoint(SURAdapter(AdapterConfig(16, variant="official", heads=8)), home / "official.pt")
     return home
 
 
-WRONG = {
+INVALID_CALLS = {
     "generate x": "models/adapter holds no config.json: train an adapter",
     "generate x --adapter nowhere": "nowhere is not a folder, and the hub does not provide it (the hub cannot be reached",
     "generate x --adapter file": "file is not a folder: convert a checkpoint with `python -m sur_adapter convert file FOLDER`",
     "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json describes",
-    "generate x --adapter nameless": "nameless does not say which diffusion model it was trained for: name one with --model",
+    "generate x --adapter no-base": "no-base does not say which diffusion model it was trained for: name one with --model",
     "generate x --adapter mine --model nowhere": "the model is 'nowhere', where no diffusion model can be loaded: give --model",
     "generate x --adapter narrow": "the base model of narrow is 'some/base', where no diffusion model can be loaded: give --model",
     f"generate x --adapter narrow --model {MINIATURE}": "was trained for some/base with text features of width 64, but those of",
-    f"generate x --adapter stranger --model {MINIATURE}": "was trained for the text encoder of some/base, but",
+    f"generate x --adapter other-base --model {MINIATURE}": "was trained for the text encoder of some/base, but",
     "generate x --adapter mine --size 65": "the size is 65x65: give multiples of 8 for this model",
     "generate x --adapter mine --revision v1": "mine is a folder, and only adapters on the hub have revisions",
     "generate x --adapter mine -o out.jpg": "--out is out.jpg, but images are written as PNG: let its name end in .png",
@@ -159,22 +161,22 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("call", WRONG)
-def test_bad_input_is_one_sentence_with_exit_code_1_and_nothing_is_written(faulty, monkeypatch, capsys, call):
+@pytest.mark.parametrize("call", INVALID_CALLS)
+def test_bad_input_is_reported_in_one_sentence_with_exit_code_1_and_nothing_is_written(invalid_inputs, monkeypatch, capsys, call):
     if call.startswith("serve"):
-        pytest.importorskip("gradio", reason="the page is made by the package gradio")
-    monkeypatch.chdir(faulty)
-    before = digest(faulty)
+        pytest.importorskip("gradio", reason="the page needs the package gradio")
+    monkeypatch.chdir(invalid_inputs)
+    before = digest(invalid_inputs)
     monkeypatch.setattr(sys, "argv", ["sur-adapter", *call.replace("FREE", str(free_port())).split()])
     with pytest.raises(SystemExit) as end:
         run()
-    said = end.value.code  # Python writes it to stderr and ends with 1
-    assert said.startswith("error: ") and WRONG[call] in said and "\n" not in said and "[Errno" not in said
-    assert capsys.readouterr().out == "" and digest(faulty) == before
+    message = end.value.code  # Python prints it to stderr and exits with 1
+    assert message.startswith("error: ") and INVALID_CALLS[call] in message and "\n" not in message and "[Errno" not in message
+    assert capsys.readouterr().out == "" and digest(invalid_inputs) == before
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("arguments", "message"),
     [
         (("--seed", "one"), "argument --seed: 'one': give a whole number from 0 to"),
         (("--steps", "0"), "argument --steps: '0': give a whole number from 1 to 1000"),
@@ -187,29 +189,34 @@ def test_bad_input_is_one_sentence_with_exit_code_1_and_nothing_is_written(fault
         ((PROMPT, "--colour", "red"), "unrecognized arguments: --colour red"),
     ],
 )
-def test_wrong_arguments_end_with_exit_code_2(capsys, words, said):
+def test_wrong_arguments_end_with_exit_code_2(capsys, arguments, message):
     with pytest.raises(SystemExit) as end:
-        main(["generate", *words])
-    assert end.value.code == 2 and said in capsys.readouterr().err
+        main(["generate", *arguments])
+    assert end.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_a_process_ends_with_0_or_1_without_traceback_or_progress_bar(mine, tmp_path):
+def test_a_process_ends_with_0_or_1_without_traceback_or_progress_bar(adapter_folder, tmp_path):
     cut = r"\nThe last 22 tokens of the prompt were not read: it is too long for the text encoder."
-    for words, code, out, err in (
-        (("red " * 60, "--adapter", mine, "--steps", "1", "-o", "out.png"), 0, f"out.png: with the adapter, strength 1;.*{cut}\n", ""),
+    for arguments, code, out, err in (
+        (
+            ("red " * 60, "--adapter", adapter_folder, "--steps", "1", "-o", "out.png"),
+            0,
+            f"out.png: with the adapter, strength 1;.*{cut}\n",
+            "",
+        ),
         ((PROMPT, "--adapter", "."), 1, "", "error: . holds no config.json: train an adapter .*\n"),
     ):
-        command = [sys.executable, "-m", "sur_adapter", "generate", *map(str, words)]
+        command = [sys.executable, "-m", "sur_adapter", "generate", *map(str, arguments)]
         environment = {key: value for key, value in os.environ.items() if "VERBOSITY" not in key} | {"PYTHONPATH": str(ROOT)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == code and re.fullmatch(out, done.stdout) and re.fullmatch(err, done.stderr), done
 
 
 def test_an_interrupt_shows_no_traceback(monkeypatch):
-    def stopped(*_):
+    def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sur_adapter.cli.commands.info", stopped)
+    monkeypatch.setattr("sur_adapter.cli.commands.info", interrupt)
     monkeypatch.setattr(sys, "argv", ["sur-adapter", "info", "x"])
     with pytest.raises(SystemExit) as end:
         run()
