@@ -96,8 +96,8 @@ def tiny_owlv2(folder: Path) -> str:
     text |= {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = Owlv2Config(text_config=text, vision_config=tower | {"image_size": 64, "patch_size": 16}, projection_dim=32)
     Owlv2ForObjectDetection(config).save_pretrained(folder)
-    look = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
-    transformers.Owlv2Processor(look, tokenizer).save_pretrained(folder)
+    image_processor = transformers.Owlv2ImageProcessor(size={"height": 64, "width": 64})
+    transformers.Owlv2Processor(image_processor, tokenizer).save_pretrained(folder)
     return str(folder)
 
 

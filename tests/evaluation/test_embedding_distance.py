@@ -1,4 +1,4 @@
-"""Embedding distances tell a useful adapter from one without effect, without any image."""
+"""Embedding distances distinguish a useful adapter from one without effect, without generating images."""
 
 import numpy as np
 import pytest

@@ -147,21 +147,21 @@ def test_a_binary_file_and_a_missing_file_give_clear_errors(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory) -> FinishedRun:
-    world = FinishedRun(tmp_path_factory.mktemp("run"))
-    evaluate_votes(world, write_votes(world.reports.parent, HEADER))
-    return world
+def finished(tmp_path_factory) -> FinishedRun:
+    finished = FinishedRun(tmp_path_factory.mktemp("run"))
+    evaluate_votes(finished, write_votes(finished.reports.parent, HEADER))
+    return finished
 
 
-def evaluate_votes(world: FinishedRun, votes: Path) -> dict:
-    r = world.reports
-    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r
+def evaluate_votes(finished: FinishedRun, votes: Path) -> dict:
+    r = finished.reports
+    files = finished.prompts, finished.images, r / "funnel.json", r / "train", finished.adapter, r
     evaluate(*files, votes=votes, evaluate=SETTINGS | {"clip": None, "bootstrap_resamples": 500})
     return json.loads((r / "metrics.json").read_text())
 
 
-def test_the_vote_page_names_no_arm_and_has_the_pairs_of_the_key(world):
-    page, key = (world.reports / "ab_vote.html").read_text(), pd.read_csv(world.reports / "ab_key.csv")
+def test_the_vote_page_names_no_arm_and_has_the_pairs_of_the_key(finished):
+    page, key = (finished.reports / "ab_vote.html").read_text(), pd.read_csv(finished.reports / "ab_key.csv")
     assert not re.search("baseline|adapter|complex", page.split("<style>")[0] + page.split("</style>")[1])
     assert re.findall('data-pair="(\\w+)"', page) == list(key.pair)
     prompts = re.findall("<bdi>(.*?)</bdi>", page)
@@ -187,37 +187,37 @@ def test_large_images_are_shrunk_in_the_vote_page():
     assert page.count('width="512" height="384"') == 2 * len(CATEGORIES)
 
 
-def test_without_votes_there_is_no_metric_but_a_note(world):
-    metrics = evaluate_votes(world, write_votes(world.reports.parent, HEADER))
-    assert "human" not in metrics and "no votes" in world.notes()["human"]
-    assert "Human preference" not in (world.reports / "index.html").read_text()
+def test_without_votes_there_is_no_metric_but_a_note(finished):
+    metrics = evaluate_votes(finished, write_votes(finished.reports.parent, HEADER))
+    assert "human" not in metrics and "no votes" in finished.notes()["human"]
+    assert "Human preference" not in (finished.reports / "index.html").read_text()
 
 
-def test_votes_reach_the_metrics_and_the_report(world, tmp_path):
-    key = pd.read_csv(world.reports / "ab_key.csv")
+def test_votes_reach_the_metrics_and_the_report(finished, tmp_path):
+    key = pd.read_csv(finished.reports / "ab_key.csv")
     file = tmp_path / "votes.csv"
     cast_votes({"a": ["adapter"] * 20, "b": ["adapter"] * 15 + ["baseline"] * 5}, key).to_csv(file, index=False)
-    metrics = evaluate_votes(world, file)["human"]
+    metrics = evaluate_votes(finished, file)["human"]
     assert metrics["win_rate"]["value"] == 0.875 and metrics["raters"] == 2 and metrics["agreement"] < 1
-    page = (world.reports / "index.html").read_text()
+    page = (finished.reports / "index.html").read_text()
     assert "Human preference" in page and "40 votes of 2 raters on 20\nimage pairs" in page
-    assert not any(note.startswith("human") for note in world.notes())
+    assert not any(note.startswith("human") for note in finished.notes())
 
 
-def test_two_evaluations_write_the_same_vote_page_and_key(world):
-    before = [(world.reports / name).read_bytes() for name in ("ab_vote.html", "ab_key.csv")]
-    evaluate_votes(world, write_votes(world.reports.parent, HEADER))
-    assert [(world.reports / name).read_bytes() for name in ("ab_vote.html", "ab_key.csv")] == before
+def test_two_evaluations_write_the_same_vote_page_and_key(finished):
+    before = [(finished.reports / name).read_bytes() for name in ("ab_vote.html", "ab_key.csv")]
+    evaluate_votes(finished, write_votes(finished.reports.parent, HEADER))
+    assert [(finished.reports / name).read_bytes() for name in ("ab_vote.html", "ab_key.csv")] == before
 
 
 def test_a_replaced_image_changes_the_name_of_its_pair(tmp_path):
-    world = FinishedRun(tmp_path)
+    finished = FinishedRun(tmp_path)
     no_votes = write_votes(tmp_path, HEADER)
-    evaluate_votes(world, no_votes)
-    before = pd.read_csv(world.reports / "ab_key.csv").set_index("id")
-    write_arm(world.images, "adapter", PROMPTS, 7)
-    evaluate_votes(world, no_votes)
-    after = pd.read_csv(world.reports / "ab_key.csv").set_index("id")
+    evaluate_votes(finished, no_votes)
+    before = pd.read_csv(finished.reports / "ab_key.csv").set_index("id")
+    write_arm(finished.images, "adapter", PROMPTS, 7)
+    evaluate_votes(finished, no_votes)
+    after = pd.read_csv(finished.reports / "ab_key.csv").set_index("id")
     changed = {i for i in before.index if before.pair[i] != after.pair[i]}
     assert changed == {p["id"] for p in PROMPTS if p["id"].endswith("-006")} and before.left.equals(after.left)
 

@@ -79,13 +79,13 @@ def test_a_metric_that_follows_the_judge_agrees_with_it():
     shown = np.tile([0.0, 1.0, 1.0, 0.0], 60)
     judged = table(1.0, shown=shown, clip_score=70 + 10 * shown)
     result = summarize(judged, set(), 200)[0]["agreement"]
-    assert result["clip_score"] == 1 and abs(result["sharpness"]) < 0.3 and "contrast" not in result, "which never varies"
+    assert result["clip_score"] == 1 and abs(result["sharpness"]) < 0.3 and "contrast" not in result, "contrast is constant"
 
 
 def test_configured_metrics_are_in_the_metrics_and_in_the_table(tmp_path):
-    world = FinishedRun(tmp_path)
-    without = world.run()
-    metrics, judged = world.run(metrics=METRICS), pd.read_parquet(world.reports / "judgements.parquet")
+    finished = FinishedRun(tmp_path)
+    without = finished.run()
+    metrics, judged = finished.run(metrics=METRICS), pd.read_parquet(finished.reports / "judgements.parquet")
     for name in METRICS:
         assert metrics["quality"][name]["adapter"] == pytest.approx(judged[judged.arm == "adapter"][name].mean(), rel=1e-4)
     assert metrics["quality"]["pickscore"]["win_rate"]["value"] > 0.5, "more images are correct with the adapter"
@@ -97,9 +97,9 @@ def test_a_new_metric_does_not_repeat_old_measurements(tmp_path, monkeypatch):
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
-    world = FinishedRun(tmp_path / "run")
-    before = world.run(), len(measured)
-    after = world.run(metrics=METRICS), len(measured)
+    finished = FinishedRun(tmp_path / "run")
+    before = finished.run(), len(measured)
+    after = finished.run(metrics=METRICS), len(measured)
     assert 0 < before[1] == after[1] and before[0]["quality"]["sharpness"] == after[0]["quality"]["sharpness"]
 
 
@@ -107,21 +107,21 @@ def test_a_regenerated_arm_is_the_only_one_measured_again(tmp_path, monkeypatch)
     measured, statistics = [], image_quality.image_statistics
     monkeypatch.setenv("SUR_WORK", str(tmp_path / "work"))
     monkeypatch.setattr(image_quality, "image_statistics", lambda images: measured.extend(images) or statistics(images))
-    world = FinishedRun(tmp_path / "run")
-    world.run(clip=None)
+    finished = FinishedRun(tmp_path / "run")
+    finished.run(clip=None)
     measured.clear()
     grey = [(f"{p['id']}-{k}", "png", encode(Image.new("RGB", (64, 64), (i, 90, 10 * k)))) for i, p in enumerate(PROMPTS) for k in (0, 1)]
-    write_tar(world.images / "adapter" / "images-000000.tar", grey)
-    world.run(clip=None)
+    write_tar(finished.images / "adapter" / "images-000000.tar", grey)
+    finished.run(clip=None)
     assert len(measured) == len(grey)
 
 
 def test_a_judge_with_probabilities_gives_soft_accuracy(tmp_path):
     model = tiny_blip_vqa(tmp_path / "blip")
-    world = FinishedRun(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
-    metrics = world.run(judge={"vqa": {"model": model}}, clip=None)
-    judged = pd.read_parquet(world.reports / "judgements.parquet")
-    assert metrics["semantic"]["overall"]["adapter"]["value"] == 0, "nothing is red and blue"
+    finished = FinishedRun(tmp_path / "run", rows=[p | {"atoms": [ATOM, ATOM | {"a": "blue"}]} for p in PROMPTS])
+    metrics = finished.run(judge={"vqa": {"model": model}}, clip=None)
+    judged = pd.read_parquet(finished.reports / "judgements.parquet")
+    assert metrics["semantic"]["overall"]["adapter"]["value"] == 0, "no image is red and blue"
     assert metrics["soft"]["adapter"] == pytest.approx(0.5, abs=1e-4) and judged.soft.between(0, 1).all()
     assert {"value", "low", "high", "p"} <= metrics["soft"]["difference"].keys()
     for name, rows in judged[judged.arm == "adapter"].groupby("category"):
@@ -135,10 +135,10 @@ def test_a_category_cannot_be_named_like_a_key_of_the_metrics(name):
 
 
 def test_sets_too_small_to_compare_are_left_out_with_a_note(tmp_path):
-    world = FinishedRun(tmp_path)
-    metrics = world.run(metrics=["cmmd"])
-    assert "distance" not in metrics and "needs 500 images per arm, and there are 48" in world.notes()["distance.cmmd"]
-    assert "needs 500 images" in (world.reports / "index.html").read_text()
+    finished = FinishedRun(tmp_path)
+    metrics = finished.run(metrics=["cmmd"])
+    assert "distance" not in metrics and "needs 500 images per arm, and there are 48" in finished.notes()["distance.cmmd"]
+    assert "needs 500 images" in (finished.reports / "index.html").read_text()
 
 
 @pytest.mark.parametrize(
@@ -159,22 +159,22 @@ def test_wrong_plug_ins_and_settings_give_clear_errors(tmp_path, changes, messag
 
 
 def test_a_judge_without_settings_uses_its_defaults(tmp_path):
-    world = FinishedRun(tmp_path)
-    assert world.run(judge={"pictograms": None}, clip=None) == world.run(judge="pictograms", clip=None)
-    assert set(json.loads((world.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
+    finished = FinishedRun(tmp_path)
+    assert finished.run(judge={"pictograms": None}, clip=None) == finished.run(judge="pictograms", clip=None)
+    assert set(json.loads((finished.reports / "metrics.json").read_text())["semantic"]["overall"]) == set(RIGHT)
 
 
 def test_embedding_distances_of_cached_features_are_in_the_metrics(tmp_path):
-    world = FinishedRun(tmp_path / "run")
-    adapter(trained=True).save_pretrained(world.adapter)
+    finished = FinishedRun(tmp_path / "run")
+    adapter(trained=True).save_pretrained(finished.adapter)
     embeds = {
         name: np.random.default_rng(seed).standard_normal((5, 9, 32)).astype("float16") for seed, name in enumerate(("simple", "complex"))
     }
     write_features(tmp_path / "clip/test-000000.parquet", list("abcde"), embeds)
-    r, out = world.reports, world.reports / "metrics.json"
-    files = world.prompts, world.images, r / "funnel.json", r / "train", world.adapter, r
+    r, out = finished.reports, finished.reports / "metrics.json"
+    files = finished.prompts, finished.images, r / "funnel.json", r / "train", finished.adapter, r
     evaluate(*files, tmp_path / "clip", evaluate={"judge": "pictograms"})
     result = json.loads(out.read_text())["embedding"]
-    assert result["pairs"] == 5 and result["mse"]["adapter"] != result["mse"]["baseline"] > 1 and "embedding" not in world.notes()
-    world.run(clip=None)
-    assert "embedding" not in json.loads(out.read_text()) and "no cached features" in world.notes()["embedding"]
+    assert result["pairs"] == 5 and result["mse"]["adapter"] != result["mse"]["baseline"] > 1 and "embedding" not in finished.notes()
+    finished.run(clip=None)
+    assert "embedding" not in json.loads(out.read_text()) and "no cached features" in finished.notes()["embedding"]

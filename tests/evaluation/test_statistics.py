@@ -74,27 +74,27 @@ def test_below_fifty_prompts_the_interval_is_corrected_for_skew():
     assert low > percentile[0] + 0.01 and high > percentile[1] + 0.03 and high - low < 1.3 * np.ptp(percentile)
 
 
-def test_a_gap_half_closed_is_half():
+def test_half_the_gap_closed_gives_0_5():
     baseline = RNG.uniform(0.1, 0.3, 90)
     value, low, high = bootstrap(90).gap_closed(baseline, baseline + 0.25, baseline + 0.5)
     assert (value, low, high) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_pairing_narrows_the_interval_of_the_gap():
-    prompts = RNG.uniform(0, 1, 100)  # easy and hard ones
+    prompts = RNG.uniform(0, 1, 100)  # easy and hard prompts
     noise = RNG.normal(0, 0.02, (3, 100))
     value, low, high = bootstrap(100).gap_closed(prompts + noise[0], prompts + 0.3 + noise[1], prompts + 0.4 + noise[2])
     assert low < 0.75 < high and high - low < 0.06 and value == pytest.approx(0.75, abs=0.03)
 
 
-def test_without_a_gap_none_is_closed():
+def test_without_a_significant_gap_the_share_closed_is_none():
     baseline = RNG.uniform(0, 1, 60)
     assert bootstrap(60).gap_closed(baseline, baseline + 0.1, baseline + RNG.normal(0, 0.3, 60) * 0.1) is None
     assert bootstrap(60).gap_closed(np.ones(60), np.ones(60), np.ones(60)) is None
     assert bootstrap(60).gap_closed(baseline, baseline - 0.1, baseline - 0.3) is None
 
 
-def test_an_adapter_without_effect_closes_nothing():
+def test_an_adapter_without_effect_closes_0_of_the_gap():
     baseline, best = RNG.integers(0, 2, 100).astype(float), np.ones(100)
     assert bootstrap(100).gap_closed(baseline, baseline, best) == (0, 0, 0)
 

@@ -28,7 +28,7 @@ def prompt(*atoms: dict) -> dict:
 
 
 def tiny_blip_vqa(folder: Path, steps: int = 0) -> str:
-    """A BLIP that answers questions, tiny; taught to tell red from blue for so many steps."""
+    """A tiny BLIP for questions, trained for `steps` steps to distinguish red from blue."""
     torch.manual_seed(0)
     tokenizer = blip.train_tokenizer(["what color is it red blue light green yes no"], 24)
     config = blip.build({"width": 32, "text_layers": 1, "vision_layers": 1, "length": 24}, tokenizer).config
@@ -66,16 +66,16 @@ def tiny_chat_model(folder: Path, template: str | None = TEMPLATE) -> str:
     vision = {"depth": 1, "embed_dim": 32, "num_heads": 2, "hidden_size": 32, "mlp_ratio": 2, "patch_size": 8, "spatial_merge_size": 2}
     config = Qwen2VLConfig(text_config=text, vision_config=vision, **ids)
     Qwen2VLForConditionalGeneration(config).save_pretrained(folder)
-    look = {"patch_size": 8, "merge_size": 2, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
+    sizes = {"patch_size": 8, "merge_size": 2, "min_pixels": 32 * 32, "max_pixels": 64 * 64}
     transformers.Qwen2VLProcessor(
-        transformers.Qwen2VLImageProcessor(**look), tokenizer, transformers.Qwen2VLVideoProcessor(**look), chat_template=template
+        transformers.Qwen2VLImageProcessor(**sizes), tokenizer, transformers.Qwen2VLVideoProcessor(**sizes), chat_template=template
     ).save_pretrained(folder)
     return str(folder)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> str:
-    return tiny_blip_vqa(tmp_path_factory.mktemp("blip") / "taught", 60)
+    return tiny_blip_vqa(tmp_path_factory.mktemp("blip") / "trained", 60)
 
 
 @pytest.fixture(scope="module")

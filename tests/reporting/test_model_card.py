@@ -32,17 +32,17 @@ def card_of(about: dict | None = None, metrics: dict | None = None, **options) -
     return ModelCard(text)
 
 
-def test_the_head_is_what_the_hub_reads():
+def test_the_yaml_header_has_the_fields_of_the_hub():
     head = card_of({"base_model": "stable-diffusion-v1-5/stable-diffusion-v1-5"}, licence="mit", datasets=["owner/pairs"]).data.to_dict()
     assert head["base_model"] == "stable-diffusion-v1-5/stable-diffusion-v1-5" and head["base_model_relation"] == "adapter"
     assert head["license"] == "mit" and head["datasets"] == ["owner/pairs"] and "arxiv:2305.05189" in head["tags"]
     assert head["pipeline_tag"] == "text-to-image" and head["library_name"] == "sur-adapter"
 
 
-def test_an_unknown_licence_is_not_invented_and_a_folder_is_not_a_base_model_of_the_hub():
-    found = card_of({"base_model": MINIATURE})
-    assert (found.data.license, found.data.license_name) == ("other", "not-stated") and NO_LICENCE in found.text
-    assert "base_model" not in found.data.to_dict() and "datasets" not in found.data.to_dict()
+def test_without_a_licence_the_card_says_so_and_a_local_folder_is_no_base_model_in_the_header():
+    card = card_of({"base_model": MINIATURE})
+    assert (card.data.license, card.data.license_name) == ("other", "not-stated") and NO_LICENCE in card.text
+    assert "base_model" not in card.data.to_dict() and "datasets" not in card.data.to_dict()
     assert NO_LICENCE not in card_of(licence="apache-2.0").text
 
 
@@ -66,15 +66,15 @@ def test_every_accuracy_is_shown_with_its_interval():
 
 def test_what_was_not_measured_is_left_out():
     assert "## Results" not in card_of().text and "## Results" not in card_of(metrics={"semantic": {}, "human": 3}).text
-    some = {"semantic": {"overall": {"adapter": {"value": 0.5}}, "gap_closed": {"value": float("nan")}}, "quality": {"regressed": 1}}
-    text = card_of(metrics=some).text
+    partial = {"semantic": {"overall": {"adapter": {"value": 0.5}}, "gap_closed": {"value": float("nan")}}, "quality": {"regressed": 1}}
+    text = card_of(metrics=partial).text
     assert "| plain prompt, with the adapter | 0.500 |" in text and "no adapter |" not in text
     assert "Share of the gap" not in text and "CLIP" not in text and "seeds per prompt" not in text and "it got worse" in text
 
 
 def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
-    mine = random_adapter(tmp_path / "adapter")
-    text = model_card(SURAdapter.from_pretrained(mine).config, METRICS, name=str(mine))
+    folder = random_adapter(tmp_path / "adapter")
+    text = model_card(SURAdapter.from_pretrained(folder).config, METRICS, name=str(folder))
     code = re.search(r"```python\n(.*?)```", text, re.S).group(1)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
@@ -86,17 +86,17 @@ def test_the_code_of_the_card_runs(tmp_path, monkeypatch):
 def test_hostile_values_stay_plain_text(hostile):
     about = {"base_model": hostile, "llm": hostile, "layers": [hostile], "data": hostile, "loss": {"prompt": hostile, "w_llm": hostile}}
     figures = {"semantic": {hostile: {"adapter": {"value": 0.5}}}, "counts": {"prompts": hostile, "seeds": 1, "pictures": 1}}
-    found, harmless = (
+    card, harmless = (
         card_of(about, figures, name=hostile),
         card_of({"base_model": "x"} | dict.fromkeys(("llm", "data"), "x"), figures | {"counts": {}}),
     )
-    assert yaml.safe_load(found.content.split("\n---\n")[0].removeprefix("---\n")) == harmless.data.to_dict()
-    assert re.findall(r"^#.*", found.text, re.M)[1:] == re.findall(r"^#.*", harmless.text, re.M)[1:]  # all headings but the title
-    outside = re.sub(r"^```python\n.*?^```$", "", found.text, flags=re.S | re.M)
-    assert "<script" not in outside and "\x1b" not in found.text and "[x](" not in outside and "```" not in outside
+    assert yaml.safe_load(card.content.split("\n---\n")[0].removeprefix("---\n")) == harmless.data.to_dict()
+    assert re.findall(r"^#.*", card.text, re.M)[1:] == re.findall(r"^#.*", harmless.text, re.M)[1:]  # all headings except the title
+    outside = re.sub(r"^```python\n.*?^```$", "", card.text, flags=re.S | re.M)
+    assert "<script" not in outside and "\x1b" not in card.text and "[x](" not in outside and "```" not in outside
     for row in re.findall(r"^\|.*\|$", outside, re.M):
         assert len(re.findall(r"(?<!\\)\|", row)) == 3
-    compile(re.search(r"^```python\n(.*?)^```$", found.text, re.S | re.M).group(1), "card", "exec")
+    compile(re.search(r"^```python\n(.*?)^```$", card.text, re.S | re.M).group(1), "card", "exec")
 
 
 def test_an_impossible_licence_or_data_set_is_refused():
@@ -108,16 +108,16 @@ def test_an_impossible_licence_or_data_set_is_refused():
 
 def test_facts_are_those_of_the_config_and_unknown_ones_are_left_out():
     about = {"base_model": "a/b", "llm": "c/d", "layers": ["layer_6", "layer_7"], "data": "e3d4", "loss": {"prompt": "kl", "w_prompt": 1.0}}
-    found = adapter_facts(AdapterConfig(64, teacher_width=192, about=about | {"train": {"steps": 10, "batch_size": 8, "lr": 0.1}}))
+    facts = adapter_facts(AdapterConfig(64, teacher_width=192, about=about | {"train": {"steps": 10, "batch_size": 8, "lr": 0.1}}))
     expected = {"base model": "a/b", "LLM": "c/d", "LLM layers": "layer_6, layer_7", "LLM width": "192", "data": "e3d4", "width": "64"}
     assert (
-        expected.items() <= found.items()
-        and found["losses"] == "prompt loss kl, prompt × 1.0"
-        and found["training"] == "steps 10, batch size 8, lr 0.1"
+        expected.items() <= facts.items()
+        and facts["losses"] == "prompt loss kl, prompt × 1.0"
+        and facts["training"] == "steps 10, batch size 8, lr 0.1"
     )
     assert list(adapter_facts(AdapterConfig(64))) == ["base model", "variant", "width", "depth, heads", "scale"]
-    for odd in ({"loss": 3, "train": [1], "layers": "all"}, "words"):
-        assert adapter_facts(AdapterConfig(64, about=odd))["base model"] == "unknown"
+    for invalid in ({"loss": 3, "train": [1], "layers": "all"}, "words"):
+        assert adapter_facts(AdapterConfig(64, about=invalid))["base model"] == "unknown"
 
 
 def test_one_line_has_no_line_break_and_no_control_character():

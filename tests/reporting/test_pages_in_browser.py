@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from helpers.browser import NEEDS_CHROMIUM, Browser
 from helpers.finished_run import EACH, FinishedRun
-from test_report import HOSTILE, hostile_world
+from test_report import HOSTILE, hostile_run
 
 from miniature.scenes import CATEGORIES
 from sur_adapter.evaluation.human_votes import read_votes
@@ -25,26 +25,26 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> Path:
-    world = FinishedRun(tmp_path_factory.mktemp("run"))
-    world.run()
-    return world.reports
+    finished = FinishedRun(tmp_path_factory.mktemp("run"))
+    finished.run()
+    return finished.reports
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> Path:
-    return hostile_world(tmp_path_factory.mktemp("hostile")).reports
+    return hostile_run(tmp_path_factory.mktemp("hostile")).reports
 
 
-def voting(browser: Browser, reports: Path) -> int:
-    """The page to vote on, as nobody has seen it before; how many pairs it holds."""
+def open_vote_page(browser: Browser, reports: Path) -> int:
+    """Opens the vote page without saved votes and returns its number of pairs."""
     browser.open(reports / "ab_vote.html")
     browser.run("localStorage.clear()")
     browser.open(reports / "ab_vote.html")
     return browser.run("document.querySelectorAll('.pair').length")
 
 
-def sideways(browser: Browser) -> list[str]:
-    """What reaches beyond the screen."""
+def elements_beyond_the_screen(browser: Browser) -> list[str]:
+    """The HTML of each element that is wider than the screen."""
     browser.run("document.querySelectorAll('details').forEach(d => { d.open = true })")
     beyond = "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"
     assert browser.run("innerWidth") == browser.run("document.documentElement.scrollWidth")
@@ -53,10 +53,10 @@ def sideways(browser: Browser) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("world", ["reports", "hostile"])
-def test_no_element_is_wider_than_the_screen(browser, request, world, width, page):
-    browser.open(request.getfixturevalue(world) / page, width)
-    assert sideways(browser) == []
+@pytest.mark.parametrize("fixture", ["reports", "hostile"])
+def test_no_element_is_wider_than_the_screen(browser, request, fixture, width, page):
+    browser.open(request.getfixturevalue(fixture) / page, width)
+    assert elements_beyond_the_screen(browser) == []
 
 
 def test_tables_fit_a_phone_without_scrolling_or_broken_words(browser, reports):
@@ -72,7 +72,7 @@ def test_tables_fit_a_phone_without_scrolling_or_broken_words(browser, reports):
 @pytest.mark.parametrize("page", PAGES)
 def test_a_page_loads_within_a_second_and_sends_no_request(browser, reports, page):
     browser.requests.clear()
-    assert min(browser.open(reports / page) for _ in range(3)) < 1, "the best of three: the machine may be busy"
+    assert min(browser.open(reports / page) for _ in range(3)) < 1, "the fastest of three"
     assert browser.requests == []
     assert browser.run("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
 
@@ -116,7 +116,7 @@ def test_headings_are_nested_and_controls_have_names(browser, reports, page):
     nameless = {n["role"]["value"] for n in nodes if not n["ignored"] and not n.get("name", {}).get("value")}
     assert roles.count("main") == 1 and not nameless & {"link", "button", "image", "img", "textbox", "progressbar", "navigation"}
     named = "[...document.querySelectorAll('[tabindex=\"0\"]')].every(e => e.ariaLabel.length > 5)"
-    assert browser.run(named), "what the keyboard reaches, to scroll it, says what it is"
+    assert browser.run(named), "every scrollable element has a label"
 
 
 def test_contents_link_to_sections_and_focus_is_visible(browser, reports):
@@ -130,7 +130,7 @@ def test_contents_link_to_sections_and_focus_is_visible(browser, reports):
 
 
 def test_one_pair_is_shown_at_a_time_and_arrow_keys_vote(browser, reports):
-    count = voting(browser, reports)
+    count = open_vote_page(browser, reports)
     assert count == EACH * len(CATEGORIES)
     shown = "[...document.querySelectorAll('.pair')].map((p, i) => p.hidden ? -1 : i).filter(i => i >= 0)"
     places = []
@@ -143,7 +143,7 @@ def test_one_pair_is_shown_at_a_time_and_arrow_keys_vote(browser, reports):
 
 
 def test_votes_survive_a_reload_and_are_saved_in_the_format_that_is_read(browser, reports):
-    voting(browser, reports)
+    open_vote_page(browser, reports)
     browser.press("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowRight")
     browser.open(reports / "ab_vote.html")
     assert browser.run("document.getElementById('place').textContent").startswith("Pair 5 of")
@@ -157,7 +157,7 @@ def test_votes_survive_a_reload_and_are_saved_in_the_format_that_is_read(browser
 
 
 def test_typing_a_name_and_key_repeats_are_not_votes(browser, reports):
-    voting(browser, reports)
+    open_vote_page(browser, reports)
     browser.run("document.getElementById('rater').focus()")
     browser.press("ArrowLeft")
     browser.run("document.activeElement.blur()")
@@ -168,7 +168,7 @@ def test_typing_a_name_and_key_repeats_are_not_votes(browser, reports):
 
 
 def test_the_end_is_announced_and_back_returns_to_the_last_pair(browser, reports):
-    count = voting(browser, reports)
+    count = open_vote_page(browser, reports)
     browser.press(*["ArrowLeft"] * (count + 3))
     assert browser.run("!document.getElementById('done').hidden && document.activeElement.id === 'done'")
     assert browser.run("document.getElementById('bar').value") == count
@@ -177,14 +177,14 @@ def test_the_end_is_announced_and_back_returns_to_the_last_pair(browser, reports
 
 
 def test_clicks_vote_and_move_the_focus_to_the_next_prompt(browser, reports):
-    voting(browser, reports)
+    open_vote_page(browser, reports)
     browser.run("document.querySelector('.pair:not([hidden]) [data-vote=right]').click()")
     assert browser.run("document.activeElement === document.querySelectorAll('.pair h2')[1]")
     assert browser.run("document.querySelector('.pair').hidden")
 
 
 def test_a_very_long_prompt_keeps_the_images_on_the_screen(browser, hostile):
-    voting(browser, hostile)
+    open_vote_page(browser, hostile)
     long = f"[...document.querySelectorAll('.pair h2')].findIndex(h => h.textContent.startsWith({HOSTILE[1][:50]!r}))"
     browser.press(*["ArrowLeft"] * browser.run(long))
     assert browser.run("document.querySelector('.pair:not([hidden]) .two').getBoundingClientRect().top") < 800

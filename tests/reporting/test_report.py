@@ -1,4 +1,4 @@
-"""The report is self-contained, shows the metrics, and escapes every text from elsewhere."""
+"""The report is self-contained, shows the metrics, and escapes all text from outside."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from sur_adapter.reporting.html import MAX_LENGTH, isolate
 from sur_adapter.reporting.provenance import licence
 from sur_adapter.reporting.report import SECTIONS, report_page
 
-TRICKS = [
+ATTACKS = [
     "<script>alert(1)</script> a red circle",
     '" onerror="alert(2)" x="',
     "</style></svg></title><img src=x onerror=alert(3)>",
@@ -26,7 +26,7 @@ TRICKS = [
     "null\u0000 and \u001b[31m and \u200d",
     "三个红色的圆 ثلاث دوائر 🟥",
 ]
-HOSTILE = [" ".join(TRICKS), "a" * 10_000]
+HOSTILE = [" ".join(ATTACKS), "a" * 10_000]
 HOSTILE_COUNTS = {"in": 3, "kept": 2, "dropped": {"<script>alert(5)</script>": 1}}
 
 
@@ -49,24 +49,24 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory) -> str:
-    world = FinishedRun(tmp_path_factory.mktemp("run"))
-    world.run()
-    return (world.reports / "index.html").read_text(encoding="utf-8")
+    finished = FinishedRun(tmp_path_factory.mktemp("run"))
+    finished.run()
+    return (finished.reports / "index.html").read_text(encoding="utf-8")
 
 
-def hostile_world(folder: Path) -> FinishedRun:
-    """A finished run whose prompts, config and funnel come from somebody who means harm; evaluated."""
+def hostile_run(folder: Path) -> FinishedRun:
+    """A finished and evaluated run with hostile prompts, config and funnel."""
     rows = [p | {"prompt": HOSTILE[i % 2], "complex_prompt": HOSTILE[1 - i % 2]} for i, p in enumerate(PROMPTS)]
-    world = FinishedRun(folder, rows=rows)
-    (world.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a/" + "a" * 10_000}}))
-    (world.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
-    world.run()
-    return world
+    finished = FinishedRun(folder, rows=rows)
+    (finished.adapter / "config.json").write_text(json.dumps({"about": {"<i>": "<script>alert(4)</script>", "llm": "a/" + "a" * 10_000}}))
+    (finished.reports / "funnel.json").write_text(json.dumps({"in": 3, "by_source": {"<b>source</b>" * 99: HOSTILE_COUNTS}}))
+    finished.run()
+    return finished
 
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory) -> str:
-    return (hostile_world(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
+    return (hostile_run(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_title_and_the_gap_come_first(page):
@@ -81,7 +81,7 @@ def test_the_report_uses_no_network_and_no_script(page, hostile):
         assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "form", "base"}
         assert all(attrs.get("src", "data:image/").startswith("data:image/") for _, attrs in tags)
         assert not any(key.startswith("on") for _, attrs in tags for key in attrs)
-        assert all(attrs.get("href", "#").startswith("#") for _, attrs in tags), "links lead within the page"
+        assert all(attrs.get("href", "#").startswith("#") for _, attrs in tags), "all links are within the page"
         assert "default-src 'none'" in text and "script-src" not in text
         assert "url(" not in text and "@import" not in text
 
@@ -93,7 +93,7 @@ def test_hostile_prompts_are_shown_as_text(hostile):
     assert "a" * MAX_LENGTH + "…" in text and "a" * (MAX_LENGTH + 1) not in text
 
 
-def test_hostile_names_in_config_and_funnel_are_text_too(hostile):
+def test_hostile_names_in_config_and_funnel_are_shown_as_text(hostile):
     text = "".join(Reader(hostile).words)
     assert "alert(4)" in text and "alert(5)" in text and "<b>source</b>" in text
 
@@ -154,7 +154,7 @@ def test_no_prompt_is_shown_twice_in_one_section():
         assert sorted(i for i, _ in keys) == ["a", "b", "c"]
 
 
-def test_the_worst_image_comes_first_whatever_its_other_seed():
+def test_worst_samples_are_ordered_by_their_worst_seed():
     table = judged(a=(1, 0), b=(1, 0), c=(0, 1))
     table.loc[(table.id == "a") & (table.seed == 1), "shown"] = 1.0
     table.loc[(table.id == "a") & (table.seed == 0) & (table.arm == "adapter"), "clip_score"] = 10.0
@@ -174,7 +174,7 @@ def test_random_samples_depend_only_on_the_seed():
     assert select_samples(table, 3)["random"] == select_samples(shuffled, 3)["random"] != select_samples(table, 4)["random"]
 
 
-def test_samples_are_selected_without_judge_or_clip_too():
+def test_samples_are_selected_without_a_judge_and_without_clip():
     table = judged(a=(0, 1), b=(1, 1)).assign(shown=float("nan"), clip_score=float("nan"))
     assert all(len(rows) == 2 for rows in select_samples(table).values())
 
@@ -189,11 +189,11 @@ def test_charts_of_little_data_do_not_fail():
 
 
 def test_names_and_titles_of_charts_are_escaped():
-    trick = '"><script>alert(7)</script>'
+    attack = '"><script>alert(7)</script>'
     charts = [
-        line_chart([(1, 0.5)], trick),
-        bar_chart({trick: 1}, trick, (trick,)),
-        interval_chart({trick: {trick: (0.5, 0.4, 0.6)}}, trick),
+        line_chart([(1, 0.5)], attack),
+        bar_chart({attack: 1}, attack, (attack,)),
+        interval_chart({attack: {attack: (0.5, 0.4, 0.6)}}, attack),
     ]
     for chart in charts:
         assert {tag for tag, _ in Reader(chart).tags} <= {"svg", "title", "text", "line", "path", "rect", "circle", "g"}
@@ -251,11 +251,11 @@ def small_report(**more) -> str:
 
 
 def test_every_text_that_reaches_a_template_is_escaped():
-    trick = '"><script>alert(8)</script>'
-    quality = {trick: {"baseline": 1.0, "adapter": 1.0, "regressed": 1}, "regressed": 1}
-    card = f"# The data\n\n## {trick}\n\n| a |\n| --- |\n| b |\n"
-    funnel, history = {"by_split": {trick: 1}}, [{"step": 1, trick: 0.5}]
-    page = small_report(numbers={"quality": quality}, notes={"semantic": trick}, funnel=funnel, history=history, data_card=card)
+    attack = '"><script>alert(8)</script>'
+    quality = {attack: {"baseline": 1.0, "adapter": 1.0, "regressed": 1}, "regressed": 1}
+    card = f"# The data\n\n## {attack}\n\n| a |\n| --- |\n| b |\n"
+    funnel, history = {"by_split": {attack: 1}}, [{"step": 1, attack: 0.5}]
+    page = small_report(numbers={"quality": quality}, notes={"semantic": attack}, funnel=funnel, history=history, data_card=card)
     assert "script" not in {tag for tag, _ in Reader(page).tags}
     assert "".join(Reader(page).words).count("alert(8)") >= 7, "headline, metric, regression, chart, split, heading, caption, note"
 
@@ -279,7 +279,7 @@ def test_human_votes_are_shown_with_their_interval():
     assert "<b>70 %</b>" in page and "60 % to 80 %" in page and "40 votes of 2 raters" in page and "α = 0.50" in page
 
 
-def test_settings_models_licences_and_the_place_of_the_commit_are_shown(tmp_path):
+def test_settings_licences_and_where_the_commit_is_recorded_are_shown(tmp_path):
     (tmp_path / "README.md").write_text("---\nlicense: openrail\n---\n# A model\n")
     page = small_report(settings={"evaluate": {"clip": "someone/clip"}, "models": {"diffusion": str(tmp_path), "resolution": 64}})
     text = "".join(Reader(page).words)
