@@ -15,26 +15,26 @@ def test_each_stage_and_tool_has_help_on_its_options(command, capsys):
     assert text.count(" --") > 1, "its options, beside --help"
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["-h"]])
-def test_without_a_stage_the_help_lists_all(words, capsys):
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
+def test_without_a_stage_the_help_lists_all(arguments, capsys):
     with pytest.raises(SystemExit) as end:
-        main(words)
+        main(arguments)
     assert end.value.code == 0
     text = capsys.readouterr().out
     assert all(f"    {name} " in text and description[:20] in text for name, description in COMMANDS.items())
 
 
 @pytest.mark.parametrize(
-    "words, message",
+    "arguments, message",
     [
         (["trian"], r"there is no stage 'trian' \(did you mean 'train'\?\): see `python -m stages --help`"),
         (["verfy"], r"there is no stage 'verfy' \(did you mean 'verify'\?\)"),
         (["x"], "there is no stage 'x': see"),
     ],
 )
-def test_an_unknown_stage_is_one_sentence(words, message):
+def test_an_unknown_stage_is_reported_in_one_sentence(arguments, message):
     with pytest.raises(ValueError, match=f"^{message}"):
-        main(words)
+        main(arguments)
 
 
 @pytest.mark.parametrize("stage", STAGES)

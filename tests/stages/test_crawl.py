@@ -75,12 +75,12 @@ def test_decoding_decides_what_is_an_image(monkeypatch):
     red = Image.new("RGB", (40, 30), "red")
     assert [decode(encode(red, kind)).format for kind in ("png", "jpeg", "webp")] == ["PNG", "JPEG", "WEBP"]
     frames = {"save_all": True, "append_images": [Image.new("RGB", (40, 30), "blue")]}
-    wrong = {
+    inputs = {
         "not an image": [b"", b"<html>", encode(red, "gif"), encode(red, "bmp"), b"%!PS-Adobe-3.0"],
         "animated": [encode(red, "webp", **frames), encode(red, "png", **frames)],
         "truncated": [encode(make(1).draw(), kind)[:-200] for kind in ("png", "jpeg", "webp")] + [b"\x89PNG\r\n\x1a\n"],
     }
-    for reason, files in wrong.items():
+    for reason, files in inputs.items():
         for data in files:
             with pytest.raises(InvalidImageError, match=reason):
                 decode(data)
@@ -89,7 +89,7 @@ def test_decoding_decides_what_is_an_image(monkeypatch):
         decode(encode(red))
 
 
-def test_an_empty_source_a_misspelt_one_and_a_misspelt_setting_are_refused_in_one_sentence(tmp_path):
+def test_an_empty_source_a_misspelled_one_and_a_misspelled_setting_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ValueError, match="source miniature gave no row: check sources.miniature"):
         crawl(tmp_path / "miniature", sources={"miniature": {"count": 0}})
     with pytest.raises(ValueError, match=r"sources has no 'minature' \(did you mean 'miniature'\?\)"):

@@ -1,4 +1,4 @@
-"""The whole DAG as a user runs it, on shrunken params, in a repository of its own."""
+"""The whole DAG, run by `dvc repro` with small params in a separate repository."""
 
 import json
 import sys
@@ -65,7 +65,7 @@ def test_importing_every_module_with_bytecode_written_leaves_nothing_to_do(home)
     modules = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in names if f.stem != "__main__"]
     run(folder, sys.executable, "-c", f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
     written = [f for f in folder.rglob("__pycache__/*.pyc") if ".dvc" not in f.parts]
-    assert len(written) >= len(modules) / 2  # else this test shows nothing
+    assert len(written) >= len(modules) / 2  # otherwise this test could not fail
     assert "up to date" in run(folder, "dvc", "status")
     assert ran(run(folder, "dvc", "repro")) == set()
 
@@ -88,7 +88,7 @@ def test_an_experiment_on_a_loss_runs_train_its_arm_and_the_evaluation_alone(hom
 def test_queued_experiments_run_beside_the_workspace_and_the_table_shows_each_with_its_figures(home):
     folder, _ = home
     before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
-    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first is what the workspace holds: nothing to run
+    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first equals the workspace, so nothing runs
     assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == BEHIND_A_LOSS
     _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
     queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]

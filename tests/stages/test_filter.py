@@ -156,7 +156,7 @@ def test_an_image_that_two_sources_hold_counts_once(tmp_path):
 
 
 def test_only_the_sources_and_scores_that_params_name_are_read(tmp_path):
-    paths = write(tmp_path, [row(1), row(2, source="dropped")])
+    paths = write(tmp_path, [row(1), row(2, source="other")])
     filter_pairs(*paths, filter={"clip_simple": 0.5}, sources={"s": {}}, scores={"clip": {"measures": ["simple"]}})
     pairs = read_table(paths[3])
     assert set(pairs.source) == {"s"} and not {"phash", "clip_complex"} & set(pairs)
@@ -216,7 +216,7 @@ def brute_force_pairs(hashes: np.ndarray, bits: int) -> list[list[int]]:
 def test_close_pairs_are_those_that_brute_force_finds(bits, kind):
     rng = np.random.default_rng(bits)
     hashes = rng.integers(0, 256, (700, 1 if kind == "short" else 26), np.uint8)
-    if kind == "mostly empty":  # images on a flat ground: nearly all share nearly all parts
+    if kind == "mostly empty":  # images on a plain background: nearly all hashes share nearly all parts
         hashes &= rng.integers(0, 40, hashes.shape, np.uint8) // 39 * 255
     if kind == "variants of few":
         hashes = hashes[rng.integers(0, 40, 700)]
@@ -228,7 +228,7 @@ def test_close_pairs_are_those_that_brute_force_finds(bits, kind):
 
 
 def test_many_similar_hashes_are_partitioned_again_and_few_pairs_are_compared(monkeypatch):
-    """10,000 on a flat ground have 50 million pairs; partitioned once, 18 million would be compared."""
+    """10,000 images on a plain background have 50 million pairs; one partition would leave 18 million to compare."""
     rng = np.random.default_rng(0)
     hashes = np.unique(rng.integers(0, 256, (10_000, 216), np.uint8) & (rng.random((10_000, 216)) < 0.03) * np.uint8(255), axis=0)
     module, compared = sys.modules["sur_adapter.data.filtering.hamming"], []

@@ -28,7 +28,7 @@ REAL = Path(__file__).parents[3] / "shared" / "realdata"
 
 @pytest.fixture(scope="module")
 def captions(raw, tmp_path_factory):
-    """Any caption for each image: its meaning does not matter here."""
+    """A caption for each image; its content is arbitrary."""
     folder = tmp_path_factory.mktemp("captions")
     kept = read_table(raw / "miniature").query("dropped.isna()")
     write_table(folder / "miniature" / "captions-000000.parquet", [{"id": i, "simple_prompt": f"{i[0]} red circles"} for i in kept.id])

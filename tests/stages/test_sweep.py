@@ -1,4 +1,4 @@
-"""Images by scale: 0 gives those of the base model, 1 those of the adapter, on the noise of the arms; and the text of each arm."""
+"""The sweep over scales gives the images of the base model at 0 and of the adapter at 1; and the text of each arm."""
 
 from pathlib import Path
 
@@ -42,10 +42,10 @@ def test_scales_0_and_1_give_the_images_of_two_arms_and_the_scale_between_others
         with_it = adapter if name == "adapter" else None
         generate(ROOT / "prompts/miniature", tmp_path / name, with_it, models=MODELS, generate=GENERATE | {"per_category": 1, "seeds": 1})
         arms[name] = {key: data for key, _, data in read_tar(tmp_path / name)}
-    found = swept(tmp_path / "drawn", adapter)
-    assert set(found) == {"0", "0.5", "1"} and len(arms["baseline"]) == 3
-    assert found["0"] == arms["baseline"] and found["1"] == arms["adapter"]
-    assert all(len({found[eta][key] for eta in found}) == 3 for key in arms["baseline"])
+    images = swept(tmp_path / "drawn", adapter)
+    assert set(images) == {"0", "0.5", "1"} and len(arms["baseline"]) == 3
+    assert images["0"] == arms["baseline"] and images["1"] == arms["adapter"]
+    assert all(len({images[eta][key] for eta in images}) == 3 for key in arms["baseline"])
 
 
 def test_equal_runs_write_equal_bytes(adapter, tmp_path):
@@ -69,22 +69,22 @@ def test_an_empty_list_of_strengths_generates_and_loads_nothing(adapter, tmp_pat
         ({"per_categories": 2}, "per_category"),
     ],
 )
-def test_a_wrong_setting_is_one_sentence(changes, sentence, adapter, tmp_path):
+def test_a_wrong_setting_is_reported_in_one_sentence(changes, sentence, adapter, tmp_path):
     with pytest.raises(ValueError, match=sentence):
         swept(tmp_path / "drawn", adapter, **changes)
 
 
 def test_each_arm_has_its_own_text():
-    words = {name: arm.text(PROMPT) for name, arm in ARMS.items()}
+    texts = {name: arm.text(PROMPT) for name, arm in ARMS.items()}
     plain, keyword = PROMPT["prompt"], PROMPT["complex_prompt"]
-    assert words == {
+    assert texts == {
         "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK_KEYWORDS}"
     }  # fmt: skip
     assert ARMS["complex"].text({"prompt": plain}) == plain
     assert {name for name, arm in ARMS.items() if arm.with_adapter} == {"adapter", "complex_adapter"}
 
 
-@pytest.mark.parametrize("name, given", [("baseline", True), ("complex_adapter", False)])
-def test_an_arm_without_the_adapter_it_needs_or_with_one_too_many_is_refused(name, given, adapter, tmp_path):
+@pytest.mark.parametrize("name, with_adapter", [("baseline", True), ("complex_adapter", False)])
+def test_an_arm_without_the_adapter_it_needs_or_with_one_it_does_not_take_is_refused(name, with_adapter, adapter, tmp_path):
     with pytest.raises(ValueError, match=f"the arm {name} is generated with"):
-        generate(ROOT / "prompts/miniature", tmp_path / name, adapter if given else None, models=MODELS, generate=GENERATE)
+        generate(ROOT / "prompts/miniature", tmp_path / name, adapter if with_adapter else None, models=MODELS, generate=GENERATE)

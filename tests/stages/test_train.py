@@ -46,7 +46,7 @@ def test_two_processes_train_the_adapter_that_one_trains(tmp_path, monkeypatch):
         assert two == pytest.approx(one, rel=1e-3)
     untrained = trained(tmp_path / "none", ALL, lr=1e-12)
     one, two, none = (torch.cat([p.flatten() for p in load_file(f / "model.safetensors").values()]) for f in (alone, paths[4], untrained))
-    assert (one - two).norm() < 0.05 * (one - none).norm(), "Muon's own products are bf16"
+    assert (one - two).norm() < 0.05 * (one - none).norm(), "Muon multiplies in bf16, so the sums differ"
 
 
 def test_a_stage_killed_twice_ends_in_the_same_bytes(tmp_path, monkeypatch):
@@ -110,8 +110,8 @@ print("ran", sorted(ran & frozen), "unet" if "diffusers.models.unets.unet_2d_con
     output = {}
     for weight in ("0", "1"):
         environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
-        words = [sys.executable, "-c", code, str(tmp_path / weight), weight]
-        done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+        command = [sys.executable, "-c", code, str(tmp_path / weight), weight]
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
         output[weight] = done.stdout.strip().splitlines()[-1]
     assert output["1"].startswith("ran ['UNet2DConditionModel']") and output["0"].startswith("ran []")
 
@@ -126,7 +126,7 @@ def test_the_projection_is_seeded_trained_and_saved_and_absent_without_the_llm_l
     untrained = load_file(trained(tmp_path / "d", TEXT_ONLY, lr=1e-12) / "model.safetensors")["projection.weight"]
     assert (first - untrained).abs().max() > 1e-4
     without = load_file(trained(tmp_path / "e", TEXT_ONLY | {"w_llm": 0.0}) / "model.safetensors")
-    assert not any(name.startswith("projection") for name in without), "nothing would train it"
+    assert not any(name.startswith("projection") for name in without), "no loss would train it"
 
 
 def test_the_settings_can_be_combined(tmp_path, monkeypatch):
@@ -187,7 +187,7 @@ def test_tensorboard_gets_the_history(tmp_path, monkeypatch):
     assert [event.value for event in events.Scalars("loss")] == pytest.approx([row["loss"] for row in history])
 
 
-def test_a_tracker_that_is_not_installed_is_one_sentence(tmp_path, monkeypatch):
+def test_a_tracker_that_is_not_installed_is_reported_in_one_sentence(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("sur_adapter.training.setup.get_available_trackers", list)
     with pytest.raises(ValueError, match="train.report_to is 'wandb', which is not installed: `pip install wandb`, or set it to null"):

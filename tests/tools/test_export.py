@@ -12,7 +12,7 @@ from helpers.stages import crawl
 from miniature.scenes import make
 from sur_adapter.data.filtering.data_card import data_card
 from sur_adapter.data.filtering.funnel import count_rows
-from sur_adapter.data.sources import folder as pictures
+from sur_adapter.data.sources import folder as folder_source
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, read_tar
 from sur_adapter.tools.export import export
@@ -20,7 +20,7 @@ from sur_adapter.tools.export import export
 
 @pytest.fixture
 def pairs(tmp_path):
-    """Six pictures crawled, one of them dropped."""
+    """Six crawled images, one of them dropped."""
     data = [encode(make(i).draw(), "png" if i % 2 else "jpeg") for i in range(6)]
     rows = [{"source": "s", "url": f"u{i}", "complex_prompt": f"prompt, {i}", "data": d, "dropped": None} for i, d in enumerate(data)]
     write_shards(tmp_path / "raw" / "s", rows)
@@ -32,8 +32,8 @@ def pairs(tmp_path):
 def test_an_export_is_read_back_by_the_sources_that_read_surd(pairs, tmp_path):
     assert export(pairs, tmp_path / "raw", tmp_path / "out") == 5
     kept = pairs[pairs.dropped.isna()].set_index("id")
-    found = [row for split in ("train", "test") for row in pictures.rows(pictures.Config(str(tmp_path / "out" / split)))]
-    assert {record_id(row["data"]): row["complex_prompt"] for row in found} == dict(kept.complex_prompt)
+    exported = [row for split in ("train", "test") for row in folder_source.rows(folder_source.Config(str(tmp_path / "out" / split)))]
+    assert {record_id(row["data"]): row["complex_prompt"] for row in exported} == dict(kept.complex_prompt)
     lines = [json.loads(line) for line in (tmp_path / "out/train/metadata.jsonl").read_text("utf-8").splitlines()]
     assert [set(line) for line in lines] == [{"file_name", "text", "prompt"}] * 3
     assert all((tmp_path / "out/train" / line["file_name"]).is_file() for line in lines) and lines[1]["text"] == "sentence ä 2"
@@ -46,9 +46,9 @@ def test_an_export_overwrites_nothing_and_refuses_a_missing_image(pairs, tmp_pat
     (tmp_path / "out" / "mine.txt").write_text("mine")
     with pytest.raises(ValueError, match="is not empty: name a new folder"):
         export(pairs, tmp_path / "raw", tmp_path / "out")
-    stranger = pd.concat([pairs, pairs.tail(1).assign(id="f" * 16)])
+    with_unknown = pd.concat([pairs, pairs.tail(1).assign(id="f" * 16)])
     with pytest.raises(ValueError, match="1 images, ffffffffffffffff the first, are in no tar under .*: run `dvc repro`"):
-        export(stranger, tmp_path / "raw", tmp_path / "new")
+        export(with_unknown, tmp_path / "raw", tmp_path / "new")
 
 
 def test_the_data_card_counts_every_row_and_escapes_text_from_outside(pairs):

@@ -1,4 +1,4 @@
-"""The dataset of cached pairs: LLM layers concatenated, mirrored images as pairs of their own, aspect buckets kept apart."""
+"""The dataset of cached pairs concatenates LLM layers, adds mirrored images as pairs, and does not mix aspect buckets."""
 
 import numpy as np
 import pytest
@@ -19,11 +19,11 @@ def numbers(*shape: int) -> np.ndarray:
 @pytest.fixture
 def stored(tmp_path):
     """Cached features of ten pairs, without latents, which a test adds."""
-    words = {name: numbers(10, 3, 8) for name in ("simple", "complex")}
+    embeds = {name: numbers(10, 3, 8) for name in ("simple", "complex")}
     layers = {f"layer_{k}": numbers(10, 4) for k in (2, 12)}
-    write_features(tmp_path / "clip/train-000000.parquet", IDS, words)
+    write_features(tmp_path / "clip/train-000000.parquet", IDS, embeds)
     write_features(tmp_path / "llm/train-000000.parquet", IDS, layers)
-    return words | layers
+    return embeds | layers
 
 
 def cached(folder, *lanes: str) -> FeatureDataset:

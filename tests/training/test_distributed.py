@@ -1,4 +1,4 @@
-"""Training under a launcher of params.yaml: on one machine or two, the adapter is the one that a single process trains."""
+"""Training under a launcher, on one machine or two, gives the adapter of a single process."""
 
 import json
 import os
@@ -50,10 +50,10 @@ def test_two_machines_under_accelerate_and_torchrun_train_the_adapter_that_one_p
     *_, untrained, _ = started("none", lr=1e-12)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    meet = ["--nnodes=2", "--node-rank=1", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    rendezvous = ["--nnodes=2", "--node-rank=1", "--nproc-per-node=1", "--master-addr=127.0.0.1", f"--master-port={port}"]
     module = stage_command(cached(tmp_path / "two"))[1:]
-    words = [sys.executable, "-m", "torch.distributed.run", *meet, *module]
-    with subprocess.Popen(words, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as other:
+    command = [sys.executable, "-m", "torch.distributed.run", *rendezvous, *module]
+    with subprocess.Popen(command, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL) as other:
         first = "accelerate launch --multi_gpu --num_machines 2 --num_processes 2 --machine_rank 0"
         *_, both, second = started("two", launch=f"{first} --main_process_ip 127.0.0.1 --main_process_port {port}")
         assert other.wait(60) == 0
@@ -61,12 +61,12 @@ def test_two_machines_under_accelerate_and_torchrun_train_the_adapter_that_one_p
     for one, two in zip(*(json.loads((folder / "history.json").read_text()) for folder in (log, second)), strict=True):
         assert two == pytest.approx(one, rel=1e-3)
     one, two, none = map(weights, (alone, both, untrained))
-    assert 0 < (one - two).norm() < 0.05 * (one - none).norm(), "Muon's own products are bf16"
+    assert 0 < (one - two).norm() < 0.05 * (one - none).norm(), "Muon multiplies in bf16, so the sums differ"
 
 
 def test_a_launcher_that_sets_no_world_size_is_started_once_and_does_not_change_the_adapter(started):
     *_, alone, _ = started("alone")
-    *_, under, _ = started("under", launch="python")  # one process, in whose environment nothing says that it was launched
+    *_, under, _ = started("under", launch="python")  # `python` as launcher sets no environment variable
     assert digest(under) == digest(alone)
 
 

@@ -29,8 +29,8 @@ def test_kl_of_two_known_distributions_matches_the_equation():
 def test_the_layers_of_the_loss_are_the_layers_of_the_unet(unet):
     for module, layer in zip(cross_attention_layers(unet).values(), layers(unet), strict=True):
         hidden, embeds = torch.randn(2, 6, module.to_q.in_features), torch.randn(2, 9, 32)
-        ours = torch.cat([layer(module.to_q(h), w[None]) for h, w in zip(hidden, embeds, strict=True)])
-        assert torch.allclose(ours, module(hidden, encoder_hidden_states=embeds), atol=1e-5)
+        outputs = torch.cat([layer(module.to_q(h), w[None]) for h, w in zip(hidden, embeds, strict=True)])
+        assert torch.allclose(outputs, module(hidden, encoder_hidden_states=embeds), atol=1e-5)
 
 
 def test_attention_loss_is_zero_for_equal_prompts_and_about_two_for_unrelated_ones(unet):

@@ -68,7 +68,7 @@ def test_the_velocity_is_the_target_if_the_unet_predicts_it(unet):
     late = {"t_min": 999, "scheduler": setup.scheduler(**VELOCITY, rescale_betas_zero_snr=True)}
     assert not torch.isclose(noise, velocity)
     spy = RecordingUNet(unet)
-    value = denoised(spy, **late)  # without any signal the velocity is minus the image
+    value = denoised(spy, **late)  # at zero SNR the velocity is minus the image
     mean, logvar = features().latents.unbind(1)
     torch.manual_seed(4)
     z = mean + (0.5 * logvar).exp() * torch.randn_like(mean)

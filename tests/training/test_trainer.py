@@ -201,7 +201,7 @@ def test_a_killed_training_resumes_and_ends_in_the_same_bits(stopped, config, tm
             return super().__call__(*batch)
 
     goal, accumulation = Stopping(text_only().config), config.get("gradient_accumulation_steps", 1)
-    limit = stopped * accumulation + stopped // 10  # validation calls it too
+    limit = stopped * accumulation + stopped // 10  # also called by the validation
     with pytest.raises(KeyboardInterrupt), WorkCache("train", config=config) as cache:
         fit(made, goal, features(64), features(16), cache, **CONFIG | config, checkpointing_steps=3)
     calls, limit, tracker = [], None, Recording()
@@ -223,7 +223,7 @@ def test_a_training_that_stopped_early_is_complete_when_it_is_resumed(tmp_path, 
     assert again == first and torch.equal(weights(made), weights(other))
 
 
-def test_short_memory_and_a_loss_that_is_not_finite_are_one_sentence():
+def test_short_memory_and_a_loss_that_is_not_finite_are_reported_in_one_sentence():
     hint = "does not hold a batch of 1000000000000000: lower train.batch_size and raise train.gradient_accumulation_steps"
     with pytest.raises(ValueError, match=hint):
         trained(batch_size=10**15)
