@@ -18,7 +18,7 @@ SMALL = {
 }
 
 
-BEHIND_A_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
+DOWNSTREAM_OF_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def home(tmp_path_factory) -> tuple[Path, str]:
     return folder, run(folder, "dvc", "repro")
 
 
-def test_one_command_runs_every_stage_and_reaches_the_metrics(home):
+def test_one_command_runs_every_stage_and_writes_metrics_and_report(home):
     folder, output = home
     stages = run(folder, "dvc", "stage", "list", "--name-only").split()
     assert ran(output) == set(stages)
@@ -49,19 +49,19 @@ def test_files_that_programs_leave_beside_the_sources_change_no_dependency(home,
     folder, _ = home
     deps = {dep for stage in YAML(typ="safe").load(folder / "dvc.lock")["stages"].values() for dep in (d["path"] for d in stage["deps"])}
     folders = [folder / dep for dep in deps if (folder / dep).is_dir() and not dep.startswith(("data", "models", "reports", "prompts"))]
-    left = [place / name for place in folders]
-    assert len(left) >= 4
-    for file in left:
+    extra_files = [directory / name for directory in folders]
+    assert len(extra_files) >= 4
+    for file in extra_files:
         file.parent.mkdir(exist_ok=True)
-        file.write_bytes(b"left")
+        file.write_bytes(b"x")
     assert ran(run(folder, "dvc", "repro")) == set()
-    for file in left:
+    for file in extra_files:
         file.unlink()
 
 
-def test_importing_every_module_with_bytecode_written_leaves_nothing_to_do(home):
+def test_bytecode_of_imported_modules_changes_no_dependency(home):
     folder, _ = home
-    names = [f.relative_to(folder) for room in ("sur_adapter", "stages", "miniature") for f in (folder / room).rglob("*.py")]
+    names = [f.relative_to(folder) for package in ("sur_adapter", "stages", "miniature") for f in (folder / package).rglob("*.py")]
     modules = [".".join(f.with_suffix("").parts).removesuffix(".__init__") for f in names if f.stem != "__main__"]
     run(folder, sys.executable, "-c", f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
     written = [f for f in folder.rglob("__pycache__/*.pyc") if ".dvc" not in f.parts]
@@ -70,26 +70,26 @@ def test_importing_every_module_with_bytecode_written_leaves_nothing_to_do(home)
     assert ran(run(folder, "dvc", "repro")) == set()
 
 
-def test_rows_in_are_rows_kept_and_rows_dropped(home):
+def test_the_funnel_adds_up_kept_and_dropped_rows(home):
     funnel = json.loads((home[0] / "reports/funnel.json").read_text())
     assert funnel["in"] == funnel["kept"] + sum(funnel["dropped"].values()) == 260
 
 
-def test_an_experiment_on_a_loss_runs_train_its_arm_and_the_evaluation_alone(home):
+def test_an_experiment_on_a_loss_runs_only_train_the_stages_with_the_adapter_and_evaluate(home):
     folder, _ = home
     run(folder, "git", "add", "-A")
     run(folder, "git", "commit", "-qm", "ran")
     before = json.loads((folder / "models/adapter/config.json").read_text())
-    assert ran(run(folder, "dvc", "exp", "run", "-S", "loss.w_llm=0.5")) == BEHIND_A_LOSS
+    assert ran(run(folder, "dvc", "exp", "run", "-S", "loss.w_llm=0.5")) == DOWNSTREAM_OF_LOSS
     after = json.loads((folder / "models/adapter/config.json").read_text())
     assert before["about"]["loss"]["w_llm"] != after["about"]["loss"]["w_llm"] == 0.5
 
 
-def test_queued_experiments_run_beside_the_workspace_and_the_table_shows_each_with_its_figures(home):
+def test_queued_experiments_do_not_change_the_workspace_and_dvc_shows_params_and_metrics_of_each(home):
     folder, _ = home
     before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
     run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first equals the workspace, so nothing runs
-    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == BEHIND_A_LOSS
+    assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == DOWNSTREAM_OF_LOSS
     _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
     queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]
     figures = {e["params"]["params.yaml"]["data"]["loss"]["w_llm"]: e["metrics"]["reports/metrics.json"]["data"] for e in queued}

@@ -23,10 +23,10 @@ def unet():
 
 
 def denoised(unet, made=None, batch=None, scheduler=None, **choices) -> torch.Tensor:
-    goal = objective(1.0, 0.0, 0.0, unet=unet, scheduler=scheduler or setup.scheduler(), **choices)
+    loss_module = objective(1.0, 0.0, 0.0, unet=unet, scheduler=scheduler or setup.scheduler(), **choices)
     made, batch = made or adapter(trained=True), batch or features()
     torch.manual_seed(4)
-    return goal(made, batch)[0]
+    return loss_module(made, batch)[0]
 
 
 class RecordingUNet(nn.Module):
@@ -43,8 +43,11 @@ class RecordingUNet(nn.Module):
 
 def test_the_gradient_with_the_diffusion_term_differs_from_that_without(unet):
     def gradient(w_diffusion):
-        made, goal = adapter(trained=True), objective(w_diffusion, 1.0, 0.01, layers=layers(unet), unet=unet, scheduler=setup.scheduler())
-        goal(made, features())[0].backward()
+        made, loss_module = (
+            adapter(trained=True),
+            objective(w_diffusion, 1.0, 0.01, layers=layers(unet), unet=unet, scheduler=setup.scheduler()),
+        )
+        loss_module(made, features())[0].backward()
         return gradients(made)
 
     without, with_it = gradient(0.0), gradient(1.0)
@@ -92,8 +95,8 @@ def test_noise_offset_shifts_each_channel_as_a_whole(unet):
     plain, moved = RecordingUNet(unet), RecordingUNet(unet)
     denoised(plain, t_min=999)
     denoised(moved, t_min=999, noise_offset=0.5)
-    apart = moved.inputs[0]["noisy_latents"] - plain.inputs[0]["noisy_latents"]
-    assert apart.std((2, 3)).max() < 1e-5 and apart.mean((2, 3)).std() > 0.3
+    difference = moved.inputs[0]["noisy_latents"] - plain.inputs[0]["noisy_latents"]
+    assert difference.std((2, 3)).max() < 1e-5 and difference.mean((2, 3)).std() > 0.3
 
 
 def test_the_loss_to_the_unets_own_prediction_is_zero_for_the_complex_prompt(unet):
@@ -121,8 +124,8 @@ def test_settings_that_the_scheduler_does_not_allow_are_refused(unet):
 
 def test_an_emptied_prompt_reaches_the_unet_unadapted_and_the_adapter_should_not_change_it(unet):
     empty, spy, made = torch.randn(9, 32), RecordingUNet(unet), adapter(trained=True)
-    goal = objective(1.0, 1.0, 1.0, unet=spy, scheduler=setup.scheduler(), empty_prompt_prob=1.0, empty_prompt=empty)
-    _, terms = goal(made, features())
+    loss_module = objective(1.0, 1.0, 1.0, unet=spy, scheduler=setup.scheduler(), empty_prompt_prob=1.0, empty_prompt=empty)
+    _, terms = loss_module(made, features())
     assert torch.equal(spy.inputs[0]["prompt_embeds"], empty.expand(24, -1, -1))
     assert terms["llm"] == 0 and terms["prompt"] > 0
     assert objective(0.0, 1.0, 0.0, empty_prompt_prob=1.0, empty_prompt=empty)(adapter(), features())[0].abs() < 1e-6
@@ -140,10 +143,10 @@ def test_half_of_the_prompts_are_emptied_at_probability_one_half(unet):
 def test_the_adapter_should_not_change_a_complex_prompt_that_replaces_a_simple_one(unet):
     """An untrained adapter changes nothing, so its loss is 0; the LLM loss, whose vector is of the simple prompt, does not count."""
     batch = features(simple_length=torch.full((24,), 4), complex_length=torch.full((24,), 6))
-    goal = objective(0.0, 1.0, 1.0, layers=layers(unet), complex_prompt_prob=1.0)
-    assert goal(adapter(), batch)[1]["prompt"] < 1e-6 and goal(adapter(), batch)[1]["llm"] == 0
-    assert goal(adapter(trained=True), batch)[1]["prompt"] > 0
-    replaced, rows = goal._replace_simple(batch, None, DistributedContext())
+    loss_module = objective(0.0, 1.0, 1.0, layers=layers(unet), complex_prompt_prob=1.0)
+    assert loss_module(adapter(), batch)[1]["prompt"] < 1e-6 and loss_module(adapter(), batch)[1]["llm"] == 0
+    assert loss_module(adapter(trained=True), batch)[1]["prompt"] > 0
+    replaced, rows = loss_module._replace_simple(batch, None, DistributedContext())
     assert rows.all() and torch.equal(replaced.simple, batch.complex) and torch.equal(replaced.simple_length, batch.complex_length)
 
 
@@ -158,19 +161,19 @@ def test_a_third_of_the_simple_prompts_is_replaced_at_probability_one_third():
 
 def test_masked_padding_does_not_count():
     short = {"simple_length": torch.full((24,), 4), "complex_length": torch.full((24,), 6)}
-    batch, goal = features(**short), objective(0.0, 1.0, 0.0, mask_padding=True)
+    batch, loss_module = features(**short), objective(0.0, 1.0, 0.0, mask_padding=True)
     other = TrainingBatch(batch.simple, torch.cat([batch.complex[:, :6], torch.randn(24, 3, 32)], 1), batch.teacher, **short)
-    assert torch.equal(goal(adapter(), batch)[0], goal(adapter(), other)[0])
+    assert torch.equal(loss_module(adapter(), batch)[0], loss_module(adapter(), other)[0])
     with pytest.raises(ValueError, match="loss.mask_padding needs the lengths of the prompts, and the cache holds none"):
-        goal(adapter(), features())
+        loss_module(adapter(), features())
 
 
 def test_llm_features_per_token_are_averaged_over_the_tokens_that_exist():
     tokens = torch.cat([torch.randn(24, 3, 20), torch.zeros(24, 2, 20)], 1)
     one = TrainingBatch(features().simple, features().complex, tokens[:, :3].mean(1))
     many = TrainingBatch(features().simple, features().complex, tokens)
-    goal = objective(0.0, 0.0, 1.0)
-    assert torch.allclose(goal(adapter(), one)[0], goal(adapter(), many)[0])
+    loss_module = objective(0.0, 0.0, 1.0)
+    assert torch.allclose(loss_module(adapter(), one)[0], loss_module(adapter(), many)[0])
 
 
 class Pooling(SURAdapter):
@@ -200,10 +203,10 @@ def test_an_sdxl_unet_gets_the_adapted_pooled_vector_and_the_size_of_the_image()
 def test_the_pooled_vector_is_part_of_the_prompt_loss(unet):
     made = Pooling()
     batch = features(simple_pooled=torch.randn(24, 24), complex_pooled=torch.randn(24, 24))
-    goal = objective(0.0, 1.0, 0.0, layers=layers(unet))
+    loss_module = objective(0.0, 1.0, 0.0, layers=layers(unet))
     torch.manual_seed(0)
-    tokens = goal(made, features())[0]
+    tokens = loss_module(made, features())[0]
     torch.manual_seed(0)
-    both = goal(made, batch)[0]
+    both = loss_module(made, batch)[0]
     both.backward()
     assert both > tokens + 1 and "head.weight" in gradients(made)
