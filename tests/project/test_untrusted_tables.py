@@ -64,7 +64,7 @@ def test_a_corrupt_parquet_is_read_or_ends_in_an_error_that_names_it(tmp_path, r
             TABLES[reader](file)
         except (ValueError, FileNotFoundError) as error:
             errors.append(str(error))
-    assert len(errors) > 50 and all("metadata.parquet" in text and ": " in text or "no picture meets" in text for text in errors)
+    assert len(errors) > 50 and all("metadata.parquet" in text and ": " in text or "no image meets" in text for text in errors)
 
 
 def test_pandas_metadata_of_a_table_is_ignored(tmp_path):

@@ -145,9 +145,9 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
 
 def test_unknown_models_and_rows_are_named_and_the_rest_is_planned():
     rates = MeasuredRates.read(BENCHMARKS)
-    unknown = settings("miniature", models={"llm": "nobody/knows"}, evaluate={"clip": "nobody/either"})
+    unknown = settings("miniature", models={"llm": "owner/unknown-llm"}, evaluate={"clip": "owner/unknown-clip"})
     estimates = by_stage(make_plan(unknown, rates))
-    assert "the size of nobody/knows is unknown" in estimates["cache@llm"].note and estimates["cache@llm"].disk_bytes is None
+    assert "the size of owner/unknown-llm is unknown" in estimates["cache@llm"].note and estimates["cache@llm"].disk_bytes is None
     assert estimates["cache@clip"].disk_bytes > 0 and estimates["generate"].rows is None and estimates["train"].rows is None
     plan = make_plan(settings("folder"), rates)
     assert {estimate.rows for estimate in plan.stages if estimate.stage.startswith(("crawl", "cache"))} == {None}
