@@ -100,7 +100,7 @@ def _counting(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
 
 def _count_table(matrix: pd.DataFrame) -> dict:
     last = matrix.columns[-1]
-    columns = [f"{number} counted" if number < last else f"{number} or more" for number in matrix.columns]
+    columns = [str(number) if number < last else f"{number}+" for number in matrix.columns]
     rows = []
     for requested, counts in matrix.iterrows():
         total = counts.sum() or 1
