@@ -1,7 +1,7 @@
 """Renders the report: one self-contained HTML file, without network, script or clock.
 
-A section is an entry of SECTIONS, a template of its name in templates/sections, and a value in `report_page`, which the template gets as `data`.
-A section without data is left out.
+A section is an entry of SECTIONS, a template of its name in templates/sections, and a value in `report_page`, which the template gets as
+`data`. A section without data is left out.
 """
 
 import pandas as pd
