@@ -66,7 +66,7 @@ def test_bytecode_of_imported_modules_changes_no_dependency(home):
     run(folder, sys.executable, "-c", f"import importlib\nfor name in {modules!r}: importlib.import_module(name)")
     written = [f for f in folder.rglob("__pycache__/*.pyc") if ".dvc" not in f.parts]
     assert len(written) >= len(modules) / 2  # otherwise this test could not fail
-    assert "up to date" in run(folder, "dvc", "status")
+    assert "up to date" in run(folder, "dvc", "status", "dvc.yaml")  # miniature/dvc.yaml has outs that nobody pulls
     assert ran(run(folder, "dvc", "repro")) == set()
 
 
