@@ -93,6 +93,18 @@ def _complex_action(scene, rng):
 _COMPLEX = {"action": _complex_action, "color": _complex_color, "counting": _complex_counting}
 
 
+def keywords(scene: Scene) -> str:
+    """The one keyword prompt of a scene with nothing besides: "3 green circles", "red circle, blue square", "green robot, running"."""
+    return ", ".join(map(_KEYWORDS[scene.category], scene.include))
+
+
+_KEYWORDS = {
+    "action": lambda e: f"{e['color']} {e['class']}, {e['pose']}",
+    "color": lambda e: f"{e['color']} {e['class']}",
+    "counting": lambda e: f"{e['count']} {e['color']} {e['class'] if e['count'] == 1 else plural(e['class'])}",
+}
+
+
 def simple_prompt(scene: Scene, seed: int, split: str = "train") -> str:
     """A plain sentence for a scene; the seed chooses template and words. split: "train" | "test" | "phrases"."""
     rng = Random(f"simple {seed} {scene.seed}")
