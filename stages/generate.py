@@ -8,7 +8,7 @@ import pandas as pd
 
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.generation.prompts import first_per_category, read_prompts
+from sur_adapter.generation.prompts import first_of_each_set
 from sur_adapter.generation.sampling import GenerateConfig, image_jobs
 from sur_adapter.generation.writer import write_images
 from sur_adapter.io.shards import write_table
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--arm", choices=ARMS, required=True, help="which prompts, and whether the adapter is attached")
-    parser.add_argument("--prompts", type=Path, required=True, help="file or folder of prompts")
+    parser.add_argument("--prompts", type=Path, required=True, help="file or folder of prompts; sub-folders are sets of their own")
     parser.add_argument("--out", type=Path, required=True, help="folder for images-*.tar and prompts.parquet")
     parser.add_argument("--adapter", type=Path, help="folder of the trained adapter, for arms that use it")
 
@@ -40,7 +40,7 @@ def generate(
     """
     if ARMS[arm].with_adapter != (adapter is not None):
         raise ValueError(f"the arm {arm} is generated {'with' if ARMS[arm].with_adapter else 'without'} an adapter: see dvc.yaml")
-    rows = first_per_category(read_prompts(prompts), config.per_category)
+    rows = first_of_each_set(prompts, config.per_category)
     texts = [ARMS[arm].text(row) for row in rows]
     write_images(out, image_jobs(rows, texts, config.seeds), adapter, models, config, executor)
     table = pd.DataFrame({"id": [row["id"] for row in rows], "category": [row["category"] for row in rows], "arm": arm, "text": texts})

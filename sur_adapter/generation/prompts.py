@@ -4,6 +4,9 @@
 `prompt` is the plain sentence, `complex_prompt` the keyword prompt for the same image. `include` lists what the image must show and
 `exclude` what it must not (GenEval's form); `atoms` are questions with answers, for a judge that answers questions. Published benchmarks
 are recognised by their content and read as they are (prompt_formats/).
+
+The files of a folder are the main set, those of each of its sub-folders are a set of their own: it is drawn by every arm and measured
+apart, so that the numbers of the main set do not depend on it. A category belongs to one set.
 """
 
 import json
@@ -15,17 +18,45 @@ from sur_adapter.generation.prompt_formats import parse_json
 REQUIRED = ("id", "category", "prompt")
 SUFFIXES = ("json", "tsv", "txt")  # of benchmarks, in a folder without *.jsonl
 FORMATS = "sur_adapter.generation.prompt_formats"
+MAIN = "main"  # the name of the main set
 
 
 def read_prompts(path: Path) -> list[dict]:
-    """Reads all prompts of a file, or of a folder's *.jsonl (without any, its benchmarks) in order of their names.
+    """Reads the main set: all prompts of a file, or of a folder's *.jsonl (without any, its benchmarks) in order of their names.
 
     Raises FileNotFoundError if there is no list, ValueError for an invalid one.
     """
     files = _files(path)
     if not files or not files[0].is_file():
         raise FileNotFoundError(f"{path} holds no *.jsonl of prompts: name a folder such as prompts/miniature")
-    prompts, first_use = [], {}
+    return _read_files(path, files, {})
+
+
+def read_prompt_sets(path: Path) -> dict[str, list[dict]]:
+    """Reads the main set, and a set for each sub-folder with *.jsonl. Returns set -> its prompts: MAIN first, the others by name.
+
+    Raises FileNotFoundError if there is no main set, ValueError for an invalid list, for an id that two prompts have, and for a category
+    that two sets have.
+    """
+    sets = {MAIN: read_prompts(path)}
+    first_use = {row["id"]: f"the main set of {path}" for row in sets[MAIN]}
+    for folder in sorted(folder for folder in path.glob("*") if folder.is_dir() and any(folder.glob("*.jsonl"))):
+        if folder.name == MAIN:
+            raise ValueError(f"{folder} is a set of prompts named {MAIN!r}, which is the name of the files above it: rename the folder")
+        sets[folder.name] = _read_files(folder, sorted(folder.glob("*.jsonl")), first_use)
+    owner: dict[str, str] = {}
+    for name, rows in sets.items():
+        for category in dict.fromkeys(row["category"] for row in rows):
+            if category in owner:
+                both = f"the sets {owner[category]!r} and {name!r}"
+                raise ValueError(f"{path} has the category {category!r} in {both}: give each set categories of its own")
+            owner[category] = name
+    return sets
+
+
+def _read_files(path: Path, files: list[Path], first_use: dict[str, str]) -> list[dict]:
+    """Reads the prompts of files of `path`. first_use: id -> where it was used, extended in place."""
+    prompts = []
     for file in files:
         for location, prompt in _read_file(file):
             _check(prompt, location)
@@ -37,6 +68,11 @@ def read_prompts(path: Path) -> list[dict]:
     if not prompts:
         raise ValueError(f"{path} holds no prompt: write one JSON object per line, with {', '.join(REQUIRED)}")
     return prompts
+
+
+def first_of_each_set(path: Path, count: int) -> list[dict]:
+    """Reads the first `count` prompts of each category of all sets: those of the main set first, in the order of `read_prompt_sets`."""
+    return [row for rows in read_prompt_sets(path).values() for row in first_per_category(rows, count)]
 
 
 def first_per_category(prompts: list[dict], count: int) -> list[dict]:

@@ -10,7 +10,7 @@ from miniature.prompts import FIRST, prompts, write
 from miniature.scenes import CATEGORIES, make
 from miniature.words import read, simple_prompt
 from sur_adapter.evaluation.judges import pictograms
-from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.prompts import MAIN, first_of_each_set, read_prompt_sets, read_prompts
 
 ROOT = Path(__file__).parents[2]
 MINIATURE = ROOT / "prompts/miniature"
@@ -104,3 +104,49 @@ def test_a_folder_without_prompts_is_named(tmp_path):
     for path in (tmp_path, tmp_path / "none.jsonl"):
         with pytest.raises(FileNotFoundError, match=r"holds no \*\.jsonl"):
             read_prompts(path)
+
+
+def write_set(folder: Path, name: str, category: str, ids: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [{"id": f"{category}-{i}", "category": category, "prompt": f"{category} {i}"} for i in ids]
+    (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_each_sub_folder_is_a_set_and_the_main_set_comes_first(tmp_path):
+    write_set(tmp_path, "zebra", "zebra", "ab")
+    write_set(tmp_path / "one", "apple", "apple", "abc")
+    write_set(tmp_path / "another", "pear", "pear", "a")
+    (tmp_path / "empty").mkdir()
+    sets = read_prompt_sets(tmp_path)
+    assert {name: [row["id"] for row in rows] for name, rows in sets.items()} == {
+        MAIN: ["zebra-a", "zebra-b"], "another": ["pear-a"], "one": ["apple-a", "apple-b", "apple-c"]
+    }  # fmt: skip
+    assert list(sets) == [MAIN, "another", "one"]
+    assert [row["id"] for row in read_prompts(tmp_path)] == ["zebra-a", "zebra-b"]
+    assert [row["id"] for row in first_of_each_set(tmp_path, 2)] == ["zebra-a", "zebra-b", "pear-a", "apple-a", "apple-b"]
+
+
+def test_a_file_of_prompts_is_a_main_set_alone(tmp_path):
+    write_set(tmp_path, "a", "a", "xy")
+    assert list(read_prompt_sets(tmp_path / "a.jsonl")) == [MAIN]
+
+
+def test_sets_that_share_a_category_or_an_id_are_refused(tmp_path):
+    write_set(tmp_path, "a", "a", "xy")
+    write_set(tmp_path / "more", "b", "a", "z")
+    with pytest.raises(ValueError, match="category 'a' in the sets 'main' and 'more': give each set categories of its own"):
+        read_prompt_sets(tmp_path)
+    write_set(tmp_path / "more", "b", "a", "x")
+    with pytest.raises(ValueError, match="the id 'a-x' was already used in the main set"):
+        read_prompt_sets(tmp_path)
+    (tmp_path / "more").rename(tmp_path / "main")
+    with pytest.raises(ValueError, match="named 'main'.*rename the folder"):
+        read_prompt_sets(tmp_path)
+
+
+def test_the_hand_written_sentences_can_be_judged_and_their_keyword_prompts_ask_for_the_same():
+    rows = read_prompt_sets(MINIATURE)["hand_written"]
+    assert {c: sum(r["category"] == c for r in rows) for c in ("known_words", "wild")} == {"known_words": 75, "wild": 75}
+    for row in rows:
+        assert read(row["complex_prompt"]) == row["include"] and row["tag"], row["id"]
+        assert not judge(make(3).draw(), row) or make(3).include == row["include"]
