@@ -23,6 +23,7 @@ STAGES = {
     "caption": "caption each image with a plain sentence (BLIP)",
     "score": "score image-text agreement, hashes and lengths",
     "filter": "select pairs, group near-duplicates, assign splits",
+    "sentences": "collect sentences without images for the language model",
     "cache": "cache the features of one frozen model",
     "train": "train the adapter from cached features",
     "generate": "generate the images of one arm",

@@ -1,6 +1,6 @@
 """Reads one column of a Parquet file as numpy: as a memory map if its values are stored plainly, else decoded by pyarrow.
 
-`store.write_vectors` writes each column as one page, neither compressed nor encoded, so the values are the last bytes of the column chunk
+`store.write_features` writes each column as one page, neither compressed nor encoded, so the values are the last bytes of the column chunk
 and one row is read without the other rows of its shard. Files of other Parquet writers are read correctly too, but into memory.
 """
 
