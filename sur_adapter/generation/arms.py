@@ -8,16 +8,19 @@ STOCK_KEYWORDS = "masterpiece, best quality, highly detailed, sharp focus, 8k"  
 
 @dataclass(frozen=True)
 class Arm:
-    """prompt: which prompt the pipeline gets; `stock` is the plain one followed by STOCK_KEYWORDS. label: its name in the report."""
+    """prompt: which prompt the pipeline gets; `stock` is the plain one followed by STOCK_KEYWORDS, `rewritten` what the language model
+    makes of the plain one (rewriting.py). label: its name in the report."""
 
-    prompt: Literal["plain", "keyword", "stock"]
+    prompt: Literal["plain", "keyword", "stock", "rewritten"]
     with_adapter: bool
     label: str
 
     def text(self, row: dict) -> str:
-        """Returns the text that the pipeline gets for a row of a prompt list (prompts.py)."""
+        """Returns the text that the pipeline gets for a row of a prompt list (prompts.py); for `rewritten`, with the key `answer`."""
         if self.prompt == "keyword":
             return row.get("complex_prompt") or row["prompt"]
+        if self.prompt == "rewritten":
+            return row["answer"] or row["prompt"]
         return f"{row['prompt']}, {STOCK_KEYWORDS}" if self.prompt == "stock" else row["prompt"]
 
 
@@ -27,4 +30,5 @@ ARMS = {
     "complex": Arm("keyword", False, "keyword prompt, no adapter (upper bound)"),
     "complex_adapter": Arm("keyword", True, "keyword prompt, with the adapter (should do no harm)"),
     "expansion": Arm("stock", False, "plain prompt plus stock keywords, no adapter (common practice)"),
+    "rewrite": Arm("rewritten", False, "plain prompt rewritten by the language model, no adapter"),
 }

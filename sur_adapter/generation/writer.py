@@ -1,5 +1,6 @@
 """Writes the images of one arm; a killed run resumes at the first batch that is not finished."""
 
+import time
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -23,8 +24,12 @@ Batch = tuple[int, list[ImageJob]]  # its number and its jobs
 
 def write_images(
     out: Path, jobs: list[ImageJob], adapter: Path | None, models: ModelsConfig, config: GenerateConfig, executor: ExecutorConfig
-) -> None:
-    """Writes images-000000.tar into `out`: one PNG per job, in order. adapter: folder of the adapter to attach, or None."""
+) -> float | None:
+    """Writes images-000000.tar into `out`: one PNG per job, in order. adapter: folder of the adapter to attach, or None.
+
+    Returns the seconds per image, of all workers together and after the first batch, in which models are loaded; None if fewer than two
+    batches were left to generate.
+    """
     batches: list[Batch] = list(enumerate(batched(jobs, config.batch_size)))
     files = file_stats(models.diffusion, adapter and str(adapter))
     inputs = {"jobs": jobs, "config": config, "models": models, "files": files}
@@ -37,10 +42,10 @@ def write_images(
         Executor(partial(ImageWorker, work, adapter, models, config), input_files, executor) as workers,
     ):
         unfinished = [batch for batch in batches if not (work.folder / _name(batch[0])).exists()]
-        for _ in tqdm(workers.map(unfinished), "generate", len(unfinished), unit="batch", disable=None):
-            pass
+        done = [time.perf_counter() for _ in tqdm(workers.map(unfinished), "generate", len(unfinished), unit="batch", disable=None)]
         images = chain.from_iterable(read_tar(work.folder / _name(number)) for number, _ in batches)
         write_tar(out / "images-000000.tar", images)
+    return (done[-1] - done[0]) / sum(len(jobs) for _, jobs in unfinished[1:]) if len(done) > 1 else None
 
 
 def _name(number: int) -> str:

@@ -32,7 +32,7 @@ def adapter(tmp_path_factory) -> Path:
 
 def swept(out: Path, adapter: Path, **changes) -> dict[str, dict[str, bytes]]:
     options = {"strengths": [0, 0.5, 1], "per_category": 1} | changes
-    sweep(ROOT / "prompts/miniature", out, adapter, models=MODELS, generate=GENERATE, sweep=options)
+    sweep(ROOT / "prompts/plain", out, adapter, models=MODELS, generate=GENERATE, sweep=options)
     return {place.name: {key: data for key, _, data in read_tar(place)} for place in out.iterdir()}
 
 
@@ -40,7 +40,7 @@ def test_scales_0_and_1_give_the_images_of_two_arms_and_the_scale_between_others
     arms = {}
     for name in ("baseline", "adapter"):
         with_it = adapter if name == "adapter" else None
-        generate(ROOT / "prompts/miniature", tmp_path / name, with_it, models=MODELS, generate=GENERATE | {"per_category": 1, "seeds": 1})
+        generate(ROOT / "prompts/plain", tmp_path / name, with_it, models=MODELS, generate=GENERATE | {"per_category": 1, "seeds": 1})
         arms[name] = {key: data for key, _, data in read_tar(tmp_path / name)}
     images = swept(tmp_path / "drawn", adapter)
     assert set(images) == {"0", "0.5", "1"} and len(arms["baseline"]) == 3
@@ -75,10 +75,12 @@ def test_a_wrong_setting_is_reported_in_one_sentence(changes, sentence, adapter,
 
 
 def test_each_arm_has_its_own_text():
-    texts = {name: arm.text(PROMPT) for name, arm in ARMS.items()}
+    answer = "red, 3 circles"
+    texts = {name: arm.text(PROMPT | {"answer": answer}) for name, arm in ARMS.items()}
     plain, keyword = PROMPT["prompt"], PROMPT["complex_prompt"]
     assert texts == {
-        "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK_KEYWORDS}"
+        "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK_KEYWORDS}",
+        "rewrite": answer,
     }  # fmt: skip
     assert ARMS["complex"].text({"prompt": plain}) == plain
     assert {name for name, arm in ARMS.items() if arm.with_adapter} == {"adapter", "complex_adapter"}
@@ -87,4 +89,4 @@ def test_each_arm_has_its_own_text():
 @pytest.mark.parametrize("name, with_adapter", [("baseline", True), ("complex_adapter", False)])
 def test_an_arm_without_the_adapter_it_needs_or_with_one_it_does_not_take_is_refused(name, with_adapter, adapter, tmp_path):
     with pytest.raises(ValueError, match=f"the arm {name} is generated with"):
-        generate(ROOT / "prompts/miniature", tmp_path / name, adapter if with_adapter else None, models=MODELS, generate=GENERATE)
+        generate(ROOT / "prompts/plain", tmp_path / name, adapter if with_adapter else None, models=MODELS, generate=GENERATE)
