@@ -3,16 +3,17 @@
 A sentence is composed of a build, noun phrases, synonyms (synonyms.py), a close and punctuation, by the thousand; it states every
 attribute of its scene, and none of another. Builds have gaps, by category:
     all       {x} all that is seen ("three red circles"), {be} is/are, {was} was/were, {who} a relative
-    counting  {n} "three", {nn} "three" or "one", {s} "circles", {c} "red", {cn} "red" as a noun, {are} {were} {have} {they} {them}
+    counting  {n} "three", {nn} "three" or "one", {s} "circles", {c} "red", {cn} "red" as a noun, {are} {were} {have} {they} {them},
+              {s1} "circle" and {ss} "circles" in any number
     color     {a} {b} "a red circle", {t1} {t2} "circle", {c1} {c2} "red"
-    action    {a} "a red robot", {t} "robot", {c} {cn}, {doing} "running", {does} "runs", {pro} "he is" or "they are", {who}
+    action    {a} "a red robot", {t} "robot", {c} {cn}, {doing} "running", {doing1} in one word, {does} "runs", {pro} "he is", {who} that
     negated   {c_} another colour, {n_} another number, {t_} another noun, {ts_} in the plural, {doing_} another pose
 """
 
 import re
 from random import Random
 
-from miniature.broad_builds import JOINED, OTHERS, OWN, PHRASES, REQUEST_CLOSES, SHARED
+from miniature.broad_builds import ANDS, JOINED, OTHERS, OWN, PHRASES, REQUEST_CLOSES, SHARED
 from miniature.scenes import ACTORS, Scene
 from miniature.silhouettes import POSES as POSE_NAMES
 from miniature.silhouettes import SHAPES
@@ -23,6 +24,8 @@ KINDS = {
     "plain": 0.16, "synonym": 0.16, "request": 0.13, "question": 0.08, "passive": 0.08, "negation": 0.10, "two_sentences": 0.11,
     "relative": 0.08,
 }  # fmt: skip
+SINGLE = {"be": "is", "be_": "is", "was": "was", "have": "has"}
+SEVERAL = {"be": "are", "be_": "are", "was": "were", "have": "have"}
 CAPITALS, TYPOS, SYNONYMS = 0.06, 0.10, 0.45  # shares of sentences with capitals or a typo; of words that are synonyms
 
 
@@ -48,10 +51,13 @@ def broad(scene: Scene, seed: int) -> tuple[str, str]:
 
 
 def _sentence(scene, kind, rng):
-    words = _WORDS[scene.category](scene, rng, 1.0 if kind == "synonym" else SYNONYMS)
-    phrase = rng.choice(PHRASES[scene.category]).replace("|", rng.choice(JOINED))
+    words = gaps(scene, rng, 1.0 if kind == "synonym" else SYNONYMS)
+    joint = rng.choice(JOINED)
+    phrase = rng.choice(PHRASES[scene.category]).replace("|", joint)
     own = OWN[scene.category].get(kind, ())
     build = rng.choice(own) if own and (kind not in SHARED or rng.random() < 0.5) else rng.choice(SHARED[kind])
+    if scene.category == "color" and kind == "passive" and joint in ANDS:
+        words |= SEVERAL
     build = build.replace("{x}", phrase)
     if kind == "request":
         close = rng.choice(REQUEST_CLOSES)
@@ -61,10 +67,10 @@ def _sentence(scene, kind, rng):
 
 def finish(sentence: str, rng: Random, question: bool = False) -> str:
     """a/an, the first letter, and the mark at the end."""
-    sentence = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", sentence)
+    sentence = re.sub(r"\b([Aa]) (?=[aeio]|u(?!ni))", r"\1n ", sentence, flags=re.IGNORECASE)
     if question:
         sentence += rng.choice(("?", "?", "?", "", "??"))
-    elif not sentence.endswith("."):
+    elif sentence[-1] not in ".?":
         sentence += rng.choice(("", "", "", ".", ".", ".", "!", "..."))
     return sentence[0].upper() + sentence[1:] if rng.random() < 0.5 else sentence
 
@@ -85,6 +91,11 @@ _SINGLE_WORDS = {part for word in LEXICON for part in word.split()}
 
 def _title(sentence: str) -> str:
     return " ".join(word[0].upper() + word[1:] for word in sentence.split())
+
+
+def gaps(scene: Scene, rng: Random, synonyms: float) -> dict[str, str]:
+    """What fills the gaps of a build; `synonyms` is the share of words that are not the world's own."""
+    return _WORDS[scene.category](scene, rng, synonyms)
 
 
 def _pick(names, rng, synonyms):
@@ -117,20 +128,21 @@ def _counting(scene, rng, synonyms):
     name = _pick(NOUNS[entry["class"]], rng, synonyms)
     n = "a" if count == 1 and rng.random() < 0.55 else _pick(NUMBERS[count], rng, synonyms)
     nn = rng.choice(NUMBERS[count][:2] if rng.random() < 0.3 else NUMBERS[count][:1])
-    plain = {"c": adjective, "cn": noun, "n": n, "nn": nn, "s": name if count == 1 else plural(name)}
+    plain = {"c": adjective, "cn": noun, "n": n, "nn": nn, "s": name if count == 1 else plural(name), "s1": name, "ss": plural(name)}
     be = ("is", "was", "has", "it", "it") if count == 1 else ("are", "were", "have", "they", "them")
     plain |= dict(zip(("are", "were", "have", "they", "them"), be, strict=True))
-    plain |= {"be": be[0], "was": be[1], "be_": be[0], "n_": NUMBERS[_other(NUMBERS, (count,), rng)][0]}
+    plain |= (SINGLE if count == 1 else SEVERAL) | {"n_": NUMBERS[_other(NUMBERS, (count,), rng)][0]}
     plain |= {"c_": _other(COLORS, (entry["color"],), rng)} | _not_here((entry["class"],), rng)
     return _capital(plain, "n", "c", "they")
 
 
 def _pair(scene, rng, synonyms):
-    words = {"be": "is", "be_": "is", "was": "was", "have": "has"} | _not_here([t.cls for t in scene.things], rng)
+    words = SINGLE | _not_here([t.cls for t in scene.things], rng)
     for i, t in enumerate(rng.sample(scene.things, 2), 1):
         (adjective, noun), name = _color(t.color, rng, synonyms), _pick(NOUNS[t.cls], rng, synonyms)
         article = "one" if rng.random() < 0.05 else "a"
         words |= {f"t{i}": name, f"c{i}": adjective, f"cn{i}": noun, "ab"[i - 1]: f"{article} {adjective} {name}"}
+        words[f"color{i}"] = t.color  # for no gap: what {c1} and {c2} mean
         words[f"c{i}_"] = _other(COLORS, [x.color for x in scene.things], rng)
     return _capital(words, "a", "b")
 
@@ -141,7 +153,8 @@ def _actor(scene, rng, synonyms):
     person, poses = t.cls == "person", [_pick(forms, rng, synonyms) for forms in POSES[t.pose]]
     pronoun = PRONOUNS.get(name, "they") if person else "it"
     words = {"t": name, "c": adjective, "cn": noun, "a": f"a {adjective} {name}", "doing": poses[0], "does": poses[1]}
-    words |= {"pro": "they are" if pronoun == "they" else f"{pronoun} is", "be": "is", "be_": "is", "was": "was", "have": "has"}
+    words["doing1"] = poses[0] if " " not in poses[0] else POSES[t.pose][0][0]
+    words |= {"pro": "they are" if pronoun == "they" else f"{pronoun} is"} | SINGLE
     words |= {
         "who": rng.choice(("who", "who", "that")) if person else rng.choice(("that", "that", "who")),
         "who_": "who" if person else "which",

@@ -124,7 +124,7 @@ OWN = {  # builds of a category and kind, beside those of all categories
             "{a} {doing}, not {doing_}", "{a} that is not {doing_} but {doing}", "a {t}, not {c_} but {c}, {doing}",
             "not a {t_}, it is {a} {doing}",
             "{a} is not {doing_}, {pro} {doing}", "no {t_}, just {a} {doing}", "the {t} in {cn} is {doing} instead of {doing_}",
-            "a {doing} {t}, {c} rather than {c_}", "{a} {doing} rather than {doing_}",
+            "a {doing1} {t}, {c} rather than {c_}", "{a} {doing} rather than {doing_}",
         ),
         "two_sentences": (
             "There is a {t}. {Pro} {c} and {pro} {doing}.", "I see {a}. {Pro} {doing}.", "Look at the {t}. {Pro} {c}, and {pro} {doing}.",
@@ -155,6 +155,7 @@ JOINED = (
     " by ",
     ", ",
 )
+ANDS = (" and ", " and also ", ", ")  # of JOINED, those that need "are"
 PHRASES = {
     "counting": (
         "{n} {c} {s}", "{n} {c} {s}", "{n} {c} {s}", "{n} {s} in {cn}", "{n} {s} painted {cn}", "{n} {s}, {c}", "{n} {s} of {cn} color",

@@ -1,0 +1,42 @@
+"""Sentences with neither picture nor caption, for a text-only teacher: plain, broad and reasoning ones, with what each means.
+
+Scenes have seeds from 5,000,000 + seed × 1,000,000, so that none is one of training, card, gallery or test (see prompts.py). No
+held-out expression and no build of the split `test` occurs.
+"""
+
+from collections.abc import Iterator
+from random import Random
+
+from miniature.broad import broad
+from miniature.reasoning import reasoning
+from miniature.scenes import Scene, make
+from miniature.words import keywords, simple_prompt
+
+FIRST, ROOM = 5_000_000, 1_000_000  # the first scene of seed 0; scenes of a seed
+MIX = {"plain": 0.15, "broad": 0.50, "reasoning": 0.35}
+
+
+def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterator[dict]:
+    """`count` sentences, one a scene: `sentence`, `kind` ("broad/request"), `expected` (keywords of the scene) and `include`.
+
+    mix: the share of each of "plain", "broad" and "reasoning". Raises ValueError for more sentences than a seed has scenes, and
+    for another name or no positive share.
+    """
+    if not 0 <= count <= ROOM or seed < 0:
+        raise ValueError(f"count {count}, seed {seed}: count is from 0 to {ROOM}, seed from 0; take another seed for more sentences")
+    if not set(mix) <= set(_SPEAKERS) or min(mix.values(), default=0) < 0 or not sum(mix.values()):
+        raise ValueError(f"mix {mix}: give shares of {', '.join(_SPEAKERS)}, none negative, one at least positive")
+    rng = Random(f"sentences {seed}")
+    for number in range(FIRST + seed * ROOM, FIRST + seed * ROOM + count):
+        scene = make(number)
+        (part,) = rng.choices(list(mix), mix.values())
+        kind, sentence = _SPEAKERS[part](scene, seed)
+        yield {"sentence": sentence, "kind": kind, "expected": keywords(scene), "include": scene.include}
+
+
+def _plain(scene: Scene, seed: int) -> tuple[str, str]:
+    split = Random(f"plain {seed} {scene.seed}").choice(("train", "phrases"))
+    return "plain", simple_prompt(scene, seed, split)
+
+
+_SPEAKERS = {"plain": _plain, "broad": broad, "reasoning": reasoning}
