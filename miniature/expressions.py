@@ -86,7 +86,7 @@ NUMBER = {  # as many as …; owner / parts / part, or a clause | an item
     2: {
         "text": "a bird/wings/wing; a face/eyes/eye; a bicycle/wheels/wheel; a rabbit/ears/ear; a coin/sides/side; a duet/singers/singer; "
         "a game of chess/players/player; a bull/horns/horn; a nose/nostrils/nostril; a magnet/poles/pole; a walrus/tusks/tusk",
-        "near": "a racing bicycle/wheels/wheel; a bird in flight/wings/wing",
+        "near": "a mountain bicycle/wheels/wheel; a bird in flight/wings/wing",
         "far": "a mouth/lips/lip",
     },
     3: {
@@ -124,14 +124,14 @@ POSE = {  # a robot that …
         "wants the waiter to notice; welcomes the guests from afar; signals to the rescue plane; moves a hand from side to side; "
         "thanks the crowd from the royal balcony; sees a friend off at the airport",
         "near": "stops a taxi with an arm in the air; makes a sign of farewell",
-        "far": "tells grandma bye-bye",
+        "far": "tells the baby bye-bye",
     },
     "jumping": {
         "text": "is on a trampoline; plays hopscotch; uses a skipping rope; clears a hurdle; has no foot on the ground; "
         "tries to touch the ceiling; is on a pogo stick; flies over a fence; smashes the ball above the volleyball net; "
         "clears a puddle",
         "near": "enjoys the new trampoline; passes over the hurdle",
-        "far": "moves like a grasshopper",
+        "far": "imitates a grasshopper",
     },
     "running": {
         "text": "is late for the train; chases the bus; flees from a bear; hurries to the finish line; tries to catch a thief; "

@@ -1,17 +1,33 @@
-"""The miniature's test prompts: plain sentences with what must be seen, of scenes that nothing was trained on.
+"""The miniature's test prompts: sentences with what must be seen, of scenes that nothing was trained on.
 
-Seeds: training draws below 24,000, the models' card from 1,000,000, the gallery from 2,000,000, these from 3,000,000.
-Sentence templates are those of the split `test`, so no sentence here was ever trained on either.
+Plain ones, a file a category, in the folder itself: their templates are those of the split `test`, so no sentence was ever trained on.
+Ones that imply an attribute in its sub-folder `reasoning`: expressions that training texts hold in new builds (reasoning_colour,
+reasoning_number, reasoning_pose), and expressions that only the LLM has read (held_out_near shares a key word with those of training,
+held_out_far does not).
+
+Seeds: training draws below 24,000, the models' card from 1,000,000, the gallery from 2,000,000, these from 3,000,000 and from 4,000,000,
+text-only sentences from 5,000,000.
 """
 
 import json
 from itertools import count
 from pathlib import Path
 
+from miniature.reasoning import reasoning
 from miniature.scenes import CATEGORIES, make
 from miniature.words import complex_prompt, simple_prompt
 
 FIRST = 3_000_000  # the first seed; a multiple of the number of categories
+FIRST_REASONING, ROOM = 4_000_000, 100_000  # the first seed of the first file of reasoning; seeds between two files
+REASONING = 60  # prompts a file of reasoning
+SCENES = {"colour": CATEGORIES, "number": ("counting",), "pose": ("action",)}  # what can imply it
+FILES = {  # of reasoning: expressions, kinds in turn
+    "reasoning_colour": ("text", ("colour",)),
+    "reasoning_number": ("text", ("number",)),
+    "reasoning_pose": ("text", ("pose",)),
+    "held_out_near": ("near", tuple(SCENES)),
+    "held_out_far": ("far", tuple(SCENES)),
+}
 
 
 def prompts(category: str, number: int) -> list[dict]:
@@ -21,15 +37,37 @@ def prompts(category: str, number: int) -> list[dict]:
         if len(found) == number:
             break
         scene = make(seed)
-        words = {"prompt": simple_prompt(scene, seed, split="test"), "complex_prompt": complex_prompt(scene, seed)}
-        found.setdefault(words["prompt"], words | {"include": scene.include})
+        _keep(found, scene, simple_prompt(scene, seed, split="test"))
+    return _numbered(category, found)
+
+
+def reasoning_prompts(name: str, number: int) -> list[dict]:
+    """`number` prompts of a file of reasoning, no sentence twice; kinds of attribute take turns, and so do the categories of scenes."""
+    expressions, kinds = FILES[name]
+    found = {}
+    for seed in count(FIRST_REASONING + ROOM * list(FILES).index(name)):
+        if len(found) == number:
+            break
+        kind = kinds[len(found) % len(kinds)]
+        categories = SCENES[kind]
+        scene = make(seed, categories[len(found) // len(kinds) % len(categories)])
+        _keep(found, scene, reasoning(scene, seed, expressions, builds="test", kind=kind)[1])
+    return _numbered(name, found)
+
+
+def _keep(found, scene, sentence):
+    found.setdefault(sentence, {"prompt": sentence, "complex_prompt": complex_prompt(scene, scene.seed), "include": scene.include})
+
+
+def _numbered(category, found):
     return [{"id": f"{category}-{i:03d}", "category": category, **words} for i, words in enumerate(found.values())]
 
 
-def write(folder: Path, number: int) -> list[Path]:
-    """One file a category, one prompt a line."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / f"{category}.jsonl" for category in CATEGORIES]
-    for file in files:
-        file.write_text("".join(json.dumps(p) + "\n" for p in prompts(file.stem, number)), encoding="utf-8")
-    return files
+def write(folder: Path, number: int, implied: int = REASONING) -> list[Path]:
+    """One file a category, one prompt a line: `number` a plain file, `implied` a file in the sub-folder `reasoning`."""
+    made = {folder / f"{category}.jsonl": prompts(category, number) for category in CATEGORIES}
+    made |= {folder / "reasoning" / f"{name}.jsonl": reasoning_prompts(name, implied) for name in FILES}
+    for file, rows in made.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
+    return list(made)

@@ -61,10 +61,11 @@ WHOLE = {
 }  # fmt: skip
 TEST = {  # other builds of much the same words
     ("colour", "counting"): (
-        "if you think of {x}, you know the color of the {nn} {s} in my picture", "first look at {x}, then draw {n} {s} in that color",
+        "if you think of {x}, you know the color that {n} {s} in my picture {have}", "first look at {x}, then draw {n} {s} in that color",
         "what color is {x}? Please use it to paint {n} {s}", "my brother asked for {n} {s} to be just as {x} is in color",
-        "nobody could say that my {nn} {s} and {x} have different colors", "paper with {n} {s} on it, and the paint looks just like {x}",
-        "the color that comes to mind with {x} was used to paint {n} {s}", "you would paint the {s}, {nn} in all, just as you paint {x}",
+        "nobody could say that {n} {s} on this page and {x} have different colors",
+        "paper with {n} {s} on it, colored just as {x} would be",
+        "the color that comes to mind with {x} was used to paint {n} {s}", "you would paint {n} {s} just as you paint {x}",
     ),
     ("colour", "color"): (
         "first look at {x}, then draw a {t1} in that color, and beside it {b}",

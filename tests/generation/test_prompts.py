@@ -25,7 +25,7 @@ def file(folder: Path, *lines: str) -> Path:
 
 def test_the_committed_lists_are_what_the_command_writes(tmp_path):
     for path in write(tmp_path, 100):
-        assert path.read_bytes() == (MINIATURE / path.name).read_bytes()
+        assert path.read_bytes() == (MINIATURE / path.relative_to(tmp_path)).read_bytes()
 
 
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():

@@ -1,0 +1,218 @@
+"""Broad sentences state their scene, reasoning sentences imply one attribute, and what is held out stays out of the training texts."""
+
+import json
+import re
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from miniature.broad import LONGEST, broad, broad_prompt, typo
+from miniature.expressions import ALL, EXPRESSIONS, KINDS, mentions
+from miniature.prompts import FILES, reasoning_prompts
+from miniature.reasoning import implied, reasoning
+from miniature.scenes import CATEGORIES, Scene, Thing, make
+from miniature.sentences import FIRST, ROOM, sentences
+from miniature.synonyms import found
+from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
+
+PROMPTS = Path(__file__).parents[2] / "prompts/miniature"
+SCENES = [make(6_000_000 + i) for i in range(3000)]
+ATTRIBUTE = {"colour": "color", "number": "count", "pose": "pose"}
+GRAMMAR = "a an the of in on at to is has was that with by for and says from some sees be under not it no as like been"
+
+
+@pytest.fixture(scope="module")
+def corpus() -> list[dict]:
+    return list(sentences(5000, 0))
+
+
+@pytest.fixture(scope="module")
+def reasoning_rows() -> list[dict]:
+    return [json.loads(line) for name in FILES for line in (PROMPTS / "reasoning" / f"{name}.jsonl").read_text().splitlines()]
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r"[a-z0-9']+", text.lower())
+
+
+def edits(a: list[str], b: list[str]) -> int:
+    """Words to insert, delete or replace."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        last, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            last, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, last + (x != y))
+    return row[-1]
+
+
+def content(text: str) -> set[str]:
+    return {re.sub(r"'?s$", "", w) for w in set(words(text)) - set(GRAMMAR.split())}
+
+
+def scene_of(category: str, *things: tuple[str, str, str | None]) -> Scene:
+    return Scene(0, category, tuple(Thing(*thing, 0, 0, 1) for thing in things))
+
+
+@pytest.mark.parametrize(
+    ("scene", "expected"),
+    [
+        (scene_of("counting", ("circle", "green", None)), "1 green circle"),
+        (scene_of("counting", *[("cross", "green", None)] * 3), "3 green crosses"),
+        (scene_of("color", ("square", "blue", None), ("circle", "red", None)), "red circle, blue square"),
+        (scene_of("action", ("robot", "green", "running")), "green robot, running"),
+    ],
+)
+def test_keywords_are_one_canonical_prompt(scene, expected):
+    assert keywords(scene) == expected
+
+
+def test_the_same_seed_gives_the_same_sentence_and_another_seed_another():
+    assert [broad(s, 1) for s in SCENES[:50]] == [broad(s, 1) for s in SCENES[:50]]
+    assert [reasoning(s, 1) for s in SCENES[:50]] == [reasoning(s, 1) for s in SCENES[:50]]
+    assert sum(broad(s, 1) != broad(s, 2) for s in SCENES[:50]) > 45
+    assert broad_prompt(SCENES[0], 3) == broad(SCENES[0], 3)[1]
+    assert list(sentences(20, 1)) == list(sentences(20, 1))
+
+
+def test_a_broad_sentence_states_all_attributes_and_no_others():
+    for scene in SCENES:
+        kind, sentence = broad(scene, 0)
+        if kind == "broad/typo":
+            continue
+        told, include = found(sentence), scene.include
+        pairs = set(zip(told["class"], told["color"] * len(told["class"]), strict=False))
+        if scene.category == "counting":
+            assert set(told["count"]) == {include[0]["count"]} or (include[0]["count"] == 1 and not told["count"]), sentence
+        assert {e["class"] for e in include} == set(told["class"]) and {e["color"] for e in include} == set(told["color"]), sentence
+        assert {e["pose"] for e in include if "pose" in e} == set(told["pose"]), sentence
+        assert {(e["class"], e["color"]) for e in include} <= pairs, sentence
+
+
+def test_broad_sentences_are_short_and_of_every_kind_and_rarely_repeat():
+    made = [broad(scene, 0) for scene in SCENES]
+    lengths = [len(sentence.split()) for _, sentence in made]
+    assert max(lengths) <= LONGEST and 8 < sum(lengths) / len(lengths) < 13
+    names = "plain synonym request question passive negation two_sentences relative capitals typo"
+    assert {kind for kind, _ in made} == {f"broad/{name}" for name in names.split()}
+    assert len({sentence.lower() for _, sentence in made}) > 0.99 * len(made)
+
+
+def test_articles_verbs_and_plurals_agree():
+    for scene in SCENES:
+        for sentence in (simple for _, simple in (broad(scene, 1), reasoning(scene, 1))):
+            if sentence != sentence.upper():
+                assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [bcdfgjklmnpqrstvwxyz]|\b[Aa]n uni", sentence), sentence
+            assert not re.search(r"\b(?:it|he|she) are\b|\bthey is\b|\bboxs\b|\bcrosss\b|[{}|]", sentence.lower()), sentence
+
+
+def test_a_typo_changes_one_word_and_makes_no_other_word_of_the_world():
+    rng, vocabulary = Random(0), {w for w in LEXICON if len(w) > 3}
+    for scene in SCENES[:500]:
+        before = simple_prompt(scene, 0)
+        after = typo(before, rng)
+        if after:
+            changed = [(x, y) for x, y in zip(before.split(), after.split(), strict=True) if x != y]
+            assert len(changed) == 1 and changed[0][1] not in vocabulary
+
+
+def test_expressions_exist_for_each_value_and_a_quarter_is_held_out():
+    assert {kind: len(values) for kind, values in EXPRESSIONS.items()} == {"colour": 8, "number": 5, "pose": 6}
+    for values in EXPRESSIONS.values():
+        for expressions in values.values():
+            held = [e for e in expressions if e.held_out]
+            assert len(expressions) >= 12 and 0.2 < len(held) / len(expressions) < 0.3
+            assert {e.relative for e in held} == {True, False}
+    forms = [form for e in ALL for form in (e.text, e.item) if form]
+    assert len(set(forms)) == len(forms)
+
+
+def test_near_expressions_share_a_word_with_a_text_one_of_their_value_and_far_ones_with_none():
+    for kind, values in EXPRESSIONS.items():
+        every = set().union(*(content(e.text) for e in ALL if e.kind == kind and not e.held_out))
+        for expressions in values.values():
+            own = set().union(*(content(e.text) for e in expressions if not e.held_out))
+            for e in expressions:
+                if e.held_out:
+                    assert bool(content(e.text) & (own if e.relative else every)) == e.relative, (e, content(e.text) & every)
+
+
+def test_no_expression_states_an_attribute():
+    for e in ALL:
+        for form in (e.text, e.item):
+            stated = {LEXICON[w][0] for w in words(form) if w in LEXICON}
+            assert not stated and not any(found(form).values()), form
+
+
+@pytest.mark.parametrize("builds", ["train", "test"])
+@pytest.mark.parametrize("expressions", ["text", "held_out"])
+def test_a_reasoning_sentence_implies_one_attribute_and_states_the_others(expressions, builds):
+    for scene in SCENES[:1200]:
+        kind, sentence = reasoning(scene, 0, expressions, builds)
+        kind = kind.removeprefix("reasoning/")
+        (form,) = mentions(sentence)
+        (expression,) = [e for e in ALL if form in (e.text.lower(), e.item.lower())]
+        assert expression.kind == kind and expression.held_out == (expressions == "held_out")
+        told, include = found(sentence), scene.include
+        values = [e["color"] for e in include] if kind == "colour" else [include[0].get("pose") if kind == "pose" else include[0]["count"]]
+        assert expression.value in values
+        stated = {"color": {e["color"] for e in include}, "pose": {e["pose"] for e in include if "pose" in e}}
+        stated |= {"class": {e["class"] for e in include}, "count": set(told["count"])}
+        stated[ATTRIBUTE[kind]] = stated[ATTRIBUTE[kind]] - {expression.value} if kind == "colour" else set()
+        assert {name: set(told[name]) for name in stated} == stated, sentence
+
+
+def test_every_kind_of_attribute_can_be_asked_for_and_unknown_names_are_refused():
+    assert {c: implied(make(0, c)) for c in CATEGORIES} == {
+        "action": ["colour", "pose"], "color": ["colour"], "counting": ["colour", "number"],
+    }  # fmt: skip
+    assert {reasoning(scene, 0)[0] for scene in SCENES[:100]} == {f"reasoning/{kind}" for kind in KINDS}
+    assert reasoning(make(0, "action"), 0, kind="pose")[0] == "reasoning/pose"
+    with pytest.raises(ValueError, match="expressions are text, held_out"):
+        reasoning(SCENES[0], 0, "unknown")
+    with pytest.raises(ValueError, match="cannot imply 'pose': name one of colour, number"):
+        reasoning(make(0, "counting"), 0, kind="pose")
+
+
+def test_no_text_of_pictures_holds_an_expression():
+    for scene in SCENES:
+        texts = [complex_prompt(scene, 0), keywords(scene), broad_prompt(scene, 0)]
+        texts += [simple_prompt(scene, 0, split) for split in ("train", "test", "phrases")]
+        assert not any(mentions(text) for text in texts)
+
+
+def test_sentences_hold_no_held_out_expression_and_come_with_their_meaning(corpus):
+    held_out = {form.lower() for e in ALL if e.held_out for form in (e.text, e.item) if form}
+    for i, row in enumerate(corpus):
+        scene = make(FIRST + i)
+        assert (row["expected"], row["include"]) == (keywords(scene), scene.include)
+        assert not held_out & set(mentions(row["sentence"]))
+    shares = {name: sum(row["kind"].startswith(name) for row in corpus) / len(corpus) for name in ("plain", "broad", "reasoning")}
+    assert shares == pytest.approx({"plain": 0.15, "broad": 0.5, "reasoning": 0.35}, abs=0.03)
+
+
+def test_sentences_refuse_an_unknown_mix_and_more_than_a_seed_has():
+    with pytest.raises(ValueError, match="give shares of plain, broad, reasoning"):
+        next(sentences(1, 0, {"wide": 1.0}))
+    with pytest.raises(ValueError, match="take another seed"):
+        next(sentences(ROOM + 1))
+    assert {row["kind"] for row in sentences(10, 0, {"plain": 1.0})} == {"plain"}
+
+
+def test_the_reasoning_prompts_are_what_the_command_writes(reasoning_rows):
+    assert [row for name in FILES for row in reasoning_prompts(name, 60)] == reasoning_rows
+    assert len({row["id"] for row in reasoning_rows}) == len({row["prompt"] for row in reasoning_rows}) == 300
+    for row in reasoning_rows:
+        (form,) = mentions(row["prompt"])
+        (expression,) = [e for e in ALL if form in (e.text.lower(), e.item.lower())]
+        part = "text" if not expression.held_out else "near" if expression.relative else "far"
+        assert part == FILES[row["category"]][0] and expression.kind in FILES[row["category"]][1]
+
+
+def test_no_training_sentence_is_within_four_word_edits_of_a_reasoning_prompt(corpus, reasoning_rows):
+    trained = [(words(row["sentence"]), set(words(row["sentence"]))) for row in corpus]
+    for row in reasoning_rows:
+        asked = words(row["prompt"])
+        # 4 edits change at most 4 of the longer one's words, so only sentences with the others in common can be so near
+        near = [t for t, bag in trained if abs(len(t) - len(asked)) < 4 and len(set(asked) - bag) < 4]
+        assert all(edits(asked, t) >= 4 for t in near), row["prompt"]
