@@ -2,7 +2,7 @@
 
 A sentence is composed of a build, noun phrases, synonyms (synonyms.py), a close and punctuation, by the thousand; it states every
 attribute of its scene, and none of another. Builds have gaps, by category:
-    all       {x} all that is seen ("three red circles"), {be} is/are, {was} was/were, {who} a relative
+    all       {x} all that is seen ("three red circles"), {be} is/are, {was} was/were, {have} has/have, {that} that/those
     counting  {n} "three", {nn} "three" or "one", {s} "circles", {c} "red", {cn} "red" as a noun, {are} {were} {have} {they} {them},
               {s1} "circle" and {ss} "circles" in any number
     color     {a} {b} "a red circle", {t1} {t2} "circle", {c1} {c2} "red"
@@ -24,8 +24,8 @@ KINDS = {
     "plain": 0.16, "synonym": 0.16, "request": 0.13, "question": 0.08, "passive": 0.08, "negation": 0.10, "two_sentences": 0.11,
     "relative": 0.08,
 }  # fmt: skip
-SINGLE = {"be": "is", "be_": "is", "was": "was", "have": "has"}
-SEVERAL = {"be": "are", "be_": "are", "was": "were", "have": "have"}
+SINGLE = {"be": "is", "be_": "is", "was": "was", "have": "has", "that": "that"}
+SEVERAL = {"be": "are", "be_": "are", "was": "were", "have": "have", "that": "those"}
 CAPITALS, TYPOS, SYNONYMS = 0.06, 0.10, 0.45  # shares of sentences with capitals or a typo; of words that are synonyms
 
 
@@ -58,11 +58,16 @@ def _sentence(scene, kind, rng):
     build = rng.choice(own) if own and (kind not in SHARED or rng.random() < 0.5) else rng.choice(SHARED[kind])
     if scene.category == "color" and kind == "passive" and joint in ANDS:
         words |= SEVERAL
-    build = build.replace("{x}", phrase)
+    build = fill(build, phrase)
     if kind == "request":
         close = rng.choice(REQUEST_CLOSES)
-        build += "" if "please" in build and "please" in close else close
+        build += "" if "please" in build and "please" in close else "," * (", " in phrase and close.startswith(" ")) + close
     return finish(build.format(**words), rng, question=kind == "question")
+
+
+def fill(build: str, phrase: str) -> str:
+    """A phrase in the place of {x}; one with a comma ("a star, azure") has another before what follows it."""
+    return build.replace("{x} ", f"{phrase}, " if ", " in phrase else f"{phrase} ").replace("{x}", phrase)
 
 
 def finish(sentence: str, rng: Random, question: bool = False) -> str:
@@ -81,12 +86,12 @@ def typo(sentence: str, rng: Random) -> str | None:
     for start, end in rng.sample(spans, len(spans)):
         word, at = sentence[start:end], rng.randrange(1, end - start - 2)
         wrong = word[:at] + rng.choice((word[at + 1] + word[at], word[at + 1], word[at] * 2 + word[at + 1])) + word[at + 2 :]
-        if wrong != word and wrong.lower() not in _SINGLE_WORDS:
+        if wrong != word and wrong.lower() not in _NO_TYPO:
             return sentence[:start] + wrong + sentence[end:]
     return None
 
 
-_SINGLE_WORDS = {part for word in LEXICON for part in word.split()}
+_NO_TYPO = {part for word in LEXICON for part in word.split()} | {"there", "back", "heat", "sated", "hoping"}  # words of their own
 
 
 def _title(sentence: str) -> str:

@@ -35,7 +35,7 @@ REQUEST_CLOSES = (
     ", thank you",
 )
 QUESTION = (
-    "is that {x}", "do you see {x}", "can you see {x}", "what about {x}", "how about {x}", "have you seen {x}", "did you draw {x}",
+    "{be_} {that} {x}", "do you see {x}", "can you see {x}", "what about {x}", "how about {x}", "have you seen {x}", "did you draw {x}",
     "who drew {x}", "{be_} there {x} in the picture", "why {be} there {x} here", "what would {x} look like", "does the page show {x}",
     "do you like {x}", "where can I find {x}", "did my brother paint {x}", "how do you draw {x}", "what if we had {x}",
     "may I show you {x}", "shall I draw {x}", "does it show {x}", "who wants {x}", "isn't it nice to see {x}", "should there be {x}",
@@ -56,7 +56,7 @@ NEGATION = (
     "not a {t_}, but {x}", "draw {x} instead of {ts_}", "there is nothing except {x}", "I did not want {ts_}, I wanted {x}",
     "no {ts_} please: {x}",
     "that is not a {t_}: I see {x}", "give me {x} rather than {ts_}", "forget everything else, no {ts_}, only {x}",
-    "this is no {t_}, this is {x}",
+    "this is no {t_}, I see {x}",
 )  # fmt: skip
 OWN = {  # builds of a category and kind, beside those of all categories
     "counting": {
@@ -72,7 +72,7 @@ OWN = {  # builds of a category and kind, beside those of all categories
         ),
         "two_sentences": (
             "There {are} {n} {s}. {They} {are} {c}.", "I see {n} {s}. {They} {are} all {c}.", "Draw {n} {s}. Paint {them} {c}.",
-            "{They} {are} {c}. There {are} {n} {s}.", "Here {are} some {c} things. {N} {s}, to be exact.", "{N} {s}. {C}.",
+            "{They} {are} {c}. There {are} {n} {s}.", "{N} {s}. {C}.",
             "{C} {s}. Just {nn}.",
             "I want {n} {s}. Make {them} {c}.", "Look at the {s}. There {are} {nn} and {they} {are} {c}.",
             "My page has {n} {s}. I like {them} {c}.",

@@ -7,7 +7,7 @@ What is implied is one colour, the number or the pose; everything else is stated
 
 from random import Random
 
-from miniature.broad import SEVERAL, SINGLE, finish, gaps
+from miniature.broad import SEVERAL, SINGLE, fill, finish, gaps
 from miniature.broad_builds import ANDS, JOINED, PASSIVE, PLAIN, QUESTION, REQUEST
 from miniature.expressions import EXPRESSIONS, KINDS, Expression
 from miniature.scenes import Scene
@@ -157,7 +157,7 @@ def _sentence(category: str, expression: Expression, builds: str, words: dict[st
             words |= SINGLE if phrase.startswith("a {") else SEVERAL
         elif category == "color" and build in PASSIVE and joint in ANDS:
             words |= SEVERAL
-        question, build = build in QUESTION, build.replace("{x}", phrase)
+        question, build = build in QUESTION, fill(build, phrase)
     else:
         build, question = rng.choice(BUILDS[builds][key]), False
     build = build.replace("{f}", rng.choice(FRAMES)).replace("{g}", rng.choice(SAID))
