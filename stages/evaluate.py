@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from sur_adapter.evaluation.evaluator import EvaluateConfig, evaluate_images
 from sur_adapter.evaluation.human_votes import read_votes
 from sur_adapter.evaluation.measurements import Measurements
-from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.prompts import read_prompt_sets
 from sur_adapter.reporting.outputs import write_outputs
+from sur_adapter.reporting.plots import timing_table
 
 if TYPE_CHECKING:
     from sur_adapter.config import Params
@@ -25,6 +26,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--features", type=Path, help="cached features of the text encoder, for embedding distances")
     parser.add_argument("--votes", type=Path, help="votes.csv: votes of the vote page")
     parser.add_argument("--sweep", type=Path, help="folder of the images at several adapter scales, by sweep")
+    parser.add_argument("--sentences", type=Path, help="table of the text-only sentences, with the right answers of some")
+    parser.add_argument("--answers", type=Path, help="answers.parquet: what the language model answered to the sentences")
+    parser.add_argument("--timings", type=Path, help="folder of the seconds per image of each arm, by generate; they are only printed")
     help_text = "folder for metrics.json, notes.json, judgements.parquet, index.html, ab_vote.html, ab_key.csv, same_seed.png and plots/"
     parser.add_argument("--out-dir", type=Path, required=True, help=help_text)
 
@@ -49,18 +53,23 @@ def evaluate(
     features: Path | None,
     votes: Path | None,
     sweep: Path | None,
+    sentences: Path | None,
+    answers: Path | None,
+    timings: Path | None,
     out_dir: Path,
     config: EvaluateConfig,
     settings: dict,
 ) -> None:
     """Writes all outs into `out_dir`. The paths are the options of the command line; settings: sections of params.yaml, for the report."""
     measurements = Measurements(config.judge, config.clip, config.metrics)
-    prompts_by_id = {row["id"]: row for row in read_prompts(prompts)}
-    ballots = read_votes(votes) if votes else None
-    evaluation = evaluate_images(config, measurements, prompts_by_id, images, adapter, features, ballots, sweep)
+    sets, ballots = read_prompt_sets(prompts), read_votes(votes) if votes else None
+    evaluation = evaluate_images(config, measurements, sets, images, adapter, features, ballots, sweep, sentences, answers)
     inputs = {"funnel": _read_json(funnel), "history": _read_json(history), "config": _read_json(adapter / "config.json")}
     card = _read_text(data_card) if data_card else ""
-    write_outputs(out_dir, evaluation, prompts_by_id, **inputs, settings=settings, data_card=card)
+    by_id = {row["id"]: row for rows in sets.values() for row in rows}
+    write_outputs(out_dir, evaluation, by_id, **inputs, settings=settings, data_card=card)
+    if timings and timings.is_dir():
+        print(timing_table(timings))
 
 
 def _read_text(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import pyarrow as pa
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.generation.prompts import first_of_each_set
-from sur_adapter.generation.rewriting import ANSWERS, rewrite_prompts, weights_of
+from sur_adapter.generation.rewriting import ANSWERS, count_parameters, rewrite_prompts
 from sur_adapter.generation.sampling import GenerateConfig, image_jobs
 from sur_adapter.generation.writer import write_images
 from sur_adapter.io.atomic import atomic_write_text
@@ -42,7 +43,8 @@ def run(args: Namespace, params: "Params") -> None:
     if ARMS[args.arm].prompt == "rewritten":
         from sur_adapter.models.rewriter import RewriterConfig  # only this arm needs a language model
 
-        rewriter = params.section("cache.sentences", RewriterConfig)
+        names = {field.name for field in fields(RewriterConfig)}  # the stage cache reads and checks the other keys
+        rewriter = params.section("cache.sentences", RewriterConfig, prepare=lambda raw: {k: v for k, v in raw.items() if k in names})
     generate(args.arm, args.prompts, args.out, args.adapter, models, config, executor, rewriter, args.timings)
 
 
@@ -86,6 +88,6 @@ def _rewrite(prompts: list[str], models: ModelsConfig, config: "RewriterConfig",
         raise ValueError("params.yaml: models.llm is null, and the arm rewrite needs a language model: name one, or leave the arm out")
     rewriter = Rewriter(config, models.llm, resolve_device())
     table, seconds = rewrite_prompts(prompts, rewriter)
-    size = {"model": models.llm, **weights_of(rewriter.model)}
+    size = {"model": models.llm, "parameters": count_parameters(rewriter.model)}
     atomic_write_text(out / "llm.json", json.dumps(size, indent=2) + "\n")
     return table.to_dict("records"), seconds

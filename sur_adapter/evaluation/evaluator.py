@@ -1,6 +1,6 @@
 """Evaluates the images of all arms: measures each image, summarizes, and selects what the report and the vote page show."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,22 +13,24 @@ from tqdm import tqdm
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.evaluation.counting import requested_count
 from sur_adapter.evaluation.embedding_distance import embedding_distance
+from sur_adapter.evaluation.generated_images import ImageKey, check_same_images, generated_arms, pipeline_texts, read_images
 from sur_adapter.evaluation.human_votes import answer_key, summarize_votes
 from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
 from sur_adapter.evaluation.measurement_cache import GeneratedImage
 from sur_adapter.evaluation.measurements import Measurements
 from sur_adapter.evaluation.metrics import SetMetric
+from sur_adapter.evaluation.prompt_sets import judge_sets, summarize_sets
+from sur_adapter.evaluation.rewriting import compare_with_rewriting, count_weights, read_answers
 from sur_adapter.evaluation.sample_selection import Key, sample_pairs, select_samples
 from sur_adapter.evaluation.strength_sweep import accuracy_by_strength
 from sur_adapter.evaluation.summary import round_floats, summarize
+from sur_adapter.evaluation.teacher import measure_teacher
 from sur_adapter.features.store import FeatureStore
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.io.shards import read_table, read_tar
+from sur_adapter.generation.prompts import MAIN
 from sur_adapter.models.clip import CLIPEncoder, cosine_scores, mean_pairwise_distances
 
 BATCH = 32  # images per call of a measurement
-
-ImageKey = tuple[str, str, int]  # arm, prompt id, seed
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,34 @@ class Evaluation:
 
     metrics: dict  # of metrics.json
     notes: dict[str, str]  # metric that is left out -> reason
-    judgements: pd.DataFrame  # a row per image
+    judgements: pd.DataFrame  # a row per image, those of the set MAIN first
     samples: dict[str, list[Key]]  # of sample_selection.select_samples
     vote_key: pd.DataFrame  # of human_votes.answer_key
     images: dict[ImageKey, bytes]  # the files of the samples and of the pairs to vote on
+    rewritten: pd.DataFrame  # of rewriting.read_answers
 
 
 def evaluate_images(
     config: EvaluateConfig,
     measurements: Measurements,
-    prompts: dict[str, dict],
+    sets: Mapping[str, list[dict]],
     images: Path,
     adapter: Path,
     features: Path | None = None,
     votes: pd.DataFrame | None = None,
     sweep: Path | None = None,
+    sentences: Path | None = None,
+    answers: Path | None = None,
 ) -> Evaluation:
     """Evaluates the arms in the folder `images`.
 
-    prompts: by id; adapter: its folder; features: folder of the text encoder's features; votes: of human_votes.read_votes; sweep: folder of
-    images by strength. Raises ValueError or FileNotFoundError as `measure_images` does.
+    sets: the prompts (prompts.read_prompt_sets); all but `sets`, `rewrite` and `teacher` in the metrics is about the set MAIN.
+    adapter: its folder; features: folder of the text encoder's features; votes: of human_votes.read_votes; sweep: folder of images by
+    strength; sentences, answers: as in `measure_teacher`. Raises ValueError or FileNotFoundError as `measure_images` does.
     """
-    table, embeds = measure_images(images, prompts, measurements)
+    prompts, other_sets = {row["id"]: row for row in sets[MAIN]}, {name: rows for name, rows in sets.items() if name != MAIN}
+    table, embeds = measure_images(images, prompts, measurements, {row["id"] for rows in other_sets.values() for row in rows})
+    judged = all_judgements(table, judge_sets(images, other_sets, measurements.caches.get("judge")))
     samples, pairs = select_samples(table, config.seed), sample_pairs(table, config.num_vote_pairs, config.seed)
     shown = {key for keys in samples.values() for key in keys} | set(pairs)  # (prompt id, seed)
     files = {key: data for key, data in read_images(images, list(table.arm.unique())) if key[1:] in shown}
@@ -91,36 +99,45 @@ def evaluate_images(
     with_complex = {name for name, prompt in prompts.items() if prompt.get("complex_prompt")}
     metrics, notes = summarize(table, with_complex, config.bootstrap_resamples, config.seed, config.tolerance, measurements.metrics)
     notes |= missing_notes(table, measurements)
+    rewritten = read_answers(images, sets)
     for more_metrics, more_notes in (
         compare_sets(table, embeds, measurements.set_metrics),
         measure_embedding_distance(adapter, features),
         measure_strength(sweep, prompts, measurements),
+        summarize_sets(judged, other_sets, config.bootstrap_resamples, config.seed),
+        compare_with_rewriting(judged, rewritten, count_weights(images, adapter), config.bootstrap_resamples, config.seed),
+        measure_teacher(sentences, answers),
         ({}, {}) if votes is None else summarize_votes(votes, vote_key, config.bootstrap_resamples, config.seed),
     ):
         metrics, notes = metrics | round_floats(more_metrics), notes | more_notes
-    return Evaluation(metrics, notes, table, samples, vote_key, files)
+    return Evaluation(metrics, notes, judged, samples, vote_key, files, rewritten)
 
 
-def measure_images(images: Path, prompts: Mapping[str, dict], measurements: Measurements) -> tuple[pd.DataFrame, np.ndarray | None]:
-    """Measures every image. Returns (judgements, CLIP embeddings (N, d) or None).
+def all_judgements(table: pd.DataFrame, of_other_sets: pd.DataFrame) -> pd.DataFrame:
+    """Returns the judgements of the set MAIN, followed by those of the other sets; what was not measured for those is NaN."""
+    table = table.assign(set=MAIN)
+    return pd.concat([table, of_other_sets], ignore_index=True) if len(of_other_sets) else table
+
+
+def measure_images(
+    images: Path, prompts: Mapping[str, dict], measurements: Measurements, other_sets: Container[str] = ()
+) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Measures every image of the main set. Returns (judgements, CLIP embeddings (N, d) or None).
 
     judgements: a row per image, with the columns JUDGEMENTS (summary.py) and measurements.metrics.
-    images: folder of the arms; prompts: by id. Raises FileNotFoundError for a missing arm, ValueError if arms differ in prompts or seeds.
+    images: folder of the arms; prompts: by id; other_sets: ids of the prompts of other sets, whose images are left out. Raises
+    FileNotFoundError for a missing arm, ValueError if arms differ in prompts or seeds.
     """
-    arms = [arm for arm in ARMS if (images / arm).is_dir()]
-    for arm in ("baseline", "adapter"):
-        if arm not in arms:
-            raise FileNotFoundError(f"{images / arm} is missing: generate that arm first (`dvc repro`)")
-    texts = {(arm, row.id): row.text for arm in arms for row in read_table(images / arm / "prompts.parquet").itertuples()}
-    size = sum(file.stat().st_size for arm in arms for file in (images / arm).glob("*.tar"))
-    rows, numbers, members = [], {name: [] for name in measurements.caches}, read_images(images, arms)
-    with tqdm(total=size, desc="evaluate", unit="B", unit_scale=True, disable=None) as bar:
+    arms = generated_arms(images)
+    texts, rows, numbers = pipeline_texts(images, arms), [], {name: [] for name in measurements.caches}
+    members = ((key, data) for key, data in read_images(images, arms) if key[1] not in other_sets)
+    with tqdm(desc="evaluate", unit="image", disable=None) as bar:
         while batch := list(islice(members, BATCH)):
             rows += [_row(key, prompts, texts.get(key[:2], "")) for key, _ in batch]
             generated = [GeneratedImage(data, prompts[key[1]]) for key, data in batch]
             for name, measure in measurements.caches.items():
                 numbers[name].append(measure(generated))
-            bar.update(sum(len(data) for _, data in batch))
+            bar.update(len(batch))
     table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text", "asked"])
     check_same_images(table, arms, images)
     return _add_columns(table, {name: np.concatenate(values) for name, values in numbers.items()}, prompts, measurements)
@@ -147,28 +164,6 @@ def _row(key: ImageKey, prompts: Mapping[str, dict], text: str) -> dict:
         raise ValueError(f"the arm {arm} has an image of {name!r}, which is not in the prompt list: generate the arm again with this list")
     category, requested = prompts[name]["category"], requested_count(prompts[name])
     return {"id": name, "category": category, "arm": arm, "seed": seed, "text": text, "asked": requested}
-
-
-def read_images(images: Path, arms: list[str]) -> Iterator[tuple[ImageKey, bytes]]:
-    """Yields ((arm, prompt id, seed), file bytes) of every image of the arms."""
-    for arm in arms:
-        for key, _, data in read_tar(images / arm):
-            name, dash, seed = key.rpartition("-")
-            if not dash or not seed.isdigit():
-                raise ValueError(f"{images / arm} has an image named {key!r}: expected the prompt's id, a hyphen, a number")
-            yield (arm, name, int(seed)), data
-
-
-def check_same_images(table: pd.DataFrame, arms: list[str], images: Path) -> None:
-    """Raises ValueError if arms differ in prompts or seeds: their difference would be chance."""
-    keys = {arm: set(zip(rows.id, rows.seed, strict=True)) for arm, rows in table.groupby("arm")} if len(table) else {}
-    for arm in arms:
-        unpaired = keys.get(arm, set()) ^ keys.get("baseline", set())
-        if unpaired or arm not in keys:
-            name, seed = min(unpaired, default=("all", 0))
-            raise ValueError(f"{images / arm} and {images / 'baseline'} hold different images ({name}, seed {seed}): use the same prompts")
-    if table.groupby("id").seed.nunique().nunique() > 1:
-        raise ValueError(f"{images} holds more seeds for some prompts than for others: remove it and run `dvc repro`")
 
 
 def _clip_columns(table: pd.DataFrame, embeds: np.ndarray, prompts: Mapping[str, dict], clip: CLIPEncoder) -> tuple[np.ndarray, np.ndarray]:

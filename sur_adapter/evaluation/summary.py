@@ -5,7 +5,7 @@ seeds' images of the prompt), image metrics (higher is better); a column that wa
 and seeds.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -20,6 +20,7 @@ NOT_CATEGORIES = {"overall", "difference", "gap_closed", "on_complex"}  # other 
 RESERVED = NOT_CATEGORIES | set(ARMS) | {"prompts", "seeds", "pictures"}  # a category cannot have these names
 JUDGEMENTS = pa.schema(
     [
+        ("set", pa.string()),  # of prompts: `main`, or the name of a sub-folder, whose images are only judged
         ("id", pa.string()),  # of the prompt
         ("category", pa.string()),
         ("arm", pa.string()),
@@ -53,14 +54,13 @@ def summarize(
     """
     categories = judgements.drop_duplicates("id").set_index("id").category  # prompt id -> category
     names = sorted(set(categories))
-    if taken := RESERVED & set(names):
-        raise ValueError(f"the prompts have a category {min(taken)!r}, which is a key of its own in metrics.json: rename the category")
+    check_names(names)
     bootstrap = Bootstrap(categories.to_numpy(), bootstrap_resamples, seed)
     quality = (*IMAGE_STATISTICS, *metrics)
     result, notes, family = {}, {}, {}
     if judgements.shown.notna().all():
         rates = by_prompt(judgements, "shown", categories)
-        result["semantic"], notes["semantic"] = _semantic(rates, bootstrap, with_complex)
+        result["semantic"], notes["semantic"] = summarize_accuracy(rates, bootstrap, with_complex)
         family |= {("semantic", name): result["semantic"]["difference"][name] for name in names}
     if judgements.soft.notna().all():
         soft = by_prompt(judgements, "soft", categories)
@@ -82,6 +82,12 @@ def summarize(
     result["counts"] = {"prompts": len(categories), "seeds": judgements.seed.nunique(), "pictures": len(judgements)}
     result["counts"] |= {name: int((categories == name).sum()) for name in names}
     return round_floats(result), dict(_flatten(notes))
+
+
+def check_names(categories: Iterable[str]) -> None:
+    """Raises ValueError if a category has the name of a key of metrics.json."""
+    if taken := RESERVED & set(categories):
+        raise ValueError(f"the prompts have a category {min(taken)!r}, which is a key of its own in metrics.json: rename the category")
 
 
 def category_names(semantic: dict) -> list[str]:
@@ -112,7 +118,11 @@ def difference(
     return interval | {"win": win, "tie": tie, "loss": loss}
 
 
-def _semantic(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str]) -> tuple[dict, dict]:
+def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str]) -> tuple[dict, dict]:
+    """Summarizes accuracy by category and overall. Returns (metrics: semantic of metrics.json, notes).
+
+    rates: a row per prompt, a column per arm, in the order of bootstrap.strata; with_complex: ids of prompts with a keyword prompt.
+    """
     categories = np.asarray(bootstrap.strata)
     masks = {name: categories == name for name in sorted(set(categories))}
     groups = masks | {"overall": np.full(len(rates), True)}

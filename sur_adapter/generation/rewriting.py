@@ -5,6 +5,7 @@ This is what an adapter that the same language model taught is compared with: th
 
 import logging
 import time
+from math import isfinite
 from typing import TYPE_CHECKING
 
 import pandas as pd
@@ -39,14 +40,11 @@ def rewrite_prompts(prompts: list[str], rewriter: "Rewriter") -> tuple[pd.DataFr
 
 
 def _row(answer: "Answer") -> dict:
-    """Returns the row of one answer; one that has a reason against it, or no text, is left out."""
-    text = (answer.answer or "").strip()
-    reason = answer.reason or (None if text else "empty")
-    logprob = None if answer.min_logprob is None else round(float(answer.min_logprob), DIGITS)
-    return {"answer": None if reason else text, "min_logprob": logprob, "reason": reason}
+    """Returns the row of one answer; its text is left out if there is a reason against it."""
+    logprob = round(answer.min_logprob, DIGITS) if isfinite(answer.min_logprob) else None
+    return {"answer": None if answer.reason else answer.answer, "min_logprob": logprob, "reason": answer.reason}
 
 
-def weights_of(model: nn.Module) -> dict:
-    """Counts a model's parameters and the bytes of its weights as loaded: {"parameters", "bytes"}."""
-    weights = list(model.parameters())
-    return {"parameters": sum(w.numel() for w in weights), "bytes": sum(w.numel() * w.element_size() for w in weights)}
+def count_parameters(model: nn.Module) -> int:
+    """Counts the parameters of a model: unlike the bytes of its weights, they are the same on every device."""
+    return sum(weights.numel() for weights in model.parameters())

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from sur_adapter.evaluation.evaluator import Evaluation
 from sur_adapter.evaluation.summary import JUDGEMENTS
+from sur_adapter.generation.prompts import MAIN
 from sur_adapter.io.atomic import atomic_write, atomic_write_text
 from sur_adapter.io.shards import write_table
 from sur_adapter.reporting.plots import text_table, write_plots
@@ -16,13 +17,15 @@ from sur_adapter.reporting.vote_page import vote_page
 
 
 def write_outputs(folder: Path, evaluation: Evaluation, prompts: dict[str, dict], **inputs) -> None:
-    """Writes all outs of `evaluate` into `folder` and prints the accuracies. inputs: the keyword arguments of `report_page`."""
-    metrics, notes, table, images = evaluation.metrics, evaluation.notes, evaluation.judgements, evaluation.images
-    page = report_page(metrics, notes, table, prompts, evaluation.samples, images, **inputs)
+    """Writes all outs of `evaluate` into `folder` and prints the accuracies. prompts: of all sets, by id; inputs: the keyword arguments of
+    `report_page`."""
+    metrics, notes, judged, images = evaluation.metrics, evaluation.notes, evaluation.judgements, evaluation.images
+    table = judged[judged["set"] == MAIN]
+    page = report_page(metrics, notes, table, prompts, evaluation.samples, images, rewritten=evaluation.rewritten, **inputs)
     _write_json(folder / "metrics.json", metrics)
     _write_json(folder / "notes.json", notes)
-    more_metrics = [name for name in table.columns if name not in JUDGEMENTS.names]
-    write_table(folder / "judgements.parquet", table, pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in more_metrics)]))
+    more_metrics = [name for name in judged.columns if name not in JUDGEMENTS.names]
+    write_table(folder / "judgements.parquet", judged, pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in more_metrics)]))
     write_plots(metrics, list(table.arm.unique()), folder / "plots")
     with atomic_write(folder / "same_seed.png") as part:
         same_seed_grid(evaluation.samples["random"], prompts, images).save(part, "png")

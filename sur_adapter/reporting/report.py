@@ -12,11 +12,15 @@ from sur_adapter.evaluation.summary import category_names
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart, strength_chart
 from sur_adapter.reporting.html import render, sanitize
+from sur_adapter.reporting.prompt_sets import rewrite_table, set_tables
 from sur_adapter.reporting.provenance import provenance
 from sur_adapter.reporting.sample_images import sample_rows
 
 SECTIONS = {  # template: heading, in the report's order
     "accuracy": "Accuracy",
+    "sets": "Other sets of prompts",
+    "rewrite": "Adapter against rewriting",
+    "teacher": "Answers of the language model",
     "counting": "Requested and counted numbers",
     "strength": "Accuracy by strength",
     "human": "Human preference",
@@ -45,16 +49,20 @@ def report_page(
     config: dict,
     settings: dict | None = None,
     data_card: str = "",
+    rewritten: pd.DataFrame | None = None,
 ) -> str:
-    """Renders the report as HTML. metrics, notes, judgements: what metrics.json, notes.json and judgements.parquet hold; prompts: by id.
+    """Renders the report as HTML. metrics, notes: what metrics.json and notes.json hold; judgements: of the main set; prompts: by id.
 
     samples: of sample_selection.select_samples; images: (arm, prompt id, seed) -> bytes. funnel, history, config: the JSON of filtering, of
-    training and of the adapter; settings: sections of params.yaml; data_card: Markdown.
+    training and of the adapter; settings: sections of params.yaml; data_card: Markdown; rewritten: of evaluation.rewriting.read_answers.
     """
     arms = [arm for arm in ARMS if arm in set(judgements.arm)]
     by_key = judgements.set_index(["arm", "id", "seed"])
     data = {
         "accuracy": _accuracy(metrics.get("semantic"), arms),
+        "sets": set_tables(metrics.get("sets")),
+        "rewrite": rewrite_table(metrics, rewritten),
+        "teacher": metrics.get("teacher"),
         "counting": _counting(judgements, arms),
         "strength": _strength(metrics.get("strength")),
         "human": metrics.get("human"),
@@ -115,12 +123,12 @@ def _strength(strength: dict | None) -> dict | None:
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:
-    """Returns all metrics that have a mean by arm. The arm complex_adapter is only in metrics.json: a phone has no room for it."""
+    """Returns all metrics that have a mean by arm. Two arms are only in metrics.json: a phone has no room for them."""
     quality = {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
     other = {
         name: by_arm for name, by_arm in metrics.items() if isinstance(by_arm, dict) and isinstance(by_arm.get("adapter"), (int, float))
     }
-    arms = [arm for arm in arms if arm != "complex_adapter"]
+    arms = [arm for arm in arms if arm not in ("complex_adapter", "rewrite")]
     rows = {name: [_format(by_arm.get(arm)) for arm in arms] for name, by_arm in (other | quality).items()}
     return {"arms": arms, "rows": rows, "regressed": [name for name, by_arm in quality.items() if by_arm.get("regressed")]}
 
