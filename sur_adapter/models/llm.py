@@ -1,4 +1,8 @@
-"""The language model: turns prompts into the hidden states of chosen layers, in one forward pass."""
+"""The language model: turns prompts into the hidden states of chosen layers, in one forward pass.
+
+With pooling `prompt_eol` the model reads each prompt inside `EOL_TEMPLATE`, so that the state of the last token, from which it would say
+the one word, holds the meaning of the whole prompt (PromptEOL, arXiv 2307.16645).
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -8,10 +12,20 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoTokenizer, BitsAndBytesConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 from sur_adapter.models.torch_utils import torch_dtype
+
+EOL_TEMPLATE = ('This sentence : "', '" means in one word:')  # before and after the prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,13 +33,14 @@ class LLMConfig:
     """How hidden states are computed; part of section `cache.llm` of params.yaml.
 
     layers: 1 is the output of the first block; all: every one. pooling: `last`, the hidden state of the last token; `mean` over tokens;
-    `tokens`, all of them; `layernorm-mean`, each layer's states normalised, averaged over layers, then over tokens (arXiv 2506.08210).
+    `tokens`, all of them; `layernorm-mean`, each layer's states normalised, averaged over layers, then over tokens (arXiv 2506.08210);
+    `prompt_eol`, the last token of a request for one word that stands for the prompt (arXiv 2307.16645).
     max_tokens_per_batch: padding counted. precision: auto is bf16 on a GPU, else fp32. bits: weights quantised by bitsandbytes.
     device_map: as in transformers, for a model that does not fit on one device.
     """
 
     layers: tuple[int, ...] | Literal["all"]
-    pooling: Literal["last", "mean", "tokens", "layernorm-mean"] = "last"
+    pooling: Literal["last", "mean", "tokens", "layernorm-mean", "prompt_eol"] = "last"
     max_tokens_per_batch: int = 4096
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     bits: Literal[8, 4] | None = None
@@ -44,26 +59,27 @@ class LanguageModel:
     """
 
     def __init__(self, model: str, config: LLMConfig, device: str = "cpu"):
-        precision = config.precision
-        if precision == "auto":
-            precision = "fp32" if torch.device(device).type == "cpu" else "bf16"
-        self.dtype = torch_dtype(precision)
-        quantization = quantization_config(config.bits, self.dtype)
-        with loading_errors("models.llm", model):
-            model_config = AutoConfig.from_pretrained(model, **NO_REMOTE_CODE)
-        self.layers = select_layers(config.layers, num_layers(model_config), model)
+        dtype = torch_dtype(resolve_precision(config.precision, device))
+        model_config = load_config(model)
+        layers = select_layers(config.layers, num_layers(model_config), model)
+        truncate_layers(model_config, max(layers))
+        tokenizer, module = load_llm(AutoModel, model, model_config, config, dtype, device)
+        self._use(tokenizer, module, dtype, config, layers)
+
+    @classmethod
+    def of_loaded(cls, tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel, config: LLMConfig, model: str) -> "LanguageModel":
+        """Uses a model without head that is loaded already, all of its layers. model: its name, for errors."""
+        self = cls.__new__(cls)
+        self._use(tokenizer, module, module.dtype, config, select_layers(config.layers, num_layers(module.config), model))
+        return self
+
+    def _use(
+        self, tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel, dtype: torch.dtype, config: LLMConfig, layers: list[int]
+    ) -> None:
+        self.tokenizer, self.model, self.dtype, self.layers = tokenizer, module, dtype, layers
         self.pooling, self.max_tokens_per_batch = config.pooling, config.max_tokens_per_batch
-        truncate_layers(model_config, max(self.layers))
-        device_map = config.device_map or (device if config.bits else None)
-        options = {"dtype": self.dtype, "quantization_config": quantization, "device_map": device_map, **SAFETENSORS_ONLY}
-        with loading_errors("models.llm", model):
-            self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
-            self.model = AutoModel.from_pretrained(model, config=model_config, **options).eval()
-        if device_map is None:
-            self.model.to(device)
-        max_positions = getattr(model_config.get_text_config(), "max_position_embeddings", None) or 2**20
-        self.max_length = min(self.tokenizer.model_max_length, max_positions)
-        self.blocks = _decoder_blocks(self.model, max(self.layers))
+        self.max_length = max_length(tokenizer, module)
+        self.blocks = decoder_blocks(module, num_layers(module.config))
 
     @property
     def columns(self) -> list[str]:
@@ -82,11 +98,25 @@ class LanguageModel:
         return columns if self.pooling == "tokens" else {name: torch.stack(states) for name, states in columns.items()}
 
     def encode(self, prompts: list[str]) -> list[list[int]]:
-        """Tokenizes prompts. An empty one becomes a special token, because some tokenizers return no token for it."""
+        """Tokenizes prompts. An empty one becomes a special token, because some tokenizers return no token for it.
+
+        With `prompt_eol` the template is around each prompt; one that is too long loses tokens before the template's end.
+        """
+        if self.pooling == "prompt_eol":
+            return self._encode_eol(prompts)
         special = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id, 0)
         empty = [next(token for token in special if token is not None)]
         ids = self.tokenizer(prompts, truncation=True, max_length=self.max_length).input_ids if prompts else []
         return [i or empty for i in ids]
+
+    def _encode_eol(self, prompts: list[str]) -> list[list[int]]:
+        ids = (
+            self.tokenizer([f"{EOL_TEMPLATE[0]}{prompt}{EOL_TEMPLATE[1]}" for prompt in prompts], verbose=False).input_ids
+            if prompts
+            else []
+        )
+        tail = len(self.tokenizer(EOL_TEMPLATE[1], add_special_tokens=False).input_ids)
+        return [i if len(i) <= self.max_length else i[: self.max_length - tail] + i[-tail:] for i in ids]
 
     def _forward(self, ids: list[list[int]]) -> dict[str, Tensor | list[Tensor]]:
         """Runs one forward pass. Padding is on the right: in a causal model no token attends to it, and positions count from 0."""
@@ -113,7 +143,7 @@ class LanguageModel:
 
         def hook(_module, _inputs, output) -> None:
             state = output[0] if isinstance(output, tuple) else output  # (B, T, d_llm)
-            if self.pooling == "last":
+            if self.pooling in ("last", "prompt_eol"):
                 states[f"layer_{k}"] = state[rows.to(state.device), last.to(state.device)].float()
             elif self.pooling == "mean":
                 states[f"layer_{k}"] = _masked_mean(state.float(), mask)
@@ -125,6 +155,38 @@ class LanguageModel:
                 states["layernorm_mean"] = normalised if total is None else total.to(normalised.device) + normalised
 
         return hook
+
+
+def load_config(model: str) -> PretrainedConfig:
+    """Reads the config of a language model. Raises FileNotFoundError if there is none."""
+    with loading_errors("models.llm", model):
+        return AutoConfig.from_pretrained(model, **NO_REMOTE_CODE)
+
+
+def load_llm(
+    auto_class: type, model: str, model_config: PretrainedConfig, config: LLMConfig, dtype: torch.dtype, device: str
+) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
+    """Loads the tokenizer and the model, by an Auto class of transformers. Raises FileNotFoundError if there is no such model."""
+    device_map = config.device_map or (device if config.bits else None)
+    quantization = quantization_config(config.bits, dtype)
+    options = {"dtype": dtype, "quantization_config": quantization, "device_map": device_map, **SAFETENSORS_ONLY}
+    with loading_errors("models.llm", model):
+        tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
+        module = auto_class.from_pretrained(model, config=model_config, **options).eval()
+    return tokenizer, module if device_map else module.to(device)
+
+
+def resolve_precision(precision: str, device: str) -> str:
+    """Returns `precision`; for `auto`, bf16 on a GPU and fp32 on a CPU."""
+    if precision != "auto":
+        return precision
+    return "fp32" if torch.device(device).type == "cpu" else "bf16"
+
+
+def max_length(tokenizer: PreTrainedTokenizerBase, module: PreTrainedModel) -> int:
+    """Returns the number of tokens that the model can read."""
+    positions = getattr(module.config.get_text_config(), "max_position_embeddings", None) or 2**20
+    return min(tokenizer.model_max_length, positions)
 
 
 def length_batches(lengths: list[int], max_tokens: int) -> Iterator[list[int]]:
@@ -172,7 +234,7 @@ def quantization_config(bits: int | None, dtype: torch.dtype) -> BitsAndBytesCon
     return BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_compute_dtype=dtype) if bits else None
 
 
-def _decoder_blocks(model: nn.Module, count: int) -> nn.ModuleList:
+def decoder_blocks(model: nn.Module, count: int) -> nn.ModuleList:
     """Finds the decoder's list of blocks, whatever its name in the architecture."""
     decoder = model.get_decoder() if hasattr(model, "get_decoder") else model
     blocks = next((m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count), None)
