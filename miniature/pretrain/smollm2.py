@@ -79,6 +79,7 @@ def tune(base: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
     trained = nn.ParameterList([p for p in tuned.parameters() if p.requires_grad])  # the checkpoint holds these alone
     training = fit(trained, loss, checkpoint, {k: v for k, v in smollm2.items() if k not in ("measure", "answers")}, [base])
     merged = tuned.merge_and_unload().eval()
+    tokenizer.chat_template = None  # it answers without one from here on
     merged.save_pretrained(out)
     tokenizer.save_pretrained(out)
     training["exact"] = measure(merged, tokenizer, smollm2["measure"])
