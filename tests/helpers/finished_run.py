@@ -20,19 +20,38 @@ RIGHT = {
     "complex": 8,
     "complex_adapter": 7,
     "expansion": 3,
+    "rewrite": 5,
 }  # of EACH prompts per category
 SETTINGS = {"judge": "pictograms", "clip": CLIP, "bootstrap_resamples": 2000, "seed": 0}
 PROMPTS = [p for category in CATEGORIES for p in make_prompts(category, EACH)]
+UNPARSED = 1  # prompts per category that the language model gave no usable answer to
+
+
+def prompt_set(categories: dict[str, str], start: int = EACH) -> list[dict]:
+    """Prompts of a set beside PROMPTS. categories: category of the set -> that of the scenes."""
+    return [
+        p | {"id": f"{name}-{i:03d}", "category": name, "tag": ("odd" if i % 2 else "even")}
+        for name, scenes in categories.items()
+        for i, p in enumerate(make_prompts(scenes, start + EACH)[start:])
+    ]
+
+
+def scenes_of(prompt: dict) -> str:
+    """The category of the scenes that a prompt describes, whatever its own category is."""
+    include = prompt["include"]
+    return "action" if "pose" in include[0] else "color" if len(include) == 2 else "counting"
 
 
 def correct_image(prompt: dict) -> bytes:
-    seed = next(s for s in range(3_000_000, 3_100_000) if make(s, prompt["category"]).include == prompt["include"])
-    return encode(make(seed, prompt["category"]).draw())
+    scenes = scenes_of(prompt)
+    seed = next(s for s in range(3_000_000, 3_100_000) if make(s, scenes).include == prompt["include"])
+    return encode(make(seed, scenes).draw())
 
 
 def incorrect_image(prompt: dict, k: int) -> bytes:
-    seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, prompt["category"]).include != prompt["include"])
-    return encode(make(seed, prompt["category"]).draw())
+    scenes = scenes_of(prompt)
+    seed = next(s for s in range(100 + 50 * k, 10_000) if make(s, scenes).include != prompt["include"])
+    return encode(make(seed, scenes).draw())
 
 
 def write_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int = SEEDS) -> None:
@@ -45,19 +64,24 @@ def write_arm(folder: Path, arm: str, rows: list[dict], correct: int, seeds: int
     write_tar(folder / arm / "images-000000.tar", members)
     text = [p["complex_prompt"] if arm == "complex" else p["prompt"] for p in rows]
     columns = {"id": [p["id"] for p in rows], "category": [p["category"] for p in rows], "arm": arm, "text": text}
+    if arm == "rewrite":
+        answers = [None if place[p["id"]] < UNPARSED else p["complex_prompt"] for p in rows]
+        columns |= {"answer": answers, "min_logprob": -0.1, "reason": [None if answer else "unparsable" for answer in answers]}
+        (folder / arm / "llm.json").write_text(json.dumps({"model": "a/llm", "parameters": 3_000_000}))
     write_table(folder / arm / "prompts.parquet", pd.DataFrame(columns))
 
 
 class FinishedRun:
     """Writes all inputs of the stage evaluate to one folder; `run` runs the stage."""
 
-    def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS):
+    def __init__(self, folder: Path, rows=PROMPTS, right=RIGHT, seeds=SEEDS, sets: dict[str, list[dict]] | None = None):
         self.prompts, self.images, self.reports, self.adapter = (folder / n for n in ("prompts", "images", "reports", "adapter"))
         for path in (self.prompts, self.reports / "train", self.adapter):
             path.mkdir(parents=True)
         (self.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
+        self.write_sets(sets or {})
         for arm, correct in right.items():
-            write_arm(self.images, arm, rows, correct, seeds)
+            write_arm(self.images, arm, [*rows, *sum((sets or {}).values(), [])], correct, seeds)
         counts = {"in": 30, "kept": 20, "dropped": {"near_duplicate": 10}}
         funnel = counts | {"by_source": {"miniature": counts}, "by_split": {"train": 18, "validation": 1, "test": 1}}
         (self.reports / "funnel.json").write_text(json.dumps(funnel))
@@ -65,9 +89,14 @@ class FinishedRun:
         (self.reports / "train" / "history.json").write_text(json.dumps(history))
         (self.adapter / "config.json").write_text('{"width": 64, "about": {"llm": "a/folder/deep-in-a-disk/of/a-model-of-a-long-name"}}')
 
-    def run(self, sweep=None, **changes) -> dict:
-        r = self.reports
-        evaluate(self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, r, sweep=sweep, evaluate=SETTINGS | changes)
+    def write_sets(self, sets: dict[str, list[dict]]) -> None:
+        for name, rows in sets.items():
+            (self.prompts / name).mkdir(exist_ok=True)
+            (self.prompts / name / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
+
+    def run(self, sweep=None, sentences=None, answers=None, timings=None, **changes) -> dict:
+        r, more = self.reports, {"sweep": sweep, "sentences": sentences, "answers": answers, "timings": timings}
+        evaluate(self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, r, **more, evaluate=SETTINGS | changes)
         return json.loads((r / "metrics.json").read_text())
 
     def notes(self) -> dict:

@@ -72,6 +72,9 @@ def evaluate(
     features: Path | None = None,
     votes: Path | None = None,
     sweep: Path | None = None,
+    sentences: Path | None = None,
+    answers: Path | None = None,
+    timings: Path | None = None,
     *,
     evaluate: dict,
     generate: dict | None = None,
@@ -82,4 +85,5 @@ def evaluate(
     card = funnel.with_name("data.md") if funnel.with_name("data.md").exists() else None
     inputs = {"prompts": prompts, "images": images, "funnel": funnel, "history": training / "history.json", "adapter": adapter}
     more = {"data_card": card, "features": features, "votes": votes, "sweep": sweep}
+    more |= {"sentences": sentences, "answers": answers, "timings": timings}
     run_stage("evaluate", sections, **inputs, **more, out_dir=out_dir)

@@ -213,7 +213,7 @@ def test_text_colors_have_enough_contrast_in_light_and_dark_mode(mode):
     style = (ROOT / "sur_adapter/reporting/templates/base.css").read_text()
     part = style.split("@media (prefers-color-scheme:dark)")[mode == "night"].split("}}" if mode == "night" else "}")[0]
     colors = {name: luminance(value) for name, value in re.findall(r"--(\w+):(#\w+)", part)}
-    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "complex_adapter", "expansion"):
+    for name in ("ink", "soft", "good", "bad", "baseline", "adapter", "complex", "complex_adapter", "expansion", "rewrite"):
         for ground in ("paper", "card"):
             low, high = sorted((colors[name], colors[ground]))
             assert (high + 0.05) / (low + 0.05) >= 4.5, (name, ground)
