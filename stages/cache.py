@@ -4,6 +4,7 @@ A killed run resumes after its last finished shard; the query bank, which takes 
 """
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,9 @@ EXTRACTORS = "sur_adapter.features.extractors"
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--features", required=True, metavar="NAME", help=f"which features: {', '.join(names(EXTRACTORS))}")
-    parser.add_argument("--pairs", type=Path, required=True, help="Parquet file of the filtered pairs")
-    parser.add_argument("--raw", type=Path, required=True, help="folder of the crawled sources, which hold the images")
+    parser.add_argument("--pairs", type=Path, help="Parquet file of the filtered pairs; all features but `sentences` need it")
+    parser.add_argument("--raw", type=Path, help="folder of the crawled sources, which hold the images; needed with --pairs")
+    parser.add_argument("--sentences", type=Path, help="Parquet file of the collected sentences, for the features `sentences`")
     parser.add_argument("--out", type=Path, required=True, help="folder for the features")
 
 
@@ -30,9 +32,21 @@ def run(args: Namespace, params: "Params") -> None:
     extractor = load(EXTRACTORS, args.features)
     config = params.section(f"cache.{args.features}", extractor.Config, required=False)
     models, executor = params.section("models", ModelsConfig), params.section("executor", ExecutorConfig, required=False)
-    pairs = read_table(args.pairs)
+    if getattr(extractor, "TABLE", "pairs") == "sentences":
+        config = replace(config, llm=params.section("cache.llm", load(EXTRACTORS, "llm").Config))
+        table = read_table(_given(args, "sentences"))
+        extractor.extract(table[table["keep"].astype(bool)], None, args.out, config, models, executor)
+        return
+    raw, pairs = _given(args, "raw"), read_table(_given(args, "pairs"))
     pairs = pairs[pairs["dropped"].isna()]
     if pairs.empty:
         raise ValueError(f"{args.pairs} holds no kept pair: loosen the thresholds of params.yaml: filter")
-    images = ImageIndex(args.raw, set(pairs["id"])) if extractor.NEEDS_IMAGES else None
+    images = ImageIndex(raw, set(pairs["id"])) if extractor.NEEDS_IMAGES else None
     extractor.extract(pairs, images, args.out, config, models, executor)
+
+
+def _given(args: Namespace, option: str) -> Path:
+    """Returns a path that the chosen features need. Raises ValueError if it is not given."""
+    if (path := getattr(args, option)) is None:
+        raise ValueError(f"the features {args.features} need --{option}: name it, as dvc.yaml does")
+    return path

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 logger = logging.getLogger(__name__)
+STORED_BYTES = {"INT32": 4, "FLOAT": 4, "INT64": 8, "DOUBLE": 8}  # of a plain value; Parquet stores integers below 32 bits as INT32
 
 
 @dataclass
@@ -52,7 +53,12 @@ def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype,
     """Maps all values of a column, (count,); None unless it is one plain page whose first row equals what pyarrow reads."""
     chunk = _plain_chunk(parquet, name)
     size = count * dtype.itemsize
-    if chunk is None or chunk.total_compressed_size <= size or _first_page_size(file, chunk.data_page_offset) < size:
+    if (
+        chunk is None
+        or STORED_BYTES.get(chunk.physical_type, dtype.itemsize) != dtype.itemsize
+        or chunk.total_compressed_size <= size
+        or _first_page_size(file, chunk.data_page_offset) < size
+    ):
         return None
     values = np.memmap(file, dtype, "r", chunk.data_page_offset + chunk.total_compressed_size - size, (count,))
     row = _flatten(next(parquet.iter_batches(1, columns=[name])).column(0))

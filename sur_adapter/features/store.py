@@ -26,6 +26,8 @@ from sur_adapter.features.columns import Column, RaggedColumn, open_column
 from sur_adapter.io.atomic import atomic_write
 from sur_adapter.io.hashing import short_digest
 
+SHARDS = "*-[0-9][0-9][0-9][0-9][0-9][0-9].parquet"
+ANSWERS_FILE = "answers.parquet"  # beside the shards of extractors/sentences.py, a table of texts
 PLAIN = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_size": 2**31 - 1}
 FIX_HINT = "remove the folder and run `dvc repro` again"
 
@@ -122,7 +124,9 @@ class FeatureStore:
     """
 
     def __init__(self, folder: Path):
-        files = sorted(folder.glob("*.parquet"))
+        files = sorted(folder.glob(SHARDS))
+        if not files and (folder / ANSWERS_FILE).exists():
+            raise FileNotFoundError(f"{folder} holds no answered sentence: name params.yaml: sentences.sources, or set loss.w_llm to 0")
         if not files:
             raise FileNotFoundError(f"{folder} holds no feature shard: run `dvc repro` to cache the features")
         self.folder, self.shards = folder, [FeatureShard.open(file) for file in files]

@@ -1,6 +1,6 @@
 """Runs a feature extractor shard by shard, resumably.
 
-Finished shards are in the work cache, under a key of everything they depend on: pairs, settings, model weights and code. A killed run
+Finished shards are in the work cache, under a key of everything they depend on: rows, settings, model weights and code. A killed run
 resumes after them; they are published to the output folder when all are done.
 """
 
@@ -33,7 +33,7 @@ SAMPLES_PER_TENSOR = 16  # values of each tensor in the hash of a model's weight
 
 def extract_shards(
     out: Path,
-    pairs: pd.DataFrame,
+    rows: pd.DataFrame,
     make_extractor: Callable[[], RowExtractor],
     input_files: Callable[[list[str]], list],
     config: Any,
@@ -41,16 +41,18 @@ def extract_shards(
     executor: ExecutorConfig,
     parts: Parts | None = None,
     finish: Callable[[WorkCache, dict], None] | None = None,
+    digest: str | None = None,
 ) -> None:
-    """Writes the features of all pairs to `out`, one Parquet file per shard.
+    """Writes the features of all rows, kept pairs or sentences, to `out`, one Parquet file per shard.
 
     make_extractor: creates the row extractor, in each worker. input_files: ids -> the files that a worker reads for them. config: a
     dataclass of settings that the features depend on. module: `__file__` of the extractor. parts: what is extracted instead of the shards
-    of `pairs`; then finish(work, about) makes the shards from the parts.
+    of `rows`; then finish(work, about) makes the shards from the parts. digest: of all that the extractor reads of `rows`, by default
+    `pairs_digest`.
     """
     name = Path(module).stem
-    inputs = {"features": name, "config": asdict(config), "pairs": pairs_digest(pairs), "rows_per_shard": schema.ROWS_PER_SHARD}
-    parts = parts or [(f"{shard}.parquet", rows) for shard, rows in schema.split_shards(pairs)]
+    inputs = {"features": name, "config": asdict(config), "pairs": digest or pairs_digest(rows), "rows_per_shard": schema.ROWS_PER_SHARD}
+    parts = parts or [(f"{shard}.parquet", part) for shard, part in schema.split_shards(rows)]
 
     def task_files(task: tuple | None) -> list:
         return input_files(task[2]["id"].tolist() if task else [])
@@ -58,7 +60,7 @@ def extract_shards(
     with Executor(partial(FeatureWorker, make_extractor), task_files, executor) as workers:
         (about,) = workers.map([None])
         with WorkCache("cache", **inputs, code=code_version(module), about=about) as work:
-            tasks = [(work, file, rows, len(parts)) for file, rows in parts if not is_finished(work.folder / file)]
+            tasks = [(work, file, part, len(parts)) for file, part in parts if not is_finished(work.folder / file)]
             for _ in tqdm(workers.map(tasks), f"cache {name}", len(tasks), disable=None):
                 pass
             workers.close()

@@ -190,3 +190,16 @@ def test_a_changed_id_is_noticed_on_open_and_a_changed_number_by_verify(folder):
     file.write_bytes(data.replace(number, number[::-1]))
     with pytest.raises(ValueError, match="train-000001.parquet differs from what was written"):
         FeatureStore(folder[0]).verify()
+
+
+def test_numbers_that_parquet_stores_wider_are_read_back(tmp_path):
+    rows = [np.array(text, np.uint8) for text in ([], [7, 255], [], [0, 1, 2])]
+    write_features(tmp_path / "train-000000.parquet", ["a", "b", "c", "d"], {"small": rows}, ABOUT, 1)
+    store = FeatureStore(tmp_path)
+    assert [store.rows([k])["small"][0].tolist() for k in range(4)] == [row.tolist() for row in rows]
+    store.verify()
+
+
+def test_a_table_of_answers_beside_the_shards_is_not_one_of_them(folder):
+    pq.write_table(pa.table({"id": ["a"]}), folder[0] / "answers.parquet")
+    assert len(FeatureStore(folder[0])) == 9

@@ -19,7 +19,8 @@ from sur_adapter.models.config import ModelsConfig
 class FeatureExtractor(Protocol):
     """A module of this package.
 
-    Config: a frozen dataclass, the section `cache.NAME` of params.yaml. NEEDS_IMAGES: whether `extract` reads image bytes.
+    Config: a frozen dataclass, the section `cache.NAME` of params.yaml. NEEDS_IMAGES: whether `extract` reads image bytes. TABLE =
+    "sentences": rows are the kept sentences of the stage `sentences`; without it they are the kept pairs.
     """
 
     Config: type

@@ -57,10 +57,10 @@ class TextEncoderExtractor:
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        simple = self._encode("simple", rows["simple_prompt"].tolist())
-        return simple | self._encode("complex", [effective_prompt(row) for row in rows.to_dict("records")])
+        simple = self.encode("simple", rows["simple_prompt"].tolist())
+        return simple | self.encode("complex", [effective_prompt(row) for row in rows.to_dict("records")])
 
-    def _encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
+    def encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
         """Encodes prompts: column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""
         embeds, pooled = zip(*((e.half().cpu(), p) for e, p in map(self.encoders, batched(prompts, self.batch_size))), strict=True)
         columns = {
