@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from sur_adapter.generation.prompts import MAIN
 from sur_adapter.reporting.charts import interval_chart
 
 ARMS = ("baseline", "adapter", "rewrite", "complex")  # of the tables; the others are in metrics.json
@@ -19,7 +20,8 @@ def _set_table(name: str, block: dict) -> dict:
     categories = [*sorted(set(block["adapter"]) - {"overall"}), "overall"]
     rates = {category: {arm: block[arm][category] for arm in arms} for category in categories}
     intervals = {
-        category: {arm: (rate["value"], rate["low"], rate["high"]) for arm, rate in by_arm.items()} for category, by_arm in rates.items()
+        category.replace("_", " "): {arm: (rate["value"], rate["low"], rate["high"]) for arm, rate in by_arm.items()}
+        for category, by_arm in rates.items()
     }
     return {
         "arms": arms,
@@ -37,8 +39,9 @@ def rewrite_table(metrics: dict, rewritten: pd.DataFrame | None) -> dict | None:
     if "rewrite" not in metrics:
         return None
     blocks, weights = metrics["rewrite"]["sets"], metrics["rewrite"].get("weights", {})
-    rows = [{"set": name, **_accuracies(metrics, name), **block} for name, block in blocks.items()]
-    examples = [row for name in blocks for row in _examples(rewritten, name)] if rewritten is not None else []
+    names = sorted(blocks, key=lambda name: (name != MAIN, name))
+    rows = [{"set": name, **_accuracies(metrics, name), **blocks[name]} for name in names]
+    examples = [row for name in names for row in _examples(rewritten, name)] if rewritten is not None else []
     return {"rows": rows, "weights": weights, "examples": examples}
 
 

@@ -131,7 +131,7 @@ def test_the_report_shows_the_sets_and_the_answers(finished):
     assert all(word in sets for word in ("hand", "reasoning", "wild", "known", "colour", "Gap closed", "even"))
     assert sets.count("<b>75 %</b>") >= 3 + 2, "categories and overall"
     rewriting = finished.page.split("Adapter against rewriting</h2>")[1].split("</section>")[0]
-    assert "<b>120 %</b>" in rewriting and "3 of 24" in rewriting and "6.00 MB (3,000,000 parameters)" in rewriting
+    assert "<b>1.20</b>" in rewriting and "3 of 24" in rewriting and "6.00 MB (3,000,000 parameters)" in rewriting
     assert PROMPTS[-1]["complex_prompt"] in rewriting and "none: the prompt was drawn as it is" in rewriting
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from helpers.browser import NEEDS_CHROMIUM, Browser
-from helpers.finished_run import EACH, FinishedRun
+from helpers.finished_run import EACH, FinishedRun, prompt_set
 from test_report import HOSTILE, hostile_run
 
 from miniature.scenes import CATEGORIES
@@ -25,7 +25,8 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory) -> Path:
-    finished = FinishedRun(tmp_path_factory.mktemp("run"))
+    sets = {"hand_written": prompt_set({"known_words": "action"}), "reasoning": prompt_set({"reasoning_number": "counting"}, 2 * EACH)}
+    finished = FinishedRun(tmp_path_factory.mktemp("run"), sets=sets)
     finished.run()
     return finished.reports
 
