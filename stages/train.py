@@ -22,7 +22,15 @@ from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.torch_utils import resolve_device
 from sur_adapter.training.config import LossConfig, TrainConfig
 from sur_adapter.training.distributed import create_accelerator, run_launched
-from sur_adapter.training.setup import build_adapter, build_objective, check_splits, check_tracker, load_splits, start_tracker
+from sur_adapter.training.setup import (
+    build_adapter,
+    build_objective,
+    check_splits,
+    check_tracker,
+    load_data,
+    prepare_teacher,
+    start_tracker,
+)
 from sur_adapter.training.trainer import Trainer
 
 if TYPE_CHECKING:
@@ -30,21 +38,23 @@ if TYPE_CHECKING:
 
 PATHS = {  # option: help; torchrun rejects options that are ambiguous prefixes of its own, such as --log
     "clip": "folder of the text encoder's features",
-    "llm": "folder of the LLM's features",
+    "llm": "folder of the LLM's features, read only for loss.llm `kl`",
     "vae": "folder of the VAE's features, read only for the diffusion loss",
     "queries": "folder of the query bank of the U-Net's cross-attention layers",
     "out": "folder for the adapter: config.json and model.safetensors",
     "reports": "folder for history.json and the tracker's files",
 }
+SENTENCES = "folder of the sentences that the LLM answered, read only for the LLM's loss"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     for name, text in PATHS.items():
         parser.add_argument(f"--{name}", type=Path, required=True, help=text)
+    parser.add_argument("--sentences", type=Path, help=SENTENCES)
 
 
 def run(args: Namespace, params: "Params") -> None:
-    paths = {name: getattr(args, name) for name in PATHS}
+    paths = {name: path for name in (*PATHS, "sentences") if (path := getattr(args, name))}
     config = params.section("train", TrainConfig)
     models, loss = params.section("models", ModelsConfig), params.section("loss", LossConfig)
     adapter = params.section("adapter", AdapterParams)
@@ -60,6 +70,7 @@ def train(
     queries: Path,
     out: Path,
     reports: Path,
+    sentences: Path | None = None,
     *,
     models: ModelsConfig,
     adapter: AdapterParams,
@@ -67,31 +78,34 @@ def train(
     config: TrainConfig,
 ) -> None:
     """Writes the adapter to `out` and its history to `reports`."""
-    splits, about, manifests = load_splits([clip, llm, *([vae] if loss.w_diffusion else [])], models)
-    check_splits(splits, config, loss)
+    data = load_data(clip, llm, vae, sentences, loss, models)
     check_tracker(config.report_to)
     device = resolve_device(config.device)
     accelerator = create_accelerator(device, config.batch_size, log_with=config.report_to, project_dir=reports)
+    check_splits(data.splits, config, loss, accelerator.num_processes)
     device = str(accelerator.device) if accelerator.num_processes > 1 else device
     settings = {key: value for key, value in asdict(config).items() if key != "launch"}  # the adapter does not depend on machine addresses
-    about |= {"code": code_version(__file__), "loss": asdict(loss), "train": settings}
-    model = build_adapter(adapter, splits["train"], loss, config.seed, about)
+    about = data.about | {"code": code_version(__file__), "loss": asdict(loss), "train": settings}
+    model = build_adapter(adapter, data.splits["train"], loss, config.seed, about)
     objective = build_objective(loss, models, queries, config, device)
+    if data.text:
+        prepare_teacher(objective, data.text["train"], model.config.width, config, device, accelerator.num_processes)
     inputs = {
         "config": asdict(model.config),
         "params": [asdict(models), asdict(loss), settings],
-        "inputs": [manifests, folder_digest(queries, "*.safetensors")],
+        "inputs": [data.manifests, folder_digest(queries, "*.safetensors")],
         "torch": torch.__version__,
         "processes": accelerator.num_processes,
     }
     with WorkCache("train", **inputs) if accelerator.is_main_process else nullcontext() as cache:
         start_tracker(accelerator, reports)
         trainer = Trainer(model, objective, config, accelerator, device)
-        history, samples_per_second = trainer.fit(splits["train"], splits["validation"], cache)
+        history, samples_per_second = trainer.fit(data.splits["train"], data.splits["validation"], cache, data.text)
         if accelerator.is_main_process:
             model.save_pretrained(out)
             atomic_write_text(reports / "history.json", json.dumps(history, indent=1) + "\n")
             processes = f", {accelerator.num_processes} processes" if accelerator.num_processes > 1 else ""
             losses = f"loss {history[0]['loss']:.4f} -> {history[-1]['loss']:.4f}"
-            print(f"{len(splits['train'])} pairs{processes}, {samples_per_second:.0f} samples/s, {losses}")
+            text = f" and {len(data.text['train'])} text rows" if data.text else ""
+            print(f"{len(data.splits['train'])} pairs{text}{processes}, {samples_per_second:.0f} samples/s, {losses}")
     accelerator.end_training()

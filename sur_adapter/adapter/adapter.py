@@ -39,13 +39,13 @@ class SURAdapter(nn.Module):
         """Returns c' (B, L, d) for x (B, L, d). scale: eta; by default the config's strength."""
         return self.adapt(x, self.query(x), scale)
 
-    def query(self, x: Tensor) -> Tensor:
-        """Computes the query q (B, L, d) of x (B, L, d)."""
-        return self.block.query(x)
+    def query(self, x: Tensor, log_weight: Tensor | None = None) -> Tensor:
+        """Computes the query q (B, L, d) of x (B, L, d). log_weight (B, L): of tokens that stand for several (blocks.py), in training."""
+        return self.block.query(x, **_weights(log_weight))
 
-    def adapt(self, x: Tensor, q: Tensor, scale: float | None = None) -> Tensor:
-        """Returns c' (B, L, d) for x and a query that is already computed, (B, L, d) each."""
-        return self.block.adapt(x, q, self.config.strength if scale is None else scale)
+    def adapt(self, x: Tensor, q: Tensor, scale: float | None = None, log_weight: Tensor | None = None) -> Tensor:
+        """Returns c' (B, L, d) for x and a query that is already computed, (B, L, d) each. log_weight: as in `query`."""
+        return self.block.adapt(x, q, self.config.strength if scale is None else scale, **_weights(log_weight))
 
     def pool(self, p: Tensor, scale: float | None = None) -> Tensor:
         """Returns p' (B, p) for SDXL's pooled vector p (B, p); p itself if the config has no `pooled_width`."""
@@ -84,3 +84,7 @@ class SURAdapter(nn.Module):
                 f"{folder / WEIGHTS_FILE} does not hold the weights that its config.json describes ({reason}): download or train it again"
             ) from error
         return adapter.eval().requires_grad_(False)
+
+
+def _weights(log_weight: Tensor | None) -> dict:
+    return {} if log_weight is None else {"log_weight": log_weight}  # the published network takes none

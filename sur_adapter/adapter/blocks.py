@@ -6,6 +6,8 @@
 
 x, q, c' (B, L, d). g starts at zero, so an untrained adapter is the identity, bit for bit. Attention runs over the tokens of one prompt,
 never over the batch. In the paper, q only steers one head of attention over x; in `sur` it is also passed on to the output.
+
+log_weight (B, L): a token that stands for w equal tokens adds log w to its logits in every attention (training/thinning.py).
 """
 
 from torch import Tensor, nn
@@ -28,26 +30,27 @@ class PaperBlock(nn.Module):
         nn.init.zeros_(self.g.weight)
         nn.init.zeros_(self.g.bias)
 
-    def query(self, x: Tensor) -> Tensor:
+    def query(self, x: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Computes q = h3(x), (B, L, d)."""
-        return self.h3(self.norm(x))
+        return self.h3(self.norm(x), src_key_padding_mask=log_weight)
 
-    def attend(self, x: Tensor, q: Tensor) -> Tensor:
+    def attend(self, x: Tensor, q: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Computes u = A x + x, (B, L, d)."""
-        return nn.functional.scaled_dot_product_attention(q, self.h2(self.norm(x)), x) + x
+        bias = None if log_weight is None else log_weight[:, None].to(q.dtype)  # (B, 1, L)
+        return nn.functional.scaled_dot_product_attention(q, self.h2(self.norm(x)), x, attn_mask=bias) + x
 
-    def adapt(self, x: Tensor, q: Tensor, scale: float) -> Tensor:
+    def adapt(self, x: Tensor, q: Tensor, scale: float, log_weight: Tensor | None = None) -> Tensor:
         """Computes c' from x and q, (B, L, d) each; scale is eta."""
-        u = self.attend(x, q)
+        u = self.attend(x, q, log_weight)
         return x + scale * self.g(u + self.h1(u))
 
 
 class SURBlock(PaperBlock):
     """The default: the query is also passed on, since what h3 learns can leave the paper's network only as a mixture of the rows of x."""
 
-    def attend(self, x: Tensor, q: Tensor) -> Tensor:
+    def attend(self, x: Tensor, q: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Computes u = A x + x + q, (B, L, d)."""
-        return super().attend(x, q) + q
+        return super().attend(x, q, log_weight) + q
 
 
 class PooledBlock(nn.Sequential):

@@ -8,11 +8,14 @@ from torch import Tensor
 
 @dataclass
 class TrainingBatch:
-    """Cached features of pairs, one row per pair. A tensor is None if the cache or the base model does not have it."""
+    """Cached features, one row per pair. A tensor is None if the cache, the base model or the loss does not have it.
+
+    Text rows have the same fields: simple is the sentence, complex the LLM's answer to it, teacher the hidden states of the answer.
+    """
 
     simple: Tensor  # (B, L, d) text features of the simple prompt
     complex: Tensor  # (B, L, d) text features of the complex prompt
-    teacher: Tensor  # (B, d_llm) LLM hidden state of the simple prompt, or (B, T, d_llm) per token, zero where there is no token
+    teacher: Tensor | None  # (B, d_llm) LLM hidden state of the simple prompt, or (B, T, d_llm) per token, zero where there is no token
     latents: Tensor | None = None  # (B, 2, 4, h, w): mean and log-variance of the VAE's posterior
     simple_pooled: Tensor | None = None  # (B, p): SDXL's pooled vector
     complex_pooled: Tensor | None = None  # (B, p)
@@ -39,3 +42,11 @@ class TrainingBatch:
     def same_bucket(self, index: Tensor) -> Tensor:
         """Returns the given rows: all latents have one shape, so any rows can share a batch."""
         return index
+
+
+def joined(batches: list[TrainingBatch], field: str) -> Tensor | None:
+    """Concatenates a field of batches; None if one of them does not have it."""
+    values = [getattr(batch, field) for batch in batches]
+    if any(value is None for value in values):
+        return None
+    return values[0] if len(values) == 1 else torch.cat(values)

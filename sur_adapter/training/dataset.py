@@ -1,4 +1,4 @@
-"""The cached pairs of one split, read from memory-mapped files."""
+"""The cached pairs or text rows of one split, read from memory-mapped files."""
 
 import numpy as np
 import torch
@@ -13,8 +13,9 @@ FIELDS = {name: name for name in TrainingBatch.__annotations__} | {"frame": "tim
 class FeatureDataset:
     """Has `rows` and `same_bucket` as a TrainingBatch of all rows would have, but holds only the requested rows in memory.
 
-    layers: columns of LLM features, concatenated in this order. With cached mirror images there are twice as many rows: the second half
-    is the first one, mirrored. Latents of different shapes (aspect buckets) cannot share a batch: see `same_bucket`.
+    layers: columns of LLM features, concatenated in this order; none of them reads no LLM features. With cached mirror images there are
+    twice as many rows: the second half is the first one, mirrored. Latents of different shapes (aspect buckets) cannot share a batch: see
+    `same_bucket`.
     """
 
     def __init__(self, split: FeatureSplit, layers: list[str]):
@@ -35,7 +36,8 @@ class FeatureDataset:
         columns = self.split.rows(index.numpy(), self._columns)
         if mirror.any():
             columns["latents"][mirror] = self.split.rows(index[mirror].numpy(), ["latents_flipped"])["latents_flipped"]
-        teacher = torch.cat([columns[name] for name in self.layers], -1)  # (B, d_llm · layers), or (B, T, d_llm · layers)
+        layers = [columns[name] for name in self.layers]
+        teacher = torch.cat(layers, -1) if layers else None  # (B, d_llm · layers), or (B, T, d_llm · layers)
         fields = {FIELDS[name]: values for name, values in columns.items() if name in FIELDS}
         return TrainingBatch(**fields, teacher=teacher).to(device)
 
@@ -49,3 +51,14 @@ class FeatureDataset:
         bucket = self._bucket[index % len(self.split)]
         candidates = torch.nonzero(self._bucket == bucket[0])[:, 0]
         return torch.where(bucket == bucket[0], index, candidates[index % len(candidates)])
+
+
+LOGPROB = "min_logprob"  # column of text rows: least token log-probability of the answer, NaN if no LLM gave it
+
+
+def keep_sure_answers(split: FeatureSplit, min_logprob: float | None) -> None:
+    """Leaves in a split of text rows those whose answer has at least this log-probability, or none. min_logprob: None keeps all rows."""
+    if min_logprob is None or LOGPROB not in split.names or not len(split):
+        return
+    values = split.rows(range(len(split)), [LOGPROB])[LOGPROB].reshape(-1).numpy()  # (N,)
+    split.index = split.index[np.isnan(values) | (values >= min_logprob)]

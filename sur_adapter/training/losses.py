@@ -1,9 +1,10 @@
 """The loss terms (arXiv 2305.05189):
 
-    L = w_diffusion · ‖ε − UNet(z_t, t, c')‖²  +  w_prompt · D_prompt(E(p_c), c')  +  w_llm · KL(FCN(v) ‖ q)
+    L = w_diffusion · ‖ε − UNet(z_t, t, c')‖²  +  w_prompt · D_prompt(E(p_c), c')  +  w_llm · L_llm
 
 x = E(p_s) and E(p_c) are the text features of the simple and the complex prompt, c' the adapted features, v the LLM's vector, q the query.
 D_prompt is the paper's KL divergence of token i of both prompts (`kl`), or the difference of cross-attention outputs (`prompt_attention`).
+L_llm is `prompt_attention` of the LLM's answer to a sentence and the adapted features of the sentence, or the paper's KL(FCN(v) ‖ q).
 """
 
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sur_adapter.features.query_bank import CrossAttention
+from sur_adapter.training.prompt_attention import PromptAttention
 
 
 def diffusion(target: Tensor, prediction: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -67,18 +69,13 @@ def prompt_attention(
 
     mean over layers l of  ‖Attn_l(Q; adapted) − Attn_l(Q; complex)‖² / Var[Attn_l(Q; complex)],  Q sampled from the layer's query bank.
     It does not depend on the order of tokens, nor on padding and tags that the U-Net ignores. complex_embeds, adapted_embeds (B, L, d).
-    mean: averages over the processes that share the batch, so that Var is that of the whole batch.
+    mean: averages over the processes that share the batch, so that Var is that of the whole batch. prompt_attention.py computes it.
     """
-    complex_embeds, adapted_embeds = (x.to(layers[0].q.dtype) for x in (complex_embeds, adapted_embeds))  # once, not in every layer
-    terms = []
-    for layer in layers:
-        sample = torch.randperm(len(layer.q), generator=generator)[:num_queries].to(layer.q.device)
-        q = layer.q[sample]  # (n, h·e)
-        with torch.no_grad():
-            target = layer(q, complex_embeds).float()  # (B, n, c)
-            variance = mean((target - mean(target.mean((0, 1)))).square().mean())  # torch.var takes ten times as long here
-        terms.append((layer(q, adapted_embeds) - target).square().mean() / variance.clamp_min(1e-8))
-    return torch.stack(terms).mean()
+    attention = PromptAttention(layers)
+    s = attention.sample(num_queries, generator)
+    with torch.no_grad():
+        target = attention.attend(s, complex_embeds)
+    return attention.losses(target, attention.attend(s, adapted_embeds), [slice(None)], mean)[0]
 
 
 def pooled(complex_pooled: Tensor, adapted_pooled: Tensor, mean: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:
@@ -91,13 +88,18 @@ def pooled(complex_pooled: Tensor, adapted_pooled: Tensor, mean: Callable[[Tenso
     return (adapted_pooled - complex_pooled).square().mean() / variance.clamp_min(1e-8)
 
 
-def llm(projected: Tensor, query: Tensor, mask: Tensor | None = None, row_mask: Tensor | None = None, divergence: Callable = kl) -> Tensor:
-    """Computes KL(FCN(v) ‖ mean of q over tokens), both layer-normalised, so that neither can lower the loss by becoming flat.
+def mean_query(query: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Computes the mean of q over tokens, (B, L, d) -> (B, d). mask (B, L): the tokens that count, or how many tokens each stands for."""
+    return query.mean(1) if mask is None else (query * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
 
-    projected = FCN(v) (B, d), query (B, L, d), mask (B, L): the tokens of the mean, row_mask (B,): the prompts that count.
-    The paper compares q at every token with the same vector; the mean leaves q free to differ between tokens.
+
+def llm(projected: Tensor, query: Tensor, mask: Tensor | None = None, row_mask: Tensor | None = None, divergence: Callable = kl) -> Tensor:
+    """Computes KL(FCN(v) ‖ mean of q over tokens), both layer-normalised.
+
+    projected = FCN(v) (B, d), query (B, L, d), mask: as in mean_query, row_mask (B,): the prompts that count.
+    The paper compares q at every token with the same vector; the mean leaves q free to differ between tokens. If FCN is trained, both sides
+    can become constant over the prompts; P z(v) of teacher.py is fixed.
     """
     d = query.shape[-1:]
-    average = query.mean(1) if mask is None else (query * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)  # (B, d)
-    target, student = (F.layer_norm(x, d)[:, None] for x in (projected, average))  # (B, 1, d)
+    target, student = (F.layer_norm(x, d)[:, None] for x in (projected, mean_query(query, mask)))  # (B, 1, d)
     return divergence(target, student, None if row_mask is None else row_mask[:, None])

@@ -1,26 +1,52 @@
 """The training objective: the weighted sum of the loss terms on a batch of cached features."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.features.query_bank import CrossAttention
 from sur_adapter.training import losses
-from sur_adapter.training.batch import TrainingBatch
+from sur_adapter.training.batch import TrainingBatch, joined
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.distributed import DistributedContext
+from sur_adapter.training.prompt_attention import PromptAttention
 from sur_adapter.training.randomness import default_generators
+from sur_adapter.training.teacher import mean_over_tokens
+from sur_adapter.training.thinning import Prompts, thinned, whole
+
+VALIDATION_QUERIES = 32  # of each layer: more than in training, as fewer make the validation loss noisy
+GROUP_SIZE = 64  # prompts of similar length that are computed together
+
+
+@dataclass
+class Student:
+    """What the adapter makes of prompts, in the groups of `prompts`."""
+
+    prompts: Prompts
+    query: list[Tensor]  # (b, T, d) each
+    adapted: list[Tensor]  # (b, T, d) each
+    pooled: Tensor | None  # (B, p)
+
+
+@dataclass
+class Draws:
+    """Where the random numbers of the pairs and of the text rows come from, and the processes that share the batch."""
+
+    pairs: torch.Generator | None
+    text: torch.Generator | None
+    context: DistributedContext
 
 
 class Objective:
     """L = w_diffusion · L_diffusion + w_prompt · L_prompt + w_llm · L_llm.
 
-    layers: the U-Net's cross-attention layers with their query banks, for `loss.prompt: attention`. diffusion_loss: a DiffusionLoss, for
-    w_diffusion above 0. empty_prompt (L, d): text features of the empty prompt, for empty_prompt_prob above 0.
+    layers: the U-Net's cross-attention layers with their query banks, for the losses that use them. diffusion_loss: a DiffusionLoss, for
+    w_diffusion above 0. empty_prompt (L, d): text features of the empty prompt, for empty_prompt_prob above 0. padding_tokens: of
+    TrainConfig. decoder: G of `loss.llm: decoded`, frozen. text_projection: P z(v) of the text rows, for `kl`; by default the adapter's.
     """
 
     def __init__(
@@ -30,8 +56,13 @@ class Objective:
         layers: list[CrossAttention] | None = None,
         diffusion_loss: Callable[..., Tensor] | None = None,
         empty_prompt: Tensor | None = None,
+        padding_tokens: int | None = None,
+        decoder: nn.Module | None = None,
+        text_projection: nn.Module | None = None,
     ):
-        self.config, self.layers, self.diffusion_loss, self.empty_prompt = config, layers, diffusion_loss, empty_prompt
+        self.config, self.diffusion_loss, self.empty_prompt = config, diffusion_loss, empty_prompt
+        self.attention = PromptAttention(layers) if layers else None
+        self.padding_tokens, self.decoder, self.text_projection = padding_tokens, decoder, text_projection
         self.weights = {"prompt": config.w_prompt, "llm": config.w_llm, "diffusion": config.w_diffusion}
         self.kl = partial(losses.kl, direction=config.kl_direction, temperature=config.temperature, reduction=config.token_reduction)
 
@@ -41,57 +72,137 @@ class Objective:
         batch: TrainingBatch,
         generator: torch.Generator | None = None,
         context: DistributedContext | None = None,
+        text: TrainingBatch | None = None,
+        text_generator: torch.Generator | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss, and each unweighted term whose weight is not 0, without gradient.
 
-        generator: of all random numbers; None is torch's default. context: which shard of the global batch `batch` is.
+        generator: of all random numbers of the pairs; None is torch's default. context: which shard of the global batch `batch` is.
+        text: text rows, which change neither the random numbers nor the other terms of the pairs. text_generator: of their random numbers.
         """
-        context = context or DistributedContext()
-        batch, replaced = self._replace_simple(batch, generator, context)
-        batch, emptied = self._replace_by_empty(batch, generator, context)
-        with default_generators(generator if adapter.training else None, batch.simple.device):  # dropout
-            query = adapter.query(batch.simple)  # (B, L, d)
-        adapted = adapter.adapt(batch.simple, query)  # (B, L, d)
-        pooled = None if batch.simple_pooled is None else adapter.pool(batch.simple_pooled)  # (B, p)
-        terms = {}
-        if self.config.w_prompt:
-            terms["prompt"] = self._prompt(batch, adapted, pooled, generator, context)
-        if self.config.w_llm:
-            projected = adapter.projection(_mean_over_tokens(batch.teacher))  # (B, d)
-            terms["llm"] = losses.llm(projected, query, self._mask(batch, "simple"), _unchanged(replaced, emptied), self.kl)
+        draws = Draws(generator, text_generator, context or DistributedContext())
+        batch, replaced = self._replace_simple(batch, generator, draws.context)
+        batch, emptied = self._replace_by_empty(batch, generator, draws.context)
+        rows = [batch] if text is None else [batch, text]
+        student = self._student(adapter, rows, draws)
+        terms = self._attention_terms(adapter, rows, student, draws, text is not None)
+        if self.config.w_prompt and "prompt" not in terms:
+            adapted = student.prompts.restore(student.adapted)[: len(batch)]
+            terms["prompt"] = self.kl(batch.complex, adapted, self._mask(batch, "simple", "complex"))
+            terms["prompt"] = terms["prompt"] + self._pooled(batch, student, slice(len(batch)), draws.context)
+        if self.config.uses_projection:
+            projected = torch.cat([self._project(adapter, part, part is text) for part in rows])
+            terms["llm"] = self._kl_llm(rows, student, projected, _unchanged(replaced, emptied))
         if self.config.w_diffusion:
-            embeds = adapted if emptied is None else torch.where(emptied[:, None, None], self.empty_prompt, adapted)
-            terms["diffusion"] = self._diffusion(batch, embeds, pooled, generator, context)
+            terms["diffusion"] = self._diffusion(batch, student, emptied, draws)
         loss = sum(self.weights[name] * value for name, value in terms.items())
         return loss, {name: value.detach() for name, value in terms.items()}
 
-    def _prompt(
-        self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, generator: torch.Generator | None, context: DistributedContext
-    ) -> Tensor:
-        """Computes L_prompt of the token features, plus that of SDXL's pooled vector, with the same weight."""
-        if self.config.prompt == "attention":
-            loss = losses.prompt_attention(self.layers, batch.complex, adapted, generator=generator, mean=context.all_reduce_mean)
-        else:
-            loss = self.kl(batch.complex, adapted, self._mask(batch, "simple", "complex"))
-        return loss if pooled is None else loss + losses.pooled(batch.complex_pooled, pooled, context.all_reduce_mean)
+    def text_loss(self, adapter: SURAdapter, text: TrainingBatch, generator: torch.Generator | None = None) -> Tensor:
+        """Computes L_llm of text rows alone, unweighted, as the validation needs it."""
+        draws = Draws(generator, generator, DistributedContext())
+        student = self._student(adapter, [text], draws)
+        if self.config.uses_projection:
+            return self._kl_llm([text], student, self._project(adapter, text, True), None)
+        return self._attention_terms(adapter, [text], student, draws, has_text=True)["llm"]
 
-    def _diffusion(
-        self, batch: TrainingBatch, adapted: Tensor, pooled: Tensor | None, generator: torch.Generator | None, context: DistributedContext
-    ) -> Tensor:
+    def _student(self, adapter: SURAdapter, rows: list[TrainingBatch], draws: Draws) -> Student:
+        """Runs the adapter on pairs and text rows together, or on each alone if the network has dropout: it draws for whole batches."""
+        dropout = adapter.config.variant == "official"
+        prompts = self._prompts(adapter, joined(rows, "simple"), joined(rows, "simple_length"), list(map(len, rows)) if dropout else None)
+        query, adapted = [], []
+        for number, (x, log_weight) in enumerate(prompts.groups):
+            generator = draws.text if dropout and number else draws.pairs
+            with default_generators(generator if adapter.training else None, x.device):
+                query.append(adapter.query(x, log_weight))
+            adapted.append(adapter.adapt(x, query[-1], log_weight=log_weight))
+        pooled = joined(rows, "simple_pooled")
+        return Student(prompts, query, adapted, None if pooled is None else adapter.pool(pooled))
+
+    def _prompts(self, adapter: SURAdapter, embeds: Tensor, length: Tensor | None, parts: list[int] | None = None) -> Prompts:
+        """Leaves out padding in training, unless a term needs every token."""
+        config, needs_all = self.config, adapter.config.variant == "official" or not adapter.training
+        needs_all = needs_all or config.w_diffusion or (config.w_prompt and config.prompt == "kl")
+        if needs_all or length is None or self.padding_tokens is None:
+            return whole(embeds, length, parts)
+        return thinned(embeds, length, self.padding_tokens, GROUP_SIZE)
+
+    def _attention_terms(
+        self, adapter: SURAdapter, rows: list[TrainingBatch], student: Student, draws: Draws, has_text: bool
+    ) -> dict[str, Tensor]:
+        """Computes L_prompt of the pairs and L_llm of the text rows where they compare cross-attention outputs, on the same queries."""
+        config, sizes = self.config, list(map(len, rows))
+        parts = {}
+        if config.w_prompt and config.prompt == "attention" and len(rows) > has_text:
+            parts["prompt"] = slice(0, sizes[0])
+        if config.w_llm and config.llm != "kl" and has_text:
+            parts["llm"] = slice(sum(sizes) - sizes[-1], sum(sizes))
+        if not parts:
+            return {}
+        num_queries = config.num_queries if adapter.training else max(config.num_queries, VALIDATION_QUERIES)
+        s = self.attention.sample(num_queries, draws.pairs if "prompt" in parts else draws.text)
+        with torch.no_grad():
+            target = self._target(adapter, rows, s, "llm" in parts and config.llm == "decoded")
+        weights = [log_weight for _, log_weight in student.prompts.groups]
+        attended = [self.attention.attend(s, *group) for group in zip(student.adapted, weights, strict=True)]
+        adapted = student.prompts.restore(attended)  # (B, N, d)
+        values = self.attention.losses(target, adapted, list(parts.values()), draws.context.all_reduce_mean)
+        terms = dict(zip(parts, values, strict=True))
+        for name, part in parts.items():
+            if name == "prompt" or config.llm == "words":
+                terms[name] = terms[name] + self._pooled(rows[0 if name == "prompt" else -1], student, part, draws.context)
+        return terms
+
+    def _target(self, adapter: SURAdapter, rows: list[TrainingBatch], s: Tensor, decoded: bool) -> Tensor:
+        """Computes o of what the adapted features should be, (B, N, d): E(complex), and for the text rows E(answer) or G(v)."""
+        own = rows[:-1] if decoded else rows
+        targets = []
+        if own:
+            prompts = self._prompts(adapter, joined(own, "complex"), joined(own, "complex_length"))
+            targets.append(prompts.map(lambda embeds, log_weight: self.attention.attend(s, embeds, log_weight)))
+        if decoded:
+            targets.append(self.attention.attend(s, self.decoder(rows[-1].teacher)))
+        return torch.cat(targets)
+
+    def _pooled(self, batch: TrainingBatch, student: Student, part: slice, context: DistributedContext) -> Tensor | float:
+        """Computes the loss of SDXL's pooled vector, which has the weight of the tokens' loss; 0 if there is none."""
+        if student.pooled is None:
+            return 0.0
+        return losses.pooled(batch.complex_pooled, student.pooled[part], context.all_reduce_mean)
+
+    def _project(self, adapter: SURAdapter, batch: TrainingBatch, is_text: bool) -> Tensor:
+        """Computes P z(v), (B, d)."""
+        projection = self.text_projection if is_text and self.text_projection is not None else adapter.projection
+        return projection(mean_over_tokens(batch.teacher))
+
+    def _kl_llm(self, rows: list[TrainingBatch], student: Student, projected: Tensor, unchanged: Tensor | None) -> Tensor:
+        """Computes losses.llm. unchanged (P,): the pairs that count; None: all."""
+        if unchanged is not None and len(rows) > 1:
+            unchanged = torch.cat([unchanged, unchanged.new_ones(len(rows[1]))])
+        means = []
+        for q, (_, log_weight), length in zip(student.query, student.prompts.groups, student.prompts.lengths, strict=True):
+            mask = None if log_weight is None else log_weight.exp()  # (b, T)
+            if self.config.mask_padding:
+                mask = _real_tokens(length, q)
+            means.append(losses.mean_query(q, mask))
+        return losses.llm(projected, student.prompts.restore(means)[:, None], None, unchanged, self.kl)
+
+    def _diffusion(self, batch: TrainingBatch, student: Student, emptied: Tensor | None, draws: Draws) -> Tensor:
+        adapted = student.prompts.restore(student.adapted)[: len(batch)]
+        pooled = None if student.pooled is None else student.pooled[: len(batch)]
+        embeds = adapted if emptied is None else torch.where(emptied[:, None, None], self.empty_prompt, adapted)
         conditions = [
-            {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled_embeds, "time_ids": batch.time_ids}
-            for embeds, pooled_embeds in ((adapted, pooled), (batch.complex, batch.complex_pooled))
+            {"prompt_embeds": tokens, "pooled_prompt_embeds": vector, "time_ids": batch.time_ids}
+            for tokens, vector in ((embeds, pooled), (batch.complex, batch.complex_pooled))
         ]
-        return self.diffusion_loss(batch.latents, *conditions, generator, context)
+        return self.diffusion_loss(batch.latents, *conditions, draws.pairs, draws.context)
 
     def _mask(self, batch: TrainingBatch, *prompts: str) -> Tensor | None:
         """Marks the tokens that are no padding in at least one of the prompts, (B, L); None if all count."""
         if not self.config.mask_padding:
             return None
         lengths = [getattr(batch, f"{prompt}_length") for prompt in prompts]
-        if any(length is None for length in lengths):
-            raise ValueError("params.yaml: loss.mask_padding needs the lengths of the prompts, and the cache holds none: set it to false")
-        return torch.arange(batch.simple.shape[1], device=batch.simple.device) < torch.stack(lengths).amax(0)[:, None]
+        return _real_tokens(None if any(length is None for length in lengths) else torch.stack(lengths).amax(0), batch.simple)
 
     def _replace_simple(
         self, batch: TrainingBatch, generator: torch.Generator | None, context: DistributedContext
@@ -125,9 +236,8 @@ def _unchanged(*replaced: Tensor | None) -> Tensor | None:
     return ~torch.stack(masks).any(0) if masks else None
 
 
-def _mean_over_tokens(teacher: Tensor) -> Tensor:
-    """Returns one vector per prompt, (B, d_llm): for features per token (B, T, d_llm), the mean over tokens that are not zero."""
-    if teacher.ndim == 2:
-        return teacher
-    present = teacher.ne(0).any(-1, keepdim=True)  # (B, T, 1)
-    return (teacher * present).sum(1) / present.sum(1).clamp_min(1)
+def _real_tokens(length: Tensor | None, embeds: Tensor) -> Tensor:
+    """Marks the tokens that are no padding, (B, T), from the lengths (B,). embeds (B, T, d)."""
+    if length is None:
+        raise ValueError("params.yaml: loss.mask_padding needs the lengths of the prompts, and the cache holds none: set it to false")
+    return torch.arange(embeds.shape[1], device=embeds.device) < length[:, None]

@@ -5,13 +5,16 @@ from contextlib import contextmanager
 
 import torch
 
+TEXT, DECODER = 2**48, 2**49  # streams, apart from all seeds of pairs
 
-def step_generator(seed: int, step: int) -> torch.Generator:
+
+def step_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
     """Creates the generator of a step: the rows of its batch are drawn from it first, then all random numbers of the objective.
 
-    It is on the CPU also for a training on a GPU, so that both draw the same numbers.
+    It is on the CPU also for a training on a GPU, so that both draw the same numbers. stream: 0 for the pairs; TEXT for the text rows, so
+    that the pairs draw the same numbers with text rows and without.
     """
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    return torch.Generator().manual_seed(stream + seed * 1_000_003 + step)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ With several processes (accelerate), `batch_size` is that of all together: every
 takes its own rows, so the adapter is the same, up to rounding, for any number of processes.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Protocol
 
@@ -28,13 +29,13 @@ from sur_adapter.training.distributed import DistributedContext
 from sur_adapter.training.metrics import mean_metrics
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.optim import build_optimizers, lr_lambda
-from sur_adapter.training.randomness import step_generator
+from sur_adapter.training.randomness import TEXT, step_generator
 
 VALIDATION_BATCHES = 4
 
 
 class PairDataset(Protocol):
-    """What the trainer reads: a FeatureDataset, or a TrainingBatch of all rows."""
+    """What the trainer reads, pairs or text rows: a FeatureDataset, or a TrainingBatch of all rows."""
 
     def __len__(self) -> int: ...
 
@@ -43,6 +44,15 @@ class PairDataset(Protocol):
 
     def same_bucket(self, index: Tensor) -> Tensor:
         """Replaces rows (B,) so that all of them can share a batch."""
+
+
+@dataclass
+class StepInputs:
+    """The micro-batches of one step, pairs with their text rows or None, and the generators from which their rows are already drawn."""
+
+    micro_batches: list[tuple[TrainingBatch, TrainingBatch | None]]
+    generator: torch.Generator
+    text_generator: torch.Generator
 
 
 class Trainer:
@@ -67,8 +77,12 @@ class Trainer:
         self.stateful |= {f"lr_scheduler {number}": lr_scheduler for number, lr_scheduler in enumerate(self.lr_schedulers)}
         self.loss_module = accelerator.prepare_model(LossModule(adapter, objective, self.context), device_placement=False)
 
-    def fit(self, train: PairDataset, validation: PairDataset, cache: WorkCache | None = None) -> tuple[list[dict], float]:
-        """Trains to the last step. Returns the history, a row of mean metrics every `eval_steps` steps, and samples per second.
+    def fit(
+        self, train: PairDataset, validation: PairDataset, cache: WorkCache | None = None, text: dict[str, PairDataset] | None = None
+    ) -> tuple[list[dict], float]:
+        """Trains to the last step. Returns the history, a row of mean metrics every `eval_steps` steps, and pairs per second.
+
+        text: split -> text rows; None trains on the pairs alone, with the same random numbers.
 
         Every `checkpointing_steps` steps all that the next step depends on is saved in `cache` (the first process's), so a training that
         was killed continues from there and ends in the same weights. Raises ValueError if memory is short, or if the loss is not finite.
@@ -80,14 +94,14 @@ class Trainer:
             self._log(row)
         start = perf_counter()
         last = first if self._patience_exhausted() else config.steps
-        batches = self._batches(train, range(first + 1, last + 1))
+        batches = self._batches(train, text and text["train"], range(first + 1, last + 1))
         progress = tqdm(batches, "train", initial=first, total=config.steps, disable=None if self.context.rank == 0 else True)
         with friendly_memory_errors(self.device, config.batch_size):
-            for step, (micro_batches, generator) in enumerate(progress, first + 1):
-                step_metrics.append(self.train_step(micro_batches, generator))
+            for step, inputs in enumerate(progress, first + 1):
+                step_metrics.append(self.train_step(inputs))
                 if step % config.eval_steps == 0 or step == config.steps:
                     means = mean_metrics(step_metrics, self.context, step)
-                    history.append({"step": step} | means | self.validate(validation))
+                    history.append({"step": step} | means | self.validate(validation, text and text["validation"]))
                     self._log(history[-1])
                     step_metrics = []
                     progress.set_postfix(loss=f"{means['loss']:.4f}")
@@ -99,12 +113,9 @@ class Trainer:
         self._load_final_weights()
         return history, steps * config.batch_size * config.gradient_accumulation_steps / (perf_counter() - start)
 
-    def train_step(self, micro_batches: list[TrainingBatch], generator: torch.Generator) -> dict[str, Tensor]:
+    def train_step(self, inputs: StepInputs) -> dict[str, Tensor]:
         """Runs one optimizer step on its micro-batches. Returns the loss, the gradient norm and each term, which stay on the device."""
-        metrics = [
-            self._backward(batch, generator, sync=batch is micro_batches[-1], accumulation_steps=len(micro_batches))
-            for batch in micro_batches
-        ]
+        metrics = [self._backward(inputs, number) for number in range(len(inputs.micro_batches))]
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradient_norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm or float("inf"))
@@ -119,42 +130,57 @@ class Trainer:
         means = {key: sum(row[key] for row in metrics) / len(metrics) for key in metrics[0]}
         return {"loss": means.pop("loss"), "gradient_norm": gradient_norm} | means
 
-    def _backward(self, batch: TrainingBatch, generator: torch.Generator, sync: bool, accumulation_steps: int) -> dict[str, Tensor]:
-        """Adds the gradients of a micro-batch. sync: processes exchange them, which they do after the last micro-batch."""
-        no_sync = nullcontext() if sync else self.accelerator.no_sync(self.loss_module)
+    def _backward(self, inputs: StepInputs, number: int) -> dict[str, Tensor]:
+        """Adds the gradients of a micro-batch. Processes exchange them after the last one."""
+        (batch, text), accumulation_steps = inputs.micro_batches[number], len(inputs.micro_batches)
+        no_sync = nullcontext() if number == accumulation_steps - 1 else self.accelerator.no_sync(self.loss_module)
         with no_sync, attention_kernels(self.device), autocast(self.device, self.config.precision):
-            loss, terms = self.loss_module(batch, generator)
+            loss, terms = self.loss_module(batch, inputs.generator, text, inputs.text_generator)
             self.scaler.scale(loss if accumulation_steps == 1 else loss / accumulation_steps).backward()
         return {"loss": loss.detach()} | terms
 
     @torch.no_grad()
-    def validate(self, validation: PairDataset) -> dict[str, float]:
-        """Returns the loss on up to four validation batches, with the same random numbers each time; updates the best weights."""
+    def validate(self, validation: PairDataset, text: PairDataset | None = None) -> dict[str, float]:
+        """Returns the loss on up to four batches of pairs, and L_llm on as many of text rows; updates the best weights.
+
+        The random numbers are the same each time. The best weights have the lowest validation_loss + w_llm · validation_llm.
+        """
         if not len(validation):
             return {}
-        eval_model = self.ema.module if self.ema else self.adapter
-        eval_model.eval()
+        model, config = self.ema.module if self.ema else self.adapter, self.objective.config
+        model.eval()
+        losses = {"validation_loss": self._mean_loss(validation, self.config.batch_size, lambda *batch: self.objective(model, *batch)[0])}
+        if text is not None and len(text):
+            losses["validation_llm"] = self._mean_loss(text, config.sentences, lambda *batch: self.objective.text_loss(model, *batch))
+        model.train()
+        total = losses["validation_loss"] + config.w_llm * losses.get("validation_llm", 0.0)
+        self.best.update(total, model if self.config.save_best else None)
+        return losses
+
+    def _mean_loss(self, dataset: PairDataset, batch_size: int, loss: Callable[[TrainingBatch, torch.Generator], Tensor]) -> float:
+        """Returns the mean loss of up to four batches. All processes get the same number: by it they decide when to stop."""
         generator = torch.Generator().manual_seed(0)
-        batches = torch.arange(len(validation)).split(self.config.batch_size)[:VALIDATION_BATCHES]
-        losses = [self.objective(eval_model, validation.rows(index, self.device), generator)[0].item() for index in batches]
-        eval_model.train()
-        loss = sum(losses) / len(losses)
-        if self.context.world_size > 1:  # all processes must decide by the same number, whatever their rounding
-            loss = self.context.all_reduce_mean(torch.tensor(loss, device=self.device)).item()
-        self.best.update(loss, eval_model if self.config.save_best else None)
-        return {"validation_loss": loss}
+        batches = torch.arange(len(dataset)).split(batch_size)[:VALIDATION_BATCHES]
+        losses = [loss(dataset.rows(index, self.device), generator).item() for index in batches]
+        mean = sum(losses) / len(losses)
+        return mean if self.context.world_size == 1 else self.context.all_reduce_mean(torch.tensor(mean, device=self.device)).item()
 
-    def _batches(self, train: PairDataset, steps: range) -> Iterator[tuple[list[TrainingBatch], torch.Generator]]:
-        """Yields the micro-batches of each step and its generator, from which the rows are already drawn. For a GPU they are prefetched."""
-        batch_size, accumulation_steps = self.config.batch_size, self.config.gradient_accumulation_steps
+    def _batches(self, train: PairDataset, text: PairDataset | None, steps: range) -> Iterator[StepInputs]:
+        """Yields the inputs of each step. For a GPU they are prefetched."""
 
-        def draw(step: int) -> tuple[list[TrainingBatch], torch.Generator]:
-            generator = step_generator(self.config.seed, step)
-            index = torch.randint(len(train), (batch_size * accumulation_steps,), generator=generator)
-            shards = [self.context.shard(train.same_bucket(rows)) for rows in index.split(batch_size)]
-            return [train.rows(rows, self.device) for rows in shards], generator
+        def draw(step: int) -> StepInputs:
+            generators = [step_generator(self.config.seed, step, stream) for stream in (0, TEXT)]
+            pairs = self._draw(train, self.config.batch_size, generators[0])
+            sentences = self._draw(text, self.objective.config.sentences, generators[1]) if text is not None else [None] * len(pairs)
+            return StepInputs(list(zip(pairs, sentences, strict=True)), *generators)
 
         return prefetch(map(draw, steps)) if torch.device(self.device).type == "cuda" else map(draw, steps)
+
+    def _draw(self, dataset: PairDataset, batch_size: int, generator: torch.Generator) -> list[TrainingBatch]:
+        """Draws the rows of all micro-batches of a step, and reads those of this process."""
+        index = torch.randint(len(dataset), (batch_size * self.config.gradient_accumulation_steps,), generator=generator)
+        shards = [self.context.shard(dataset.same_bucket(rows)) for rows in index.split(batch_size)]
+        return [dataset.rows(rows, self.device) for rows in shards]
 
     def _patience_exhausted(self) -> bool:
         return bool(self.config.patience) and self.best.evals_since_best >= self.config.patience
@@ -178,8 +204,10 @@ class LossModule(nn.Module):
         super().__init__()
         self.adapter, self.objective, self.context = adapter, objective, context
 
-    def forward(self, batch: TrainingBatch, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective(self.adapter, batch, generator, self.context)
+    def forward(
+        self, batch: TrainingBatch, generator: torch.Generator, text: TrainingBatch | None, text_generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        return self.objective(self.adapter, batch, generator, self.context, text, text_generator)
 
 
 def attention_kernels(device: str) -> AbstractContextManager:

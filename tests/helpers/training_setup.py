@@ -8,6 +8,7 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from torch import nn
 
+from helpers.stages import run_stage
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features.query_bank import save_query_bank
@@ -22,8 +23,9 @@ from sur_adapter.training.objective import Objective
 from sur_adapter.training.trainer import Trainer
 
 SIZES = {"block_out_channels": (16, 32), "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 2, "norm_num_groups": 8}
-ALL = {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.1}
-TEXT_ONLY = {"w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.1}
+ALL = {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.1, "llm": "kl", "projection": "trained"}
+TEXT_ONLY = ALL | {"w_diffusion": 0.0}
+WORDS = TEXT_ONLY | {"w_llm": 1.0, "llm": "words", "sentences": 8}
 TRAIN = {"steps": 6, "batch_size": 8, "lr": 0.001, "eval_steps": 3, "device": "cpu"}
 BLOCKS = {"down_block_types": ("CrossAttnDownBlock2D",) * 2, "up_block_types": ("CrossAttnUpBlock2D",) * 2}
 
@@ -46,23 +48,34 @@ def layers(unet, n: int = 40) -> list[loss.CrossAttention]:
 def objective(
     w_diffusion: float, w_prompt: float, w_llm: float, *, layers=None, unet=None, scheduler=None, empty_prompt=None, **config
 ) -> Objective:
-    """The prompt loss is `attention` with `layers`, else `kl`. config: other keys of params.yaml: loss."""
+    """The prompt loss is `attention` with `layers`, else `kl`; that of the LLM is `kl`. config: other keys of params.yaml: loss."""
+    config = {"llm": "kl", "projection": "trained"} | config
     loss_config = LossConfig(w_diffusion, w_prompt, w_llm, prompt="attention" if layers else "kl", **config)
     diffusion_loss = DiffusionLoss(loss_config, unet, scheduler, {"scaling_factor": 1.0}) if unet else None
     return Objective(loss_config, layers=layers, diffusion_loss=diffusion_loss, empty_prompt=empty_prompt)
 
 
-def fit(adapter: SURAdapter, objective: Objective, train, validation, cache=None, tracker=None, **config) -> list[dict]:
-    """Trains on the CPU; the history. config: keys of params.yaml: train. tracker: a GeneralTracker that gets the history too."""
+def fit(adapter: SURAdapter, objective: Objective, train, validation, cache=None, tracker=None, text=None, **config) -> list[dict]:
+    """Trains on the CPU; the history. config: keys of params.yaml: train. tracker: a GeneralTracker that gets the history too.
+
+    text: split -> text rows.
+    """
     settings = TrainConfig(**config)
     accelerator = create_accelerator("cpu", settings.batch_size, log_with=tracker)
     accelerator.init_trackers("test")
-    return Trainer(adapter, objective, settings, accelerator, "cpu").fit(train, validation, cache)[0]
+    return Trainer(adapter, objective, settings, accelerator, "cpu").fit(train, validation, cache, text)[0]
 
 
 def features(n: int = 24, **more) -> TrainingBatch:
     torch.manual_seed(2)
     return TrainingBatch(torch.randn(n, 9, 32), torch.randn(n, 9, 32), torch.randn(n, 20), torch.randn(n, 2, 4, 8, 8), **more)
+
+
+def sentences(n: int = 24, seed: int = 5) -> TrainingBatch:
+    """Text rows: features of sentences and answers, hidden states of the answers, and lengths of both."""
+    torch.manual_seed(seed)
+    embeds, lengths = torch.randn(2, n, 9, 32), torch.randint(2, 9, (2, n))
+    return TrainingBatch(*embeds, torch.randn(n, 20), simple_length=lengths[0], complex_length=lengths[1])
 
 
 def adapter(trained: bool = False) -> SURAdapter:
@@ -97,6 +110,24 @@ def cached(folder: Path, train: int = 48, validation: int = 8) -> list[Path]:
     )
     save_query_bank({"one": attention}, folder / "queries")
     return [folder / name for name in ("clip", "llm", "vae", "queries", "adapter", "log")]
+
+
+def cached_sentences(folder: Path, min_logprob: list[float], validation: int = 8, **more) -> Path:
+    """Writes random features of sentences, one for each log-probability of an answer; the folder. more: other columns, (d,) each."""
+    numbers = np.random.default_rng(1)
+    for split, logprobs in (("train", min_logprob), ("validation", [-0.1] * validation)):
+        n, about = len(logprobs), {"base_model": "models/miniature/stable-diffusion", "llm": "none"}
+        columns = {name: numbers.standard_normal((n, 40, 128)).astype("float16") for name in ("simple", "complex")}
+        columns |= {f"{name}_length": numbers.integers(4, 30, n).astype("int32") for name in ("simple", "complex")}
+        columns |= {"layer_6": numbers.standard_normal((n, 20)).astype("float16"), "min_logprob": np.array(logprobs, "float32")} | more
+        write_features(folder / f"{split}-000000.parquet", [f"{split}{k}" for k in range(n)], columns, about)
+    return folder
+
+
+def train_stage(paths: list[Path], sentences: Path | None, params: dict) -> None:
+    """Runs the stage with text rows, for the paths of `cached` and of `cached_sentences`."""
+    options = dict(zip(("clip", "llm", "vae", "queries", "out", "reports"), paths, strict=True))
+    run_stage("train", params, **options, sentences=sentences)
 
 
 def stage_params(loss: dict, train: dict) -> dict:

@@ -103,7 +103,7 @@ from helpers.stages import train
 from helpers.training_setup import cached, stage_params
 ran = set()
 torch.nn.modules.module.register_module_forward_hook(lambda module, *_: ran.add(type(module).__name__))
-train(*cached(Path(sys.argv[1])), **stage_params({"w_diffusion": float(sys.argv[2]), "w_prompt": 1.0, "w_llm": 0.1}, {}))
+train(*cached(Path(sys.argv[1])), **stage_params({"w_diffusion": float(sys.argv[2]), "w_prompt": 1.0, "w_llm": 0.1, "llm": "kl"}, {}))
 frozen = {"AutoencoderKL", "CLIPTextModel", "LlamaModel", "UNet2DConditionModel"}
 print("ran", sorted(ran & frozen), "unet" if "diffusers.models.unets.unet_2d_condition" in sys.modules else "no unet")
 """

@@ -219,7 +219,7 @@ def train(pairs: int, settings: PlanSettings) -> StageCost:
 
 
 def uses_query_bank(settings: PlanSettings) -> bool:
-    return bool(settings.loss.w_prompt) and settings.loss.prompt == "attention"
+    return settings.loss.uses_queries
 
 
 def training_step(settings: PlanSettings, batch_size: int):
@@ -227,21 +227,24 @@ def training_step(settings: PlanSettings, batch_size: int):
     length, width, pooled = text_shapes(settings.models.diffusion)
     unet = diffusion_model(settings.models.diffusion)["unet"]
     llm_width = language_model(settings.models.llm, settings.cache_llm.layers).config.get_text_config().hidden_size
-    widths = {"teacher_width": llm_width if settings.loss.w_llm else 0, "pooled_width": pooled}
+    widths = {"teacher_width": llm_width if settings.loss.uses_projection else 0, "pooled_width": pooled}
     with torch.device("meta"):
         adapter = SURAdapter(AdapterConfig(width, **widths, **asdict(settings.adapter))).train()
     layers = None
-    if settings.loss.prompt == "attention":
+    if uses_query_bank(settings):
         count = settings.cache_queries.count
         layers = [
             CrossAttention.of_layer(layer, meta_tensor(count, layer.to_q.out_features)) for layer in cross_attention_layers(unet).values()
         ]
-    loss = replace(settings.loss, empty_prompt_prob=0.0, complex_prompt_prob=0.0, mask_padding=False)  # they cost nothing
+    loss = replace(settings.loss, llm="kl" if settings.loss.llm == "kl" else "words")  # a decoder costs nearly nothing
+    loss = replace(loss, empty_prompt_prob=0.0, complex_prompt_prob=0.0, mask_padding=False)  # they cost nothing
     objective = Objective(loss, layers=layers, diffusion_loss=partial(_unet_call, unet))
     vector = meta_tensor(batch_size, pooled) if pooled else None
     embeds, latents = meta_tensor(batch_size, length, width), meta_tensor(batch_size, 2, *latent_shape(settings.models))
     batch = TrainingBatch(embeds, embeds, meta_tensor(batch_size, llm_width), latents, vector, vector)
-    return adapter, lambda: objective(adapter, batch)[0]
+    num_text = round(batch_size * loss.sentences / settings.train.batch_size) if loss.w_llm and loss.llm == "words" else 0
+    text = batch.rows(torch.arange(num_text, device="meta") % batch_size, "meta") if num_text else None
+    return adapter, lambda: objective(adapter, batch, text=text)[0]
 
 
 def _unet_call(unet, latents: Tensor, conditions: dict, *_) -> Tensor:

@@ -1,0 +1,64 @@
+"""Leaves out part of the padding in training: padding tokens of one prompt are nearly equal, and every token costs time.
+
+Of a prompt all real tokens are kept, and of its m padding tokens n that are evenly spaced. Each of them stands for w = m / n tokens: it
+adds log w to its logits in every softmax over tokens, as w equal tokens would. Which tokens are kept depends on the prompt alone, never on
+its batch, so that micro-batches and processes compute what one process does.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Prompts:
+    """Text features of B prompts, in groups of prompts of similar length."""
+
+    groups: list[tuple[Tensor, Tensor | None]]  # features (b, T, d) and log w (b, T), -inf where there is no token; None: all weigh 1
+    lengths: list[Tensor | None]  # (b,): real tokens, of each group
+    order: Tensor | None = None  # (B,): where each prompt is in the concatenated groups; None: in its place
+
+    def restore(self, values: list[Tensor]) -> Tensor:
+        """Concatenates values of the groups, (b, …) each, in the order of the prompts: (B, …)."""
+        joined = values[0] if len(values) == 1 else torch.cat(values)
+        return joined if self.order is None else joined.index_select(0, self.order)  # whose backward pass is fast
+
+    def map(self, function: Callable[[Tensor, Tensor | None], Tensor]) -> Tensor:
+        """Applies a function to the features and log w of each group: (B, …)."""
+        return self.restore([function(*group) for group in self.groups])
+
+
+def whole(embeds: Tensor, length: Tensor | None = None, parts: list[int] | None = None) -> Prompts:
+    """Returns all tokens of the prompts, in one group or in groups of `parts` prompts. embeds (B, L, d), length (B,)."""
+    parts = parts or [len(embeds)]
+    lengths = [None] * len(parts) if length is None else list(length.split(parts))
+    return Prompts([(part, None) for part in embeds.split(parts)], lengths)
+
+
+def thinned(embeds: Tensor, length: Tensor, padding_tokens: int, group_size: int) -> Prompts:
+    """Keeps `padding_tokens` padding tokens of each prompt, sorts the prompts by length, and groups them by `group_size`.
+
+    embeds (B, L, d), length (B,): real tokens with start and end token.
+    """
+    order = length.argsort(stable=True)
+    groups, lengths = [], []
+    for rows in order.split(group_size):
+        position, log_weight = kept_tokens(length[rows], embeds.shape[1], padding_tokens)
+        groups.append((embeds[rows[:, None], position], log_weight))
+        lengths.append(length[rows])
+    return Prompts(groups, lengths, order.argsort())
+
+
+def kept_tokens(length: Tensor, num_tokens: int, padding_tokens: int) -> tuple[Tensor, Tensor]:
+    """Returns the kept positions (B, T) and log w (B, T) of prompts of L = num_tokens tokens. T is the most that one of them keeps."""
+    length = length.long().clamp(max=num_tokens)[:, None]  # (B, 1)
+    padding = num_tokens - length
+    kept = padding.clamp(max=padding_tokens)
+    slot = torch.arange(int((length + kept).max()), device=length.device)[None]  # (1, T)
+    number = slot - length  # of the padding token, from 0
+    spaced = length + (2 * number + 1) * padding // (2 * kept).clamp(min=1)  # the middle of the tokens that it stands for
+    position = torch.where(number < 0, slot, spaced).clamp(max=num_tokens - 1)
+    log_weight = (padding / kept.clamp(min=1)).log().expand_as(position).masked_fill(number < 0, 0.0)
+    return position, log_weight.masked_fill(number >= kept, float("-inf"))
