@@ -49,7 +49,7 @@ def compare_with_rewriting(judgements: pd.DataFrame, answers: pd.DataFrame, weig
     judgements: a row per image of all sets; answers: of `read_answers`; weights: of `count_weights`.
 
     Metrics of a set: `difference`, adapter − rewrite, and `ratio`, accuracy(adapter) / accuracy(rewrite), each with its interval, overall
-    and by category; `answers`: the number of prompts, and of those that the model gave no usable answer to.
+    and by category (the p-value overall only); `answers`: the number of prompts, and of those that the model gave no usable answer to.
     """
     if ARM not in set(judgements.arm):
         return {}, {}
@@ -71,7 +71,8 @@ def _compare(judgements: pd.DataFrame, resamples: int, seed: int) -> tuple[dict,
     result: dict = {"difference": difference(rates, bootstrap, pair=PAIR), "ratio": {}}
     notes = {}
     for name, rows in {"": np.full(len(rates), True), **masks}.items():
-        interval = _ratio(rates[rows], bootstrap.subset(rows))
+        part = bootstrap.subset(rows)
+        interval = _ratio(rates[rows], part)
         if interval is None:
             notes[f"ratio.{name}".rstrip(".")] = "the interval of the accuracy of `rewrite` holds 0"
         elif name:
@@ -79,14 +80,13 @@ def _compare(judgements: pd.DataFrame, resamples: int, seed: int) -> tuple[dict,
         else:
             result["ratio"] |= interval
         if name:
-            result["difference"][name] = difference(rates, bootstrap, rows, PAIR)
+            mean = part.mean((rates["adapter"] - rates[ARM])[rows].to_numpy())
+            result["difference"][name] = dict(zip(("value", "low", "high"), mean, strict=True))
     return result, notes
 
 
 def _ratio(rates: pd.DataFrame, bootstrap: Bootstrap) -> dict | None:
-    """Returns the interval of mean(adapter) / mean(rewrite); None if that of mean(rewrite) is not above 0."""
-    _, low, _ = bootstrap.mean(rates[ARM].to_numpy())
-    if low <= 0:
-        return None
-    interval = bootstrap.interval(lambda means: means[..., 0] / means[..., 1], rates[list(PAIR)].to_numpy())
+    """Returns the interval of mean(adapter) / mean(rewrite); None if it is not finite: some resamples of `rewrite` have none right."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        interval = bootstrap.interval(lambda means: means[..., 0] / means[..., 1], rates[list(PAIR)].to_numpy())
     return dict(zip(("value", "low", "high"), interval, strict=True)) if np.isfinite(interval).all() else None
