@@ -88,7 +88,7 @@ class Rewriter:
         self.blocks = decoder_blocks(self.model.base_model, depth)
         self.max_length = max_length(self.tokenizer, self.model)
         self.prompt = RewritePrompt(config, self.tokenizer)
-        ends = self.model.generation_config.eos_token_id
+        ends = getattr(self.model.generation_config, "eos_token_id", None)
         ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id} - {None}
         self.ends = sorted(token for token in ends if token < model_config.get_text_config().vocab_size)
         self.choices = self._trie(read_choices(Path(config.choices), config.stop)) if config.choices else None
