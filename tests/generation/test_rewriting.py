@@ -52,7 +52,8 @@ def drawn(tmp_path):
     (tmp_path / "choices.txt").write_text("\n".join(CHOICES) + "\n")
 
     def draw(arm: str, choices: str | None = str(tmp_path / "choices.txt"), **sentences) -> dict[str, bytes]:
-        sections = {"models": MODELS, "generate": GENERATE, "cache": {"sentences": {"choices": choices, "layers": [1]} | sentences}, "executor": None}
+        sentences = {"choices": choices, "layers": [1]} | sentences
+        sections = {"models": MODELS, "generate": GENERATE, "cache": {"sentences": sentences}, "executor": None}
         out = {"out": tmp_path / arm, "timings": tmp_path / "timings"}
         run_stage("generate", sections, arm=arm, prompts=tmp_path / "prompts", **out)
         return {key: data for key, _, data in read_tar(tmp_path / arm)}
