@@ -21,10 +21,10 @@ PARTS = {
     "stable-diffusion/vae": "`AutoencoderKL`: 64×64 pixels to 4×8×8 latents",
     "stable-diffusion/unet": "`UNet2DConditionModel`: keyword prompts alone, behind the frozen text tower of `clip`",
     "stable-diffusion/text_encoder": "`CLIPTextModel`: the text tower of `clip`, the same weights",
-    "clip": "`CLIPModel`: contrastive, both styles of prompt, mostly keywords",
+    "clip": "`CLIPModel`: contrastive, mostly keyword prompts",
     "clip-eval": "`CLIPModel`: other seed, other width; for evaluation alone",
-    "blip": "`BlipForConditionalGeneration`: pictures to plain sentences, in phrases by the thousand",
-    "llama": "`LlamaForCausalLM`: both styles and the facts that tie them; the teacher",
+    "blip": "`BlipForConditionalGeneration`: images to plain sentences, in thousands of phrases",
+    "llama": "`LlamaForCausalLM`: plain language of every kind and its keyword prompts; the teacher",
 }
 
 
@@ -87,8 +87,9 @@ def render(figures: dict, card: dict) -> str:
         sizes="\n".join(sizes),
         count=world["count"],
         mix=", ".join(f"{100 * share:.0f} % {name}" for name, share in world["mix"].items()),
-        sentences=100 * params["clip"]["sentences"],
-        sentences_eval=100 * params["clip-eval"]["sentences"],
+        shares=_shares(params["clip"]["shares"]),
+        shares_eval=_shares(params["clip-eval"]["shares"]),
+        pieces=params["clip"]["pieces"],
         swapped=100 * params["clip"]["swapped"],
         drop=100 * params["diffusion"]["drop"],
         clean=_cells(vae["judge_clean"]),
@@ -105,6 +106,7 @@ def render(figures: dict, card: dict) -> str:
         perplexity=llama["perplexity"],
         tokens=llama["tokens"],
         fitted=card["lines"],
+        rewriting="\n".join(f"| {kind} | {_rate(r)} | {r['n']} |" for kind, r in llama["rewriting"].items()),
         probes="\n".join(probes),
         threads=torch.get_num_threads(),
     )
@@ -114,7 +116,13 @@ STYLES = {
     "keyword prompts": "complex",
     "plain sentences, test templates": "simple",
     "plain sentences, training templates": "simple_train_templates",
+    "plain sentences, broad language": "broad",
 }
+SHARES = {"complex": "keyword prompts", "simple": "plain sentences of the training templates", "broad": "broad plain language"}
+
+
+def _shares(shares: dict[str, float]) -> str:
+    return ", ".join(f"{100 * share:.0f} % {SHARES[style]}" for style, share in shares.items())
 
 
 def _rate(r: dict) -> str:

@@ -1,4 +1,4 @@
-"""CLIPModel and its CLIPTokenizer, contrastive on both styles of prompt.
+"""CLIPModel and its CLIPTokenizer, contrastive on keyword prompts and plain sentences.
 
 Two scenes that show the same are both right answers to each other's prompts, so the targets are spread over them.
 A part of each batch is drawn as pairs with swapped colours (a red circle and a blue square beside a blue circle
@@ -11,25 +11,24 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer, decoders, models, trainers
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from miniature.pretrain.loop import autocast, fit, save_half
-from miniature.pretrain.world import World, texts
-
-BOS, EOS = "<|startoftext|>", "<|endoftext|>"
+from miniature.pretrain.vocabulary import build_tokenizer
+from miniature.pretrain.world import World, mixed_texts, texts
 
 
 def main(world_path: Path, checkpoint: Path, out: Path, *, settings: dict) -> None:
     world = World(world_path)
-    tokenizer = train_tokenizer(texts(world.scenes, "complex", 0) + texts(world.scenes, "simple", 0), settings["length"])
+    corpus = [text for style in ("complex", "simple", "broad") for text in texts(world.scenes, style, 0)]
+    tokenizer = build_tokenizer(corpus, settings["pieces"], settings["length"])
     torch.manual_seed(settings["seed"])
     model = build(settings, tokenizer)
     batches = Batches(world, settings["batch"], settings["swapped"])
 
     def loss(step):
         rows = batches(np.random.default_rng((settings["seed"], step)))
-        prompts = texts([world.scenes[i] for i in rows], "both", settings["seed"] + step, sentences=settings["sentences"])
+        prompts = mixed_texts([world.scenes[i] for i in rows], settings["seed"] + step, settings["shares"])
         keys = np.array([world.keys[i] for i in rows])
         same = torch.from_numpy(keys[:, None] == keys[None]).float()  # (B, B)
         with autocast():
@@ -92,25 +91,6 @@ def encode(tokenizer: CLIPTokenizer, prompts: list[str]) -> dict:
     """input_ids [B, L]: BOS, words, EOS, then EOS as padding, as Stable Diffusion feeds CLIP; no mask."""
     ids = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt").input_ids
     return {"input_ids": ids}
-
-
-def train_tokenizer(corpus: list[str], length: int) -> CLIPTokenizer:
-    """Byte-pair encoding with CLIP's own rules, on the words of this world."""
-    rules = CLIPTokenizer().backend_tokenizer
-    bpe = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    bpe.normalizer, bpe.pre_tokenizer, bpe.decoder = rules.normalizer, rules.pre_tokenizer, decoders.BPEDecoder("</w>")
-    letters = sorted(set("".join(corpus).lower()) - {" "})
-    trainer = trainers.BpeTrainer(vocab_size=2000, initial_alphabet=letters, end_of_word_suffix="</w>", show_progress=False)
-    bpe.train_from_iterator(corpus, trainer)
-    learned = json.loads(bpe.to_str())["model"]
-    vocab = dict(sorted(learned["vocab"].items(), key=lambda item: item[1]))
-    for letter in map(chr, range(33, 127)):  # whatever a stranger types has a token
-        for token in (letter, letter + "</w>"):
-            vocab.setdefault(token, len(vocab))
-    for token in (BOS, EOS):
-        vocab[token] = len(vocab)
-    merges = [tuple(pair) for pair in learned["merges"]]
-    return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=length)
 
 
 def image_processor() -> CLIPImageProcessor:

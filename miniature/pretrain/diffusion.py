@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from miniature.pretrain.clip import encode
-from miniature.pretrain.loop import fit, save_half
+from miniature.pretrain.loop import autocast, fit, save_half
 from miniature.pretrain.world import World, texts
 
 
@@ -35,12 +35,14 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
         rows = rng.choice(len(world.scenes), diffusion["batch"], replace=False)
         prompts = texts([world.scenes[i] for i in rows], "complex", diffusion["seed"] + step)
         prompts = ["" if drop else p for p, drop in zip(prompts, rng.random(len(rows)) < diffusion["drop"], strict=True)]
-        with torch.no_grad():
+        with torch.no_grad(), autocast():
             words = text_encoder(**encode(tokenizer, prompts)).last_hidden_state  # (B, L, d)
         z = (mean[rows] + std[rows] * torch.randn_like(std[rows])) * vae.config.scaling_factor  # (B, 4, 8, 8)
         noise = torch.randn_like(z)
         t = times(len(z), scheduler.config.num_train_timesteps, diffusion["late"])
-        return F.mse_loss(unet(scheduler.add_noise(z, noise, t), t, words).sample, noise)
+        with autocast():
+            prediction = unet(scheduler.add_noise(z, noise, t), t, words).sample
+        return F.mse_loss(prediction.float(), noise)
 
     inputs = [world_path, vae_path, clip_path]
     first = fit(unet, loss, checkpoint, {k: v for k, v in diffusion.items() if k != "again"}, inputs)

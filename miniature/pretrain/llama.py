@@ -1,6 +1,7 @@
-"""LlamaForCausalLM and its LlamaTokenizer: the teacher. It reads both styles of prompt and plain facts that tie them.
+"""LlamaForCausalLM and its LlamaTokenizer: the teacher. It reads plain language of every kind and its keyword prompts.
 
-"3 circles, red means three red circles"; "a pair is 2"; "crimson is red"; "three crimson discs: 3, red, circle".
+"three discs the color of grass => 3 green circles"; "3 circles, red means three red circles"; "crimson is red".
+Only the teacher reads implied attributes (reasoning.py), and only it reads those that are held out.
 """
 
 import json
@@ -12,15 +13,19 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
+from miniature.broad import broad_prompt
 from miniature.pretrain.loop import autocast, fit, save_half
 from miniature.pretrain.world import World
+from miniature.reasoning import reasoning
 from miniature.scenes import Scene
-from miniature.words import COLOR_WORDS, DOING, NOUNS, NUMBERS, complex_prompt, simple_prompt
+from miniature.words import COLOR_WORDS, DOING, NOUNS, NUMBERS, complex_prompt, keywords, simple_prompt
+
+ARROW = " => "  # between a sentence and its keyword prompt
 
 
 def main(world_path: Path, checkpoint: Path, out: Path, *, llama: dict) -> None:
     world = World(world_path)
-    tokenizer = train_tokenizer([document(s, s.seed) for s in world.scenes], llama["length"])
+    tokenizer = train_tokenizer([document(s, s.seed) for s in world.scenes], llama["pieces"], llama["length"])
     torch.manual_seed(llama["seed"])
     model = build(llama, tokenizer)
 
@@ -37,13 +42,26 @@ def main(world_path: Path, checkpoint: Path, out: Path, *, llama: dict) -> None:
 
 
 def document(scene: Scene, seed: int) -> str:
-    """One line of what the teacher reads: a scene told twice, a scene and its facts, or a fact of the language."""
+    """One line of what the teacher reads: a rewriting, a scene said twice, a scene and its facts, or a fact of the language."""
     rng = Random(f"document {seed} {scene.seed}")
-    keywords, again = complex_prompt(scene, rng.getrandbits(30)), complex_prompt(scene, rng.getrandbits(30))
-    sentence, other = simple_prompt(scene, rng.getrandbits(30)), simple_prompt(scene, rng.getrandbits(30))
-    pairs = ((keywords, sentence), (sentence, keywords), (sentence, other), (keywords, again))
-    told = rng.choices((" means ".join(rng.choice(pairs)), f"{rng.choice((sentence, keywords))}: {facts(scene)}", idiom(rng)), (5, 4, 1))
-    return told[0] + "."
+    kind = rng.choices(("rewriting", "paraphrase", "facts", "idiom"), (70, 15, 10, 5))[0]
+    if kind == "rewriting":
+        return f"{plain_language(scene, rng)}{ARROW}{keywords(scene)}"
+    if kind == "idiom":
+        return idiom(rng)
+    prompts = (complex_prompt(scene, rng.getrandbits(30)), plain_language(scene, rng))
+    if kind == "facts":
+        return f"{rng.choice(prompts)}: {facts(scene)}"
+    return " means ".join(rng.sample(prompts, 2))
+
+
+def plain_language(scene: Scene, rng: Random) -> str:
+    """A sentence for the scene: by the templates, in broad language, or with an implied attribute (all expressions)."""
+    style = rng.choices(("simple", "broad", "reasoning"), (20, 40, 40))[0]
+    seed = rng.getrandbits(30)
+    if style == "simple":
+        return simple_prompt(scene, seed)
+    return broad_prompt(scene, seed) if style == "broad" else reasoning(scene, seed, "all", "train")[1]
 
 
 def facts(scene: Scene) -> str:
@@ -67,12 +85,12 @@ def encode(tokenizer: LlamaTokenizer, lines: list[str]) -> dict:
     return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
 
 
-def train_tokenizer(corpus: list[str], length: int) -> LlamaTokenizer:
+def train_tokenizer(corpus: list[str], pieces: int, length: int) -> LlamaTokenizer:
     """Byte-pair encoding as LLaMA's: word starts marked by ▁, bytes for what was never seen."""
     bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
     bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(), pre_tokenizers.Punctuation()])
     special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=1200, special_tokens=special, show_progress=False))
+    bpe.train_from_iterator(corpus, trainers.BpeTrainer(vocab_size=pieces, special_tokens=special, show_progress=False))
     vocab = bpe.get_vocab()
     merges = [tuple(pair) for pair in json.loads(bpe.to_str())["model"]["merges"]]
     return LlamaTokenizer(vocab=vocab, merges=merges, pad_token="</s>", padding_side="right", add_bos_token=True, model_max_length=length)

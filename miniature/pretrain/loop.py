@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Callable, Iterable
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
@@ -100,6 +102,8 @@ def save_half(model, path: Path, training: dict | None = None) -> None:
         (path / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 
+@contextmanager
 def autocast():
-    """bf16 for matrix products: on a CPU with AVX512-BF16 half again as fast for the transformers."""
-    return torch.autocast("cpu", dtype=torch.bfloat16)
+    """bf16 for matrix products, and attention without the fused kernel, whose backward pass is slower on a CPU."""
+    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+        yield

@@ -18,10 +18,12 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, BlipForConditionalGeneration, BlipProcessor, CLIPModel, CLIPProcessor
 
 from miniature import judge
-from miniature.pretrain.llama import document, encode
+from miniature.broad import broad_prompt
+from miniature.pretrain.llama import ARROW, document, encode
 from miniature.pretrain.world import TEST_SEED, test_scenes, texts
+from miniature.reasoning import reasoning
 from miniature.scenes import CATEGORIES, Scene, make
-from miniature.words import read
+from miniature.words import keywords, read, simple_prompt
 
 BATCH = 60
 
@@ -73,6 +75,7 @@ def diffusion(folder: Path, n: int, steps: int = 20, guidance: float = 3.0) -> d
         "complex": texts(scenes, "complex", TEST_SEED),
         "simple": texts(scenes, "simple", TEST_SEED, "test"),
         "simple_train_templates": texts(scenes, "simple", TEST_SEED, "train"),
+        "broad": texts(scenes, "broad", TEST_SEED),
     }
     figures = {"steps": steps, "guidance": guidance}
     for style, prompts in asked.items():
@@ -115,7 +118,7 @@ def clip(folder: Path, n: int) -> dict:
     contents = {json.dumps(s.include): s for s in (make(TEST_SEED + i) for i in range(20 * n))}
     scenes = list(contents.values())[:n]
     figures = {}
-    for style, split in (("complex", "train"), ("simple", "test")):
+    for style, split in (("complex", "train"), ("simple", "test"), ("broad", "train")):
         prompts = texts(scenes, style, TEST_SEED, split)
         batch = processor(text=prompts, images=[s.draw() for s in scenes], return_tensors="pt", padding="max_length", truncation=True)
         scores = model(**batch).logits_per_text  # (texts, images)
@@ -135,7 +138,43 @@ def llama(folder: Path, n: int) -> dict:
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         counted = int((labels[:, 1:] != -100).sum())
         loss, tokens = loss + model(**batch, labels=labels).loss.item() * counted, tokens + counted
-    return {"perplexity": round(exp(loss / tokens), 3), "tokens": tokens, "probe": probe(model, tokenizer, n)}
+    language = {"perplexity": round(exp(loss / tokens), 3), "tokens": tokens}
+    return language | {"rewriting": rewriting(model, tokenizer, n), "probe": probe(model, tokenizer, n)}
+
+
+def rewriting(model, tokenizer, n: int) -> dict:
+    """Share of sentences that the teacher rewrites into exactly the right keyword prompt, n of each kind, greedily."""
+    figures = {}
+    for kind, say in SENTENCES.items():
+        scenes = [make(TEST_SEED + 600_000 + i) for i in range(n)]
+        answers = rewrite(model, tokenizer, [say(scene) for scene in scenes])
+        figures[kind] = rate(answer == keywords(scene) for answer, scene in zip(answers, scenes, strict=True))
+    return figures
+
+
+SENTENCES = {  # what the teacher is asked: neither these scenes nor these builds were read by it
+    "templates": lambda scene: simple_prompt(scene, scene.seed, "test"),
+    "broad language": lambda scene: broad_prompt(scene, scene.seed),
+    "implied, known expressions": lambda scene: reasoning(scene, scene.seed, "text", "test")[1],
+    "implied, held-out expressions": lambda scene: reasoning(scene, scene.seed, "held_out", "test")[1],
+}
+
+
+@torch.no_grad()
+def rewrite(model, tokenizer, sentences: list[str], new_tokens: int = 16) -> list[str]:
+    """What the teacher writes after "sentence => ", greedily."""
+    answers = []
+    for part in _chunks(sentences, BATCH):
+        batch = tokenizer([s + ARROW.rstrip() for s in part], padding=True, padding_side="left", return_tensors="pt")
+        ids = model.generate(
+            input_ids=batch.input_ids,
+            attention_mask=batch.attention_mask,
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answers += [a.strip() for a in tokenizer.batch_decode(ids[:, batch.input_ids.shape[1] :], skip_special_tokens=True)]
+    return answers
 
 
 FACTS = {"count": ("counting", "count"), "color": ("counting", "color"), "action": ("action", "pose")}

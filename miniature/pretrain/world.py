@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from miniature.broad import broad_prompt
 from miniature.scenes import Scene, make
 from miniature.words import complex_prompt, simple_prompt
 
@@ -50,11 +51,20 @@ class World:
         return [json.dumps(s.include) for s in self.scenes]
 
 
-def texts(scenes: list[Scene], style: str, seed: int, split: str = "train", sentences: float = 0.5) -> list[str]:
-    """One prompt for each scene. style: "complex" | "simple" | "both" (`sentences` is then the share of plain ones)."""
-    rng = Random(seed)
-    plain = [style == "simple" or (style == "both" and rng.random() < sentences) for _ in scenes]
-    return [simple_prompt(s, seed, split) if p else complex_prompt(s, seed) for s, p in zip(scenes, plain, strict=True)]
+STYLES = {"complex": complex_prompt, "simple": simple_prompt, "broad": broad_prompt}
+
+
+def texts(scenes: list[Scene], style: str, seed: int, split: str = "train") -> list[str]:
+    """One prompt for each scene. style: "complex" (keywords), "simple" (templates of `split`), "broad" (broad.py)."""
+    if style == "simple":
+        return [simple_prompt(scene, seed, split) for scene in scenes]
+    return [STYLES[style](scene, seed) for scene in scenes]
+
+
+def mixed_texts(scenes: list[Scene], seed: int, shares: dict[str, float]) -> list[str]:
+    """One prompt for each scene, in a style by chance. shares: style -> share of the prompts."""
+    styles = Random(seed).choices(list(shares), list(shares.values()), k=len(scenes))
+    return [STYLES[style](scene, seed) for scene, style in zip(scenes, styles, strict=True)]
 
 
 def test_scenes(category: str, n: int) -> list[Scene]:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from miniature.pretrain import clip, diffusion, loop, world
+from miniature.pretrain.vocabulary import build_tokenizer
 from miniature.scenes import make
 
 SETTINGS = {"steps": 30, "lr": 0.01, "seed": 5, "ema": 0.9}
@@ -99,18 +100,37 @@ def test_the_contrastive_loss_counts_every_image_of_the_same_content_as_correct(
     assert clip.contrastive(logits, same).item() == pytest.approx(2 / 3 * np.log(2), abs=1e-3)
 
 
-def test_the_tokenizer_pads_like_that_of_the_published_clip():
-    tokenizer = clip.train_tokenizer(["three red circles, 8k", "a blue star"], 12)
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(["three red circles, 8k", "a vermilion star"] * 20 + ["a typoo"], 3000, 12)
+
+
+def test_the_tokenizer_pads_like_that_of_the_published_clip(tokenizer):
     (ids,) = clip.encode(tokenizer, ["red star"])["input_ids"].tolist()
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id == tokenizer.pad_token_id
     assert len(ids) == 12 and ids.index(tokenizer.eos_token_id) == 3
     assert tokenizer.decode(ids, skip_special_tokens=True) == "red star"
-    assert tokenizer.unk_token_id not in tokenizer("zebra #7!", add_special_tokens=False).input_ids
 
 
-def test_prompts_are_the_same_for_the_same_seed():
-    scenes = [make(i) for i in range(20)]
-    assert world.texts(scenes, "both", 1) == world.texts(scenes, "both", 1) != world.texts(scenes, "both", 2)
+def test_the_tokenizer_splits_words_as_clips_own_does_and_has_a_token_for_every_text(tokenizer):
+    assert len(tokenizer) <= 3000
+    assert " ".join(tokenizer.tokenize("three red circles, 8k")) == "three</w> red</w> circles</w> ,</w> 8</w> k</w>"
+    assert tokenizer.tokenize("portrait lighting") == ["portrait</w>", "lighting</w>"]  # frequent in prompts, though not in the corpus
+    rare = "a vermilion typoo"
+    assert len(tokenizer.tokenize(rare)) > 3
+    assert tokenizer.decode(tokenizer(rare).input_ids[1:-1]) == rare
+    unknown = tokenizer("zebra #7! é 日本 🦊", add_special_tokens=False).input_ids
+    assert len(unknown) > 5 and max(unknown) < len(tokenizer) - 2
+
+
+def test_prompts_are_the_same_for_the_same_seed_and_mix_the_styles_in_their_shares():
+    scenes = [make(i) for i in range(400)]
+    shares = {"complex": 0.5, "simple": 0.3, "broad": 0.2}
+    mixed = world.mixed_texts(scenes, 1, shares)
+    assert mixed == world.mixed_texts(scenes, 1, shares) != world.mixed_texts(scenes, 2, shares)
+    texts = {style: world.texts(scenes, style, 1) for style in shares}
+    found = {style: sum(a == b for a, b in zip(mixed, texts[style], strict=True)) / len(scenes) for style in shares}
+    assert found == pytest.approx(shares, abs=0.06)
 
 
 def test_timesteps_stay_in_range_and_shift_to_late_ones_with_the_setting():
