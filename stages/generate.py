@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.generation.prompts import first_of_each_set
+from sur_adapter.generation.prompts import MAIN, first_of_each_set
 from sur_adapter.generation.rewriting import ANSWERS, count_parameters, rewrite_prompts
 from sur_adapter.generation.sampling import GenerateConfig, image_jobs
 from sur_adapter.generation.writer import write_images
@@ -66,14 +66,18 @@ def generate(
     """
     if ARMS[arm].with_adapter != (adapter is not None):
         raise ValueError(f"the arm {arm} is generated {'with' if ARMS[arm].with_adapter else 'without'} an adapter: see dvc.yaml")
-    rows, seconds = first_of_each_set(prompts, config.per_category), {}
+    sets, seconds = first_of_each_set(prompts, config.per_category), {}
+    if ARMS[arm].main_only:
+        sets = {MAIN: sets[MAIN]}
+    rows = [row for members in sets.values() for row in members]
+    counts = [config.seeds if name == MAIN else config.set_seeds or config.seeds for name, members in sets.items() for _ in members]
     schema = TABLE
     if rewriter:
         answers, seconds["rewriting_per_prompt"] = _rewrite([row["prompt"] for row in rows], models, rewriter, out)
         rows = [row | answer for row, answer in zip(rows, answers, strict=True)]
         schema = pa.schema([*TABLE, *ANSWERS])
     texts = [ARMS[arm].text(row) for row in rows]
-    seconds["per_image"] = write_images(out, image_jobs(rows, texts, config.seeds), adapter, models, config, executor)
+    seconds["per_image"] = write_images(out, image_jobs(rows, texts, counts), adapter, models, config, executor)
     table = pd.DataFrame(rows).assign(arm=arm, text=texts)[schema.names]
     write_table(out / "prompts.parquet", table, schema)
     if timings:

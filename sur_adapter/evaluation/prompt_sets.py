@@ -14,6 +14,7 @@ from sur_adapter.evaluation.generated_images import check_same_images, generated
 from sur_adapter.evaluation.measurement_cache import GeneratedImage
 from sur_adapter.evaluation.statistics import Bootstrap
 from sur_adapter.evaluation.summary import by_prompt, category_names, check_names, rate, summarize_accuracy
+from sur_adapter.generation.arms import ARMS
 
 BATCH = 32  # images per call of the judge
 COLUMNS = ["set", "id", "category", "arm", "seed", "text", "shown", "soft"]
@@ -28,7 +29,7 @@ def judge_sets(images: Path, sets: Mapping[str, list[dict]], judge: Callable | N
     prompts = {row["id"]: (name, row) for name, rows in sets.items() for row in rows}
     if not prompts or judge is None:
         return pd.DataFrame(columns=COLUMNS)
-    arms = generated_arms(images)
+    arms = [arm for arm in generated_arms(images) if not ARMS[arm].main_only]
     texts, rows = pipeline_texts(images, arms), []
     members = ((key, data) for key, data in read_images(images, arms) if key[1] in prompts)
     while batch := list(islice(members, BATCH)):
@@ -46,7 +47,7 @@ def judge_sets(images: Path, sets: Mapping[str, list[dict]], judge: Callable | N
 def summarize_sets(judgements: pd.DataFrame, sets: Mapping[str, list[dict]], resamples: int, seed: int) -> tuple[dict, dict]:
     """Summarizes the judgements of `judge_sets`. Returns ({"sets": set -> its metrics}, notes).
 
-    Metrics of a set: arm -> category and "overall" -> value, low, high; `difference`, `gap_closed` and `on_complex` as in `semantic`;
+    Metrics of a set: arm -> category and "overall" -> value, low, high; `difference` and `gap_closed` as in `semantic`;
     `tags`: the same rates by the prompts' tag, where a set has several; `counts`.
     Raises ValueError if a category has the name of a key of metrics.json.
     """
@@ -69,7 +70,7 @@ def _summarize_set(judgements: pd.DataFrame, prompts: list[dict], resamples: int
     accuracy, notes = summarize_accuracy(rates, Bootstrap(categories.to_numpy(), resamples, seed), with_complex)
     names = [*category_names(accuracy), "overall"]
     block = {arm: {name: accuracy[name][arm] for name in names} for arm in rates}
-    block |= {key: accuracy[key] for key in ("difference", "gap_closed", "on_complex") if accuracy.get(key)}
+    block |= {key: accuracy[key] for key in ("difference", "gap_closed") if accuracy.get(key)}
     if tags := _by_tag(rates, {row["id"]: row["tag"] for row in prompts if isinstance(row.get("tag"), str)}):
         block["tags"] = tags
     block["counts"] = {"prompts": len(categories), "pictures": len(judgements)} | dict(Counter(categories))

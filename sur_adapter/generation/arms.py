@@ -9,11 +9,12 @@ STOCK_KEYWORDS = "masterpiece, best quality, highly detailed, sharp focus, 8k"  
 @dataclass(frozen=True)
 class Arm:
     """prompt: which prompt the pipeline gets; `stock` is the plain one followed by STOCK_KEYWORDS, `rewritten` what the language model
-    makes of the plain one (rewriting.py). label: its name in the report."""
+    makes of the plain one (rewriting.py). label: its name in the report. main_only: it draws the main set of prompts, and no other set."""
 
     prompt: Literal["plain", "keyword", "stock", "rewritten"]
     with_adapter: bool
     label: str
+    main_only: bool = False
 
     def text(self, row: dict) -> str:
         """Returns the text that the pipeline gets for a row of a prompt list (prompts.py); for `rewritten`, with the key `answer`."""
@@ -28,7 +29,7 @@ ARMS = {
     "baseline": Arm("plain", False, "plain prompt, no adapter"),
     "adapter": Arm("plain", True, "plain prompt, with the adapter"),
     "complex": Arm("keyword", False, "keyword prompt, no adapter (upper bound)"),
-    "complex_adapter": Arm("keyword", True, "keyword prompt, with the adapter (should do no harm)"),
-    "expansion": Arm("stock", False, "plain prompt plus stock keywords, no adapter (common practice)"),
+    "complex_adapter": Arm("keyword", True, "keyword prompt, with the adapter (should do no harm)", main_only=True),
+    "expansion": Arm("stock", False, "plain prompt plus stock keywords, no adapter (common practice)", main_only=True),
     "rewrite": Arm("rewritten", False, "plain prompt rewritten by the language model, no adapter"),
 }

@@ -70,9 +70,9 @@ def _read_files(path: Path, files: list[Path], first_use: dict[str, str]) -> lis
     return prompts
 
 
-def first_of_each_set(path: Path, count: int) -> list[dict]:
-    """Reads the first `count` prompts of each category of all sets: those of the main set first, in the order of `read_prompt_sets`."""
-    return [row for rows in read_prompt_sets(path).values() for row in first_per_category(rows, count)]
+def first_of_each_set(path: Path, count: int) -> dict[str, list[dict]]:
+    """Reads the first `count` prompts of each category of all sets. Returns set -> its prompts, in the order of `read_prompt_sets`."""
+    return {name: first_per_category(rows, count) for name, rows in read_prompt_sets(path).items()}
 
 
 def first_per_category(prompts: list[dict], count: int) -> list[dict]:

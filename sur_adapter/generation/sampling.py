@@ -23,7 +23,8 @@ class GenerateConfig:
     """Section `generate` of params.yaml.
 
     prompts: file or folder of prompts, which dvc.yaml passes on. per_category: the first prompts of each category; seeds: images of each
-    prompt. precision: of matrix products and convolutions; the latents stay in fp32 between the steps. seed: of the initial noise.
+    prompt; set_seeds: of those of sets other than the main one, null for `seeds`. precision: of matrix products and convolutions; the
+    latents stay in fp32 between the steps. seed: of the initial noise.
     """
 
     per_category: int
@@ -34,10 +35,11 @@ class GenerateConfig:
     batch_size: int = 4
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
+    set_seeds: int | None = None
 
     def __post_init__(self):
-        for name in ("per_category", "seeds", "num_inference_steps", "batch_size"):
-            if getattr(self, name) < 1:
+        for name in ("per_category", "seeds", "set_seeds", "num_inference_steps", "batch_size"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give a whole number of at least 1")
 
 
@@ -68,9 +70,10 @@ class ImageJob(NamedTuple):
     index: int
 
 
-def image_jobs(rows: list[dict], texts: list[str], seeds: int) -> list[ImageJob]:
-    """Makes `seeds` jobs for each row of a prompt list. texts: what the pipeline gets for each row."""
-    return [ImageJob(row["id"], text, index) for row, text in zip(rows, texts, strict=True) for index in range(seeds)]
+def image_jobs(rows: list[dict], texts: list[str], seeds: int | list[int]) -> list[ImageJob]:
+    """Makes `seeds` jobs for each row of a prompt list. texts: what the pipeline gets for each row. seeds: of all rows, or one per row."""
+    counts = [seeds] * len(rows) if isinstance(seeds, int) else seeds
+    return [ImageJob(row["id"], text, i) for row, text, count in zip(rows, texts, counts, strict=True) for i in range(count)]
 
 
 def generate_images(pipe, jobs: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:

@@ -10,6 +10,7 @@ from helpers.small_models import encode
 from helpers.stages import evaluate
 from miniature.prompts import prompts as make_prompts
 from miniature.scenes import CATEGORIES, make
+from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.shards import write_table, write_tar
 
 CLIP = str(ROOT / "models/miniature/clip")
@@ -81,7 +82,8 @@ class FinishedRun:
         (self.prompts / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
         self.write_sets(sets or {})
         for arm, correct in right.items():
-            write_arm(self.images, arm, [*rows, *sum((sets or {}).values(), [])], correct, seeds)
+            others = [] if ARMS[arm].main_only else sum((sets or {}).values(), [])
+            write_arm(self.images, arm, [*rows, *others], correct, seeds)
         counts = {"in": 30, "kept": 20, "dropped": {"near_duplicate": 10}}
         funnel = counts | {"by_source": {"miniature": counts}, "by_split": {"train": 18, "validation": 1, "test": 1}}
         (self.reports / "funnel.json").write_text(json.dumps(funnel))
