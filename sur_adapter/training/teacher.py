@@ -48,7 +48,7 @@ def standardise(projection: nn.Linear, dataset: Rows, seed: int) -> None:
     index = torch.linspace(0, len(dataset) - 1, min(len(dataset), MAX_ROWS)).long()
     vectors = torch.cat([mean_over_tokens(dataset.rows(part, "cpu").teacher) for part in index.split(CHUNK)]).double()  # (n, d_llm)
     mean, std = vectors.mean(0), vectors.std(0, correction=0)
-    std = std.clamp_min(max(0.01 * std.mean().item(), 1e-6))  # a feature that is nearly constant says nothing
+    std = std.maximum(1e-3 * mean.abs()).clamp_min(1e-6)  # what varies less than the rounding of fp16 says nothing
     orthogonal = torch.empty_like(projection.weight, device="cpu")
     nn.init.orthogonal_(orthogonal, generator=torch.Generator().manual_seed(seed))
     projection.weight.copy_(orthogonal / std)
