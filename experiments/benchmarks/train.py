@@ -40,8 +40,9 @@ PAIRS = 256
 OURS = {"optimizer": "muon", "precision": "bf16", "lr": 3e-4}
 PUBLISHED = {"optimizer": "adamw", "precision": "fp16", "lr": 1e-5, "weight_decay": 1e-2, "betas": (0.9, 0.999), "lr_scheduler": "constant"}
 ONE_BY_FOUR = {"batch_size": 1, "gradient_accumulation_steps": 4}
-PAPER = {"w_diffusion": 1.0, "w_prompt": 1e-5, "w_llm": 1e-5}
-TEXT_ONLY, ALL = {"w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.01}, {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.01}
+PAPER = {"w_diffusion": 1.0, "w_prompt": 1e-5, "w_llm": 1e-5, "llm": "kl"}
+ALL = {"w_diffusion": 1.0, "w_prompt": 1.0, "w_llm": 0.01, "llm": "kl"}
+TEXT_ONLY = ALL | {"w_diffusion": 0.0}
 
 SMALL_FORMS = {  # name: (weights of the loss, naive, options of the U-Net, TrainConfig)
     "words alone": (TEXT_ONLY, False, {}, OURS | {"batch_size": 64, "steps": 30}),
