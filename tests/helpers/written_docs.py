@@ -16,6 +16,7 @@ from ruamel.yaml import YAML
 from helpers.repository import ROOT
 from sur_adapter.adapter.config import AdapterParams
 from sur_adapter.data.filtering.filtering import FilterConfig
+from sur_adapter.data.sentence_selection.selection import SentencesConfig
 from sur_adapter.evaluation.evaluator import EvaluateConfig
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.generation.sampling import GenerateConfig, SweepConfig
@@ -30,6 +31,7 @@ DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PLACEHOLDER = "…"  # stands for the values that an error message fills in
 SECTIONS = {
     "caption": CaptionConfig,
+    "sentences": SentencesConfig,
     "models": ModelsConfig,
     "adapter": AdapterParams,
     "loss": LossConfig,
@@ -42,6 +44,7 @@ SECTIONS = {
 PLUG_INS = {  # key of params.yaml -> the package whose modules it names; each has a Config
     "sources": "sur_adapter.data.sources",
     "scores": "sur_adapter.data.scores",
+    "sentences.sources": "sur_adapter.data.sentences",
     "cache": "sur_adapter.features.extractors",
     "evaluate.judge": "sur_adapter.evaluation.judges",
     "evaluate.metrics": "sur_adapter.evaluation.metrics",
@@ -168,6 +171,7 @@ def help_text(*arguments: str) -> str | None:
 def is_metric(dotted: str) -> bool:
     """Whether metrics.json has such a figure; <arm>, <category> and so on stand for one of them."""
     examples = {"<arm>": "adapter", "<category>": "counting", "<measure>": "sharpness", "<metric>": "sharpness", "<strength>": "1"}
+    examples |= {"<set>": "reasoning", "<kind>": "overall"}
     tree = json.loads((ROOT / "reports/metrics.json").read_text())
     for name in dotted.split("."):
         name = examples.get(name, name)

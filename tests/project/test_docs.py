@@ -244,6 +244,7 @@ def test_every_page_is_linked_from_the_index_and_the_index_from_the_readme():
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_key_and_figure_that_is_named_exists(page):
     figures = {"semantic", "soft", "clip_score", "quality", "diversity", "counts", "agreement", "embedding", "strength"}
+    figures |= set(json.loads((ROOT / "reports/metrics.json").read_text()))
     for word in re.findall(r"`([a-z_]+(?:\.[\w<>-]+)+)(?:[:=][^`]*)?`", prose(page)):
         head = word.split(".")[0]
         if word.endswith((".py", ".json", ".yaml", ".md", ".csv", ".parquet", ".txt", ".lock")):
@@ -259,6 +260,7 @@ def test_every_key_and_figure_that_is_named_exists(page):
     [
         ("sur_adapter/data/sources", "surd"),
         ("sur_adapter/data/scores", "surd"),
+        ("sur_adapter/data/sentences", "teacher"),
         ("sur_adapter/evaluation/judges", "evaluate"),
         ("sur_adapter/evaluation/metrics", "evaluate"),
         ("presets", "train"),
