@@ -110,6 +110,11 @@ def test_a_set_without_images_is_left_out_with_a_note(tmp_path):
     assert "sets" not in finished.run(clip=None) and "generate the arms with this set" in finished.notes()["sets.hand"]
 
 
+def test_arms_that_only_serve_the_main_set_may_lack_the_others_and_do_not_count(finished):
+    assert not any(ARMS[arm].main_only for arm in SET_ARMS) and set(RIGHT) - set(SET_ARMS) == {"complex_adapter", "expansion"}
+    assert finished.metrics["semantic"]["on_complex"]["value"] == pytest.approx(-1 / EACH)
+
+
 def test_a_set_that_one_arm_lacks_is_not_compared(tmp_path):
     finished = FinishedRun(tmp_path, sets=SETS)
     write_arm(finished.images, "complex", PROMPTS, 8)
@@ -120,7 +125,7 @@ def test_a_set_that_one_arm_lacks_is_not_compared(tmp_path):
 def test_images_of_sets_are_only_judged(finished):
     judged = pd.read_parquet(finished.reports / "judgements.parquet")
     others = judged[judged["set"] != "main"]
-    assert others["set"].value_counts().to_dict() == {name: len(rows) * SEEDS * len(RIGHT) for name, rows in SETS.items()}
+    assert others["set"].value_counts().to_dict() == {name: len(rows) * SEEDS * len(SET_ARMS) for name, rows in SETS.items()}
     assert others.shown.notna().all() and others[["clip_score", "sharpness", "distance"]].isna().all().all()
     assert judged[judged["set"] == "main"].clip_score.notna().all()
     asked = []
