@@ -14,8 +14,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from ruamel.yaml import YAML
+
 from experiments.ablations.rows import ROWS
 from experiments.ablations.table import collect_results, format_page
+from experiments.ablations.teachers import FOLDER, write_teachers
 
 HERE = Path(__file__).parent
 
@@ -28,6 +31,8 @@ def main(argv: list[str]) -> None:
         print("\n".join(" ".join(map(_quoted, words)) for _, words in commands(names or list(ROWS))))
     elif command == "queue":
         existing = set(_experiments())
+        if any(_reads_teachers(name) for name in names or ROWS):
+            write_teachers(YAML(typ="safe").load(Path("params.yaml"))["sentences"]["sources"]["miniature"]["count"])
         for name, words in commands(names or list(ROWS)):
             if name not in existing:
                 subprocess.run(words, check=True)
@@ -45,7 +50,12 @@ def commands(names: list[str]) -> Iterator[tuple[str, list[str]]]:
             if seed < ROWS[name].seeds:
                 changes = ROWS[name].shared | ROWS[name].changes | {"train.seed": seed}
                 words = [f"-S{key}={_value(value)}" for key, value in changes.items()]
-                yield f"{name}-s{seed}", ["dvc", "exp", "run", "--queue", "-n", f"{name}-s{seed}", *words]
+                copied = ["--copy-paths", FOLDER.as_posix()] if _reads_teachers(name) else []
+                yield f"{name}-s{seed}", ["dvc", "exp", "run", "--queue", "-n", f"{name}-s{seed}", *copied, *words]
+
+
+def _reads_teachers(name: str) -> bool:
+    return "+sentences.sources.file" in ROWS[name].changes
 
 
 def _value(value) -> str:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, field
 
+from experiments.ablations.teachers import ACCURACIES, teacher_changes
+
 SHORT = {
     "train.steps": 400,
     "generate.seeds": 1,
@@ -10,10 +12,12 @@ SHORT = {
 }
 DIFFUSION = {"loss.w_diffusion": 1.0, "loss.w_prompt": 0.0}
 PUBLISHED = {
-    "loss.prompt": "kl", "loss.token_reduction": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.projection": "frozen",
+    "loss.prompt": "kl", "loss.token_reduction": "sum", "loss.w_prompt": 1e-5, "loss.w_llm": 1e-5, "loss.llm": "kl",
+    "loss.sentences": 0, "loss.projection": "frozen",
     "loss.complex_prompt_prob": 0.0, "train.optimizer": "adamw", "train.weight_decay": 0.01, "train.betas": [0.9, 0.999],
     "train.lr_scheduler": "constant", "train.warmup_ratio": 0.0,
 }  # fmt: skip
+DECODED, PAPER_LLM = {"loss.llm": "decoded"}, {"loss.llm": "kl", "loss.sentences": 0}
 
 
 @dataclass(frozen=True)
@@ -46,19 +50,33 @@ ROWS = {
     "published-lr": Row(
         "published objective with the default learning rate and optimizer", {k: v for k, v in PUBLISHED.items() if k.startswith("loss.")}
     ),
-    "no-llm": Row("w_llm 0", {"loss.w_llm": 0.0}),
+    "no-llm": Row("w_llm 0: no text rows", {"loss.w_llm": 0.0}),
     "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
     "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
-    "llm-1": Row("w_llm 1", {"loss.w_llm": 1.0}),
-    "layer-1": Row("LLM layer 1, the first, w_llm 0.1", {"cache.llm.layers": [1], "loss.w_llm": 0.1}, against="llm-0.1"),
-    "layer-4": Row("LLM layer 4, the middle, w_llm 0.1", {"cache.llm.layers": [4], "loss.w_llm": 0.1}, against="llm-0.1"),
-    "layer-8": Row("LLM layer 8, the last, w_llm 0.1", {"cache.llm.layers": [8], "loss.w_llm": 0.1}, against="llm-0.1"),
-    "layer-all": Row(
-        "mean of all LLM layers, w_llm 0.1",
-        {"cache.llm.pooling": "layernorm-mean", "cache.llm.layers": "all", "loss.w_llm": 0.1},
-        against="llm-0.1",
+    "target-decoded": Row("LLM target: hidden states of its answers, decoded", {"loss.llm": "decoded"}),
+    "target-kl": Row("LLM target: the paper's KL, on pairs and text rows", {"loss.llm": "kl"}),
+    "target-kl-pairs": Row("the same on pairs alone", {"loss.llm": "kl", "loss.sentences": 0}, against="target-kl"),
+    "target-kl-trained": Row(
+        "the same as on pairs alone, projection trained", PAPER_LLM | {"loss.projection": "trained"}, against="target-kl-pairs"
     ),
-    "pool-mean": Row("LLM: mean over tokens, w_llm 0.1", {"cache.llm.pooling": "mean", "loss.w_llm": 0.1}, against="llm-0.1"),
+    "decoded-layer-1": Row("decoded from LLM layer 1, the first", DECODED | {"cache.llm.layers": [1]}, against="target-decoded"),
+    "decoded-layer-4": Row("decoded from LLM layer 4, the middle", DECODED | {"cache.llm.layers": [4]}, against="target-decoded"),
+    "decoded-layer-8": Row("decoded from LLM layer 8, the last", DECODED | {"cache.llm.layers": [8]}, against="target-decoded"),
+    "decoded-mean": Row("decoded from the mean over tokens", DECODED | {"cache.llm.pooling": "mean"}, against="target-decoded"),
+    "decoded-tokens": Row("decoded from every token", DECODED | {"cache.llm.pooling": "tokens"}, against="target-decoded"),
+    "decoded-eol": Row("decoded from the answer in one word", DECODED | {"cache.llm.pooling": "prompt_eol"}, against="target-decoded"),
+    "text-16": Row("16 text rows a step", {"loss.sentences": 16}),
+    "text-32": Row("32 text rows a step", {"loss.sentences": 32}),
+    "sentences-2k": Row("2,000 sentences", {"sentences.sources.miniature.count": 2000}),
+    "sentences-8k": Row("8,000 sentences", {"sentences.sources.miniature.count": 8000}),
+    "sentences-20k": Row("20,000 sentences", {"sentences.sources.miniature.count": 20000}),
+    "sure-0.1": Row("answers surer than -0.1", {"loss.min_logprob": -0.1}),
+    "sure-0.3": Row("answers surer than -0.3", {"loss.min_logprob": -0.3}),
+    "sure-all": Row("all answers, however unsure", {"loss.min_logprob": None}),
+    **{
+        f"teacher-{accuracy:.0%}".rstrip("%"): Row(f"a teacher that is right in {accuracy:.0%}", teacher_changes(accuracy), against="ours")
+        for accuracy in ACCURACIES
+    },
     "kl": Row("prompt loss `kl`, the paper's", {"loss.prompt": "kl"}),
     "kl-reverse": Row("prompt loss `kl`, other direction", {"loss.prompt": "kl", "loss.kl_direction": "student_teacher"}, against="kl"),
     "kl-mask": Row("prompt loss `kl`, padding masked", {"loss.prompt": "kl", "loss.mask_padding": True}, against="kl"),

@@ -15,17 +15,20 @@ FIGURES = {
     "color": "semantic.color.adapter.value",
     "counting": "semantic.counting.adapter.value",
     "on_complex": "semantic.on_complex.value",
+    "reasoning": "sets.reasoning.adapter.overall.value",
+    "hand_written": "sets.hand_written.adapter.overall.value",
     "regressed": "quality.regressed",
 }
+SHARES = ("action", "color", "counting", "reasoning", "hand_written")
 HEAD = """# Ablations
 
 Written by `python -m experiments.ablations table` from `dvc exp show --json`; the single runs are in `results.csv`. Each line changes one
 thing and is the mean over training seeds. `gap`: the share of the gap between plain sentences and keyword prompts that the adapter closes
 on the test prompts, ± the half width of a 95 % interval over seeds (Student's t). `difference`: from the default, or from the line that is
-named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images by category, and
-the effect of the adapter on keyword prompts (with − without). All runs have the same test prompts and noise, so the intervals describe the
-chance of training only, not the choice of prompts. Missing rows have not run with these params; results of an older default are in
-[before/](before/README.md).
+named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images by category and
+on the sets `reasoning` and `hand_written`, and the effect of the adapter on keyword prompts (with − without). All runs have the same test
+prompts and noise, so the intervals describe the chance of training only, not the choice of prompts. Missing rows have not run with these
+params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
 """
 
@@ -73,7 +76,7 @@ def format_page(runs: pd.DataFrame) -> str:
 
 
 def _table(runs: pd.DataFrame, names: list[str]) -> str:
-    head = ["what", "changed", "seeds", "gap", "difference", "action", "color", "counting", "on keywords"]
+    head = ["what", "changed", "seeds", "gap", "difference", "action", "color", "counting", "reasoning", "hand written", "on keywords"]
     lines = [head, ["---"] * len(head)] + [_line(runs, name) for name in names if (runs.row == name).any()]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
@@ -83,7 +86,7 @@ def _line(runs: pd.DataFrame, name: str) -> list[str]:
     mean, half = interval(by_seed.gap)
     changes = "<br>".join(f"`{key}={value}`" for key, value in ROWS[name].changes.items())
     gap = f"{mean:.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")
-    shares = [f"{by_seed[column].mean():.3f}" for column in ("action", "color", "counting")]
+    shares = ["" if by_seed[column].isna().all() else f"{by_seed[column].mean():.3f}" for column in SHARES]
     difference = _difference(runs, by_seed, name)
     return [ROWS[name].label, changes, str(len(by_seed)), gap, difference, *shares, f"{by_seed.on_complex.mean():+.3f}"]
 

@@ -13,8 +13,10 @@ from transformers import AutoConfig
 from experiments.ablations.__main__ import commands
 from experiments.ablations.rows import ROWS
 from experiments.ablations.table import FIGURES, collect_results, format_page, interval
+from experiments.ablations.teachers import ACCURACIES, teacher_rows
 from sur_adapter.models.llm import select_layers
 
+SETS = ("reasoning", "hand_written")  # an experiment of older params has none
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 
 
@@ -57,6 +59,15 @@ def test_a_row_names_layers_that_the_llm_has(name):
     assert select_layers(ROWS[name].changes["cache.llm.layers"], depth, model)
 
 
+@pytest.mark.parametrize("accuracy", ACCURACIES)
+def test_a_teacher_is_right_in_the_share_that_its_row_names(accuracy):
+    rows = teacher_rows(accuracy, 1000)
+    assert np.mean([row["answer"] == row["expected"] for row in rows]) == pytest.approx(accuracy, abs=0.04)
+    assert rows == teacher_rows(accuracy, 1000) and len({row["sentence"] for row in rows}) > 950
+    _, command = next(commands([f"teacher-{100 * accuracy:.0f}"]))
+    assert command[6:8] == ["--copy-paths", "experiments/ablations/teachers"]
+
+
 def test_no_two_rows_are_the_same_experiment():
     experiments = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
     assert len(set(experiments)) == len(experiments)
@@ -69,18 +80,21 @@ def test_a_row_has_the_length_and_seeds_of_its_reference(name):
 
 
 def test_the_difference_is_relative_to_the_reference_row(tmp_path):
-    gaps = {"ours": (0.5, 0.6), "llm-0.1": (0.3, 0.4), "layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
+    gaps = {"ours": (0.5, 0.6), "target-decoded": (0.3, 0.4), "decoded-layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
     experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
     text = format_page(collect_results(experiments, tmp_path / "results.csv"))
-    assert "**+0.01 [+0.01, +0.01]** from: w_llm 0.1 |" in text and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
+    assert (
+        "**+0.01 [+0.01, +0.01]** from: LLM target: hidden states of its answers, decoded |" in text
+        and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
+    )
 
 
 def test_the_first_seed_of_every_row_is_queued_before_the_second():
     names = [name for name, _ in commands(["ours", "full"])]
     assert names == ["ours-s0", "full-s0", "ours-s1", "full-s1", "ours-s2", "full-s2", "full-s3", "full-s4"]
-    _, command = next(commands(["layer-1"]))
-    assert command[:6] == ["dvc", "exp", "run", "--queue", "-n", "layer-1-s0"]
-    assert {"-Scache.llm.layers=[1]", "-Sloss.w_llm=0.1", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
+    _, command = next(commands(["decoded-layer-1"]))
+    assert command[:6] == ["dvc", "exp", "run", "--queue", "-n", "decoded-layer-1-s0"]
+    assert {"-Scache.llm.layers=[1]", "-Sloss.llm=decoded", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
 
 
 def test_finished_experiments_become_rows_and_are_added_to_earlier_ones(tmp_path):
@@ -91,7 +105,7 @@ def test_finished_experiments_become_rows_and_are_added_to_earlier_ones(tmp_path
     first["kl-s1"]["executor"] = {"state": "success"}
     runs = collect_results(first, file)
     assert runs[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
-    assert runs[list(FIGURES)].notna().all(axis=None)
+    assert runs[[name for name in FIGURES if name not in SETS]].notna().all(axis=None)
     again = collect_results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
     assert again.set_index(["row", "seed"]).gap.to_dict() == {("kl", 1): 0.2, ("ours", 0): 0.6, ("ours", 1): 0.7}
     assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
