@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,22 +15,34 @@ from helpers.tiny_models import home, models
 from helpers.written_docs import blocks
 from ruamel.yaml import YAML
 from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
 
 from stages.__main__ import main
+from sur_adapter.adapter.adapter import SURAdapter
+from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.config import Params, from_dict
+from sur_adapter.data.sentences import captions, file, miniature
 from sur_adapter.data.sources import folder, urls
 from sur_adapter.features.extractors import clip, llm, queries, vae
-from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.features.query_bank import CrossAttention
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.prompts import read_prompt_sets
 from sur_adapter.io.shards import read_tar
 from sur_adapter.models.config import ModelsConfig
-from sur_adapter.tools.planner import model_specs, stage_costs
+from sur_adapter.models.rewrite_prompt import RewriterConfig
+from sur_adapter.models.stable_diffusion import cross_attention_layers
+from sur_adapter.tools.planner import model_specs, sentence_costs, stage_costs, training_costs
 from sur_adapter.tools.planner.estimate import Plan, StageEstimate, candidates, make_plan, surviving_rows
 from sur_adapter.tools.planner.flops import measure_cost, meta_tensor, num_weights
 from sur_adapter.tools.planner.measured_rates import MeasuredRates, mean_image_bytes
 from sur_adapter.tools.planner.planner import format_plan
 from sur_adapter.tools.planner.settings import PlanSettings
+from sur_adapter.training.batch import TrainingBatch
+from sur_adapter.training.config import LossConfig
+from sur_adapter.training.objective import Objective
 
 BENCHMARKS = ROOT / "experiments/benchmarks"
+PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
 MINIATURE = "models/miniature/stable-diffusion"
 DIFFUSIONDB = {"diffusiondb": {"limit": 14_000_000, "large": True}}
 
@@ -44,8 +57,9 @@ def settings(preset: str, sources: dict | None = None, **changes) -> PlanSetting
     return PlanSettings.read(Params({**params, "sources": sources or params["sources"]}))
 
 
-def categories(plan_settings: PlanSettings) -> Counter:
-    return Counter(row["category"] for row in read_prompts(plan_settings.generate.prompts))
+def prompts(plan_settings: PlanSettings) -> dict[str, Counter]:
+    sets = read_prompt_sets(Path(plan_settings.generate.prompts))
+    return {name: Counter(row["category"] for row in rows) for name, rows in sets.items()}
 
 
 def by_stage(plan: Plan) -> dict[str, StageEstimate]:
@@ -90,11 +104,37 @@ def test_operations_are_those_that_the_benchmarks_counted():
     large = settings("sd15-llama13b")
     step = json.loads((BENCHMARKS / "attach-cpu.json").read_text())["step"]
     assert stage_costs.unet_cost(large.models, 2).flops / 1e9 == pytest.approx(step["gigaflop"])
-    forms = json.loads((BENCHMARKS / "train-cpu.json").read_text())["forms"]
-    for form, w_diffusion in (("words alone", 0.0), ("all terms", 1.0)):
-        cost = stage_costs.train(0, settings("miniature", loss={"w_diffusion": w_diffusion}))
-        flops, _ = cost.operations["training"]
-        assert flops / cost.rows / 1e12 == pytest.approx(forms[form]["teraflop_per_sample"], rel=0.04), form
+
+
+def training_flops(num_text: int, tokens: float = 20, **loss) -> float:
+    """The operations of a step of 64 pairs of the miniature."""
+    cost = training_costs.train(
+        0, settings("miniature", loss={"sentences": num_text or 64, "w_llm": float(num_text > 0)} | loss), 0, tokens
+    )
+    return 64 * cost.operations["training"][0] / cost.rows
+
+
+def test_a_training_step_costs_what_the_real_step_costs():
+    torch.manual_seed(0)
+    width, lengths = 128, {"simple_length": torch.full((64,), 20), "complex_length": torch.full((64,), 20)}
+    batch = TrainingBatch(*(torch.randn(64, 40, width) for _ in range(2)), None, **lengths)
+    layers = cross_attention_layers(UNet2DConditionModel.from_pretrained(MINIATURE, subfolder="unet")).values()
+    layers = [CrossAttention.of_layer(layer, torch.randn(200, layer.to_q.out_features)) for layer in layers]
+    adapter = SURAdapter(AdapterConfig(width, 0, heads=4)).train()
+    for num_text in (0, 64):
+        loss = LossConfig(0.0, 1.0, float(num_text > 0))
+        objective = Objective(loss, layers=layers, padding_tokens=8)
+        with FlopCounterMode(display=False) as counter:
+            objective(adapter, batch, text=batch if num_text else None)[0].backward()
+        assert training_flops(num_text) == pytest.approx(counter.get_total_flops(), rel=0.03), num_text
+
+
+def test_text_rows_and_padding_cost_what_their_tokens_cost():
+    alone = training_flops(0)
+    assert training_flops(32) == pytest.approx(1.5 * alone, rel=0.05) and training_flops(64) == pytest.approx(2 * alone, rel=0.05)
+    assert training_flops(0, tokens=40) > 1.3 * alone
+    assert training_flops(0, tokens=40) == training_flops(0, tokens=99), "never more than the tokens of a prompt"
+    assert training_flops(0, w_diffusion=1.0) > 2 * alone
 
 
 def test_peak_memory_is_that_of_a_real_call():
@@ -110,23 +150,24 @@ def test_peak_memory_is_that_of_a_real_call():
 
 
 def test_the_hours_of_the_miniature_are_those_of_the_docs_within_a_factor_of_two():
-    miniature = settings("miniature")
+    defaults = settings("miniature")
     funnel = json.loads(Path("reports/funnel.json").read_text())
-    estimates = by_stage(make_plan(miniature, MeasuredRates.read(BENCHMARKS), funnel, categories(miniature)))
+    estimates = by_stage(make_plan(defaults, MeasuredRates.read(BENCHMARKS), funnel, prompts(defaults)))
     rows = dict(re.findall(r"^\| `(\w+)[@`].*\| ([\d +]+) \|$", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M))
+    cached = re.search(r"^\| `cache@(.*?) \|", (ROOT / "docs/index.md").read_text(encoding="utf-8"), re.M)[1]
     timed = {stage: [int(n) for n in seconds.split(" + ")] for stage, seconds in rows.items()}
     expected = {"crawl": timed["crawl"][0], "caption": timed["caption"][0], "score@clip": timed["score"][0], "train": timed["train"][0]}
-    expected |= dict(zip(("cache@clip", "cache@llm", "cache@vae", "cache@queries"), timed["cache"], strict=True))
+    expected |= dict(zip((f"cache@{name}" for name in re.findall(r"\w+", cached)), timed["cache"], strict=True))
     for stage, seconds in expected.items():
         cpu = estimates[stage].cpu_seconds + 5  # five seconds: a stage's start
         assert seconds / 2 < cpu < 2 * seconds, (stage, cpu)
-    assert {estimates[stage].source for stage in ("caption", "cache@llm", "train", "generate")} == {"m"}
-    assert estimates["cache@vae"].source == "s"
+    assert {estimates[stage].source for stage in ("caption", "cache@llm", "train")} == {"m"}
+    assert {estimates[stage].source for stage in ("cache@vae", "cache@sentences")} == {"s"}
 
 
 def test_the_table_of_fourteen_million_pairs_in_the_docs_is_what_the_command_prints():
     large = settings("sd15-llama13b", sources=DIFFUSIONDB)
-    text = format_plan(make_plan(large, MeasuredRates.read(BENCHMARKS), None, categories(large)))
+    text = format_plan(make_plan(large, MeasuredRates.read(BENCHMARKS), None, prompts(large)))
     printed = [code for tag, code, _ in blocks(ROOT / "docs/scale.md") if tag == "text" and code.startswith("stage ")]
     assert printed == [text.split("\n\n")[0] + "\n"]
 
@@ -143,12 +184,49 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
     assert surviving_rows(400, plan_settings, other)[:2] == surviving_rows(400, plan_settings, None)[:2] == (400, 400)
 
 
+def test_sentences_are_those_of_their_sources_and_of_the_last_run(tmp_path):
+    own = tmp_path / "own.jsonl"
+    own.write_text('{"sentence": "one"}\n{"sentence": "two", "answer": "2"}\n')
+    given = {"miniature": miniature.Config(count=30), "captions": captions.Config(limit=7), "file": file.Config(path=str(own))}
+    assert sentence_costs.num_sentences(given, 5) == (37, 1) and sentence_costs.num_sentences(given, 100) == (39, 1)
+    assert sentence_costs.num_sentences(given, None) == sentence_costs.num_sentences({"file": file.Config(path="x.txt")}, 5) == (None, 0)
+    report = {"in": 40, "kept": 30, "by_source": dict.fromkeys(given)}
+    assert sentence_costs.kept_share(given, report) == 0.75 and sentence_costs.kept_share({}, report) == 1
+
+
+def test_an_answer_costs_the_weights_for_each_of_its_tokens():
+    model, config = PARAMS["models"]["llm"], RewriterConfig(instruction="{sentence} =>", max_new_tokens=16, precision="fp32")
+    flops, memory = sentence_costs.answer_cost(model, config, 20)
+    weights = num_weights(model_specs.language_model(model, "all").layers)
+    vocabulary = model_specs.language_model(model, "all").config.vocab_size * model_specs.language_model(model, "all").config.hidden_size
+    assert flops == pytest.approx(2 * (weights * (20 + 1 + 16) + vocabulary * 17), rel=0.1), "and little for attention"
+    longer, more = sentence_costs.answer_cost(model, replace(config, max_new_tokens=32), 20)
+    assert 1.3 * flops < longer < 2 * flops and memory < more
+    assert sentence_costs.answer_cost(model, replace(config, batch_size=512), 20)[0] == flops
+
+
+def test_ready_answers_without_states_need_no_language_model():
+    chosen = settings("miniature", cache={"sentences": {"hidden_states": False}})
+    assert "answers" not in sentence_costs.cache_sentences(100, 100, chosen, 20).operations
+    half, whole = (sentence_costs.cache_sentences(100, ready, chosen, 20).operations["answers"][0] for ready in (50, 0))
+    assert whole == pytest.approx(2 * half)
+
+
+def test_every_arm_draws_the_main_set_and_some_the_others():
+    config = replace(settings("miniature").generate, seeds=2, set_seeds=1)
+    everywhere = sum(not arm.main_only for arm in ARMS.values())
+    assert stage_costs.num_images(config, {"main": 10, "reasoning": 7}) == len(ARMS) * 20 + everywhere * 7
+    assert stage_costs.num_images(replace(config, set_seeds=None), {"main": 10, "reasoning": 7}) == len(ARMS) * 20 + everywhere * 14
+
+
 def test_unknown_models_and_rows_are_named_and_the_rest_is_planned():
     rates = MeasuredRates.read(BENCHMARKS)
     unknown = settings("miniature", models={"llm": "owner/unknown-llm"}, evaluate={"clip": "owner/unknown-clip"})
     estimates = by_stage(make_plan(unknown, rates))
     assert "the size of owner/unknown-llm is unknown" in estimates["cache@llm"].note and estimates["cache@llm"].disk_bytes is None
-    assert estimates["cache@clip"].disk_bytes > 0 and estimates["generate"].rows is None and estimates["train"].rows is None
+    assert estimates["cache@clip"].disk_bytes > 0 and estimates["generate"].rows is None and estimates["train"].rows > 0
+    drawn = by_stage(make_plan(unknown, rates, prompts=prompts(unknown)))["generate"]
+    assert drawn.rows > 0 and "the answers of the arm rewrite are not counted: the size of owner/unknown-llm" in drawn.note
     plan = make_plan(settings("folder"), rates)
     assert {estimate.rows for estimate in plan.stages if estimate.stage.startswith(("crawl", "cache"))} == {None}
     assert plan.notes[0] == "the number of images in the sources is not known: give --rows"

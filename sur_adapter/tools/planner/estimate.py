@@ -9,7 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sur_adapter.tools.planner import stage_costs
+from sur_adapter.generation.prompts import MAIN
+from sur_adapter.tools.planner import sentence_costs, stage_costs, training_costs
 from sur_adapter.tools.planner.measured_rates import MeasuredRates
 from sur_adapter.tools.planner.model_specs import UnknownModelError
 from sur_adapter.tools.planner.settings import PlanSettings
@@ -65,12 +66,13 @@ def make_plan(
     settings: PlanSettings,
     rates: MeasuredRates,
     funnel: dict | None = None,
-    categories: dict[str, int] | None = None,
+    prompts: dict[str, dict[str, int]] | None = None,
     image_sizes: dict[str, float] | None = None,
     assumptions: Assumptions | None = None,
+    sentence_report: dict | None = None,
 ) -> Plan:
-    """Estimates all stages. funnel: of an earlier run. categories: category -> prompts in the list. image_sizes: source -> mean bytes of
-    its crawled images."""
+    """Estimates all stages. funnel, sentence_report: of an earlier run. prompts: set of prompts -> category -> number of them.
+    image_sizes: source -> mean bytes of its crawled images."""
     assumptions = assumptions or Assumptions()
     by_source = candidates(settings.sources, assumptions.rows)
     total = None if None in by_source.values() else sum(by_source.values())
@@ -78,11 +80,28 @@ def make_plan(
     image_bytes, size_note = mean_size(settings.sources, by_source, assumptions.image_bytes, image_sizes or {}, rates)
     notes = [] if total is not None else ["the number of images in the sources is not known: give --rows"]
     notes += [kept_note, size_note]
-    prompts = _num_prompts(categories, settings.generate.per_category)
-    sweep_prompts = _num_prompts(categories, settings.sweep.per_category)
-    images = len(stage_costs.ARMS) * prompts * settings.generate.seeds
+    notes += _sentence_notes(settings, sentence_report)
+    estimates = [
+        _estimate(stage, cost if known else None, rates, assumptions, settings, image_bytes)
+        for stage, cost, known in [
+            *_data_stages(settings, total, crawled, kept, image_bytes, rates),
+            *_model_stages(settings, kept, total is not None, prompts or {}, sentence_report, rates),
+        ]
+    ]
+    if not prompts:
+        notes.append(f"{settings.generate.prompts} holds no prompts that can be counted: generate, sweep and evaluate are left out")
+    notes += _crawl_time_notes(settings.sources, by_source)
+    if decoding := sum(estimate.decoding_seconds for estimate in estimates):
+        notes.append(f"{decoding / 3600:,.3g} of the CPU hours are image decoding on one core: they stay if a GPU does the rest")
+    return Plan(estimates, list(filter(None, notes)), assumptions)
+
+
+Stages = list[tuple[str, Callable[[], StageCost], object]]  # name, its cost, whether its number of rows is known
+
+
+def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: int, image_bytes: float, rates: MeasuredRates) -> Stages:
     models = settings.models
-    stages: list[tuple[str, Callable[[], StageCost], object]] = [
+    return [
         ("crawl", lambda: stage_costs.crawl(total, crawled, image_bytes), total),
         ("caption", lambda: stage_costs.caption(crawled, settings.caption), total),
         *((f"score@{name}", lambda n=name, c=config: stage_costs.score(crawled, n, c), total) for name, config in settings.scores.items()),
@@ -91,18 +110,35 @@ def make_plan(
         ("cache@llm", lambda: stage_costs.cache_llm(kept, models, settings.cache_llm, rates.tokens_per_prompt), total),
         ("cache@vae", lambda: stage_costs.cache_vae(kept, models, settings.cache_vae), total),
         ("cache@queries", lambda: stage_costs.cache_queries(kept, models, settings.cache_queries), total),
-        ("train", lambda: stage_costs.train(kept, settings), True),
-        ("generate", lambda: stage_costs.generate(models, settings.generate, prompts), prompts),
-        ("sweep", lambda: stage_costs.sweep(models, settings.generate, settings.sweep, sweep_prompts), prompts),
-        ("evaluate", lambda: stage_costs.evaluate(settings.evaluate.clip, images), prompts),
     ]
-    estimates = [_estimate(stage, cost if known else None, rates, assumptions, settings, image_bytes) for stage, cost, known in stages]
-    if not categories:
-        notes.append(f"{settings.generate.prompts} holds no prompts that can be counted: generate, sweep and evaluate are left out")
-    notes += _crawl_time_notes(settings.sources, by_source)
-    if decoding := sum(estimate.decoding_seconds for estimate in estimates):
-        notes.append(f"{decoding / 3600:,.3g} of the CPU hours are image decoding on one core: they stay if a GPU does the rest")
-    return Plan(estimates, list(filter(None, notes)), assumptions)
+
+
+def _model_stages(
+    settings: PlanSettings, kept: int, known: bool, sets: dict[str, dict[str, int]], report: dict | None, rates: MeasuredRates
+) -> Stages:
+    """Returns the stages of sentences, training and evaluation. known: whether `kept`, the number of pairs, is."""
+    tokens, generate = rates.tokens_per_prompt, settings.generate
+    texts, ready = sentence_costs.num_sentences(settings.sentence_sources, kept if known else None)
+    share = sentence_costs.kept_share(settings.sentence_sources, report)
+    kept_texts = round(share * (texts or 0))
+    counts = {name: _num_prompts(categories, generate.per_category) for name, categories in sets.items()}
+    swept = _num_prompts(sets.get(MAIN), settings.sweep.per_category)
+    images = stage_costs.num_images(generate, counts)
+    return [
+        ("sentences", lambda: sentence_costs.sentences(texts), texts is not None),
+        ("cache@sentences", lambda: sentence_costs.cache_sentences(kept_texts, round(share * ready), settings, tokens), texts is not None),
+        ("train", lambda: training_costs.train(kept, settings, kept_texts, tokens), True),
+        ("generate", lambda: sentence_costs.generate(settings, counts, tokens), counts),
+        ("sweep", lambda: stage_costs.sweep(settings.models, generate, settings.sweep, swept), counts),
+        ("evaluate", lambda: stage_costs.evaluate(settings.evaluate.clip, images), counts),
+    ]
+
+
+def _sentence_notes(settings: PlanSettings, report: dict | None) -> list[str]:
+    if not settings.sentence_sources:
+        return []
+    share = sentence_costs.kept_share(settings.sentence_sources, report)
+    return ["all sentences are assumed to be kept" if share == 1 else f"{share:.1%} of the sentences are kept, as in the last run"]
 
 
 def candidates(sources: dict[str, Any], rows: int | None) -> dict[str, int | None]:

@@ -23,7 +23,7 @@ FILES = {
     "train": "train-cpu",
     "large": "attach-cpu",  # one step of a U-Net of Stable Diffusion 1.5's size
 }
-SAME_RATE = {"encoding": "captions", "images": "generation"}  # similar work, where nothing of its own was measured
+SAME_RATE = {"answers": "llm", "encoding": "captions", "images": "generation"}  # similar work, where nothing of its own was measured
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 from sur_adapter.config import Params
-from sur_adapter.generation.prompts import read_prompts
+from sur_adapter.generation.prompts import read_prompt_sets
 from sur_adapter.tools.planner.estimate import Assumptions, Plan, StageEstimate, make_plan
 from sur_adapter.tools.planner.measured_rates import MeasuredRates, mean_image_bytes
 from sur_adapter.tools.planner.settings import PlanSettings
@@ -33,6 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--teraflops-fp32", type=_positive, default=default.teraflops_fp32, help="peak of the GPU in fp32 (%(default)s)")
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="crawled shards, for the mean size of images (%(default)s)")
     parser.add_argument("--funnel", type=Path, default=Path("reports/funnel.json"), help="what an earlier run kept (%(default)s)")
+    parser.add_argument("--sentences", type=Path, default=Path("reports/sentences.json"), help="the same for sentences (%(default)s)")
     parser.add_argument("--benchmarks", type=Path, default=Path("experiments/benchmarks"), help="measured rates (%(default)s)")
 
 
@@ -48,12 +49,15 @@ def _positive(text: str) -> float:
 
 def run(args: Namespace, params: Params) -> None:
     settings, prompts = PlanSettings.read(params), Path(params.raw("generate")["prompts"])
-    categories = Counter(row["category"] for row in read_prompts(prompts)) if prompts.exists() else None
+    sets = {
+        name: Counter(row["category"] for row in rows) for name, rows in (read_prompt_sets(prompts) if prompts.exists() else {}).items()
+    }
     funnel = json.loads(args.funnel.read_text()) if args.funnel.exists() else None
     sizes = {name: mean for name in settings.sources if (mean := mean_image_bytes(args.raw / name))}
     rows = round(args.rows) if args.rows else None
     assumptions = Assumptions(rows, args.image_bytes, args.mfu, args.teraflops, args.teraflops_fp32)
-    print(format_plan(make_plan(settings, MeasuredRates.read(args.benchmarks), funnel, categories, sizes, assumptions)))
+    report = json.loads(args.sentences.read_text()) if args.sentences.exists() else None
+    print(format_plan(make_plan(settings, MeasuredRates.read(args.benchmarks), funnel, sets, sizes, assumptions, report)))
 
 
 def format_plan(plan: Plan) -> str:

@@ -4,18 +4,13 @@ Bytes of features follow from the data contract (io/schema.py, features/store.py
 models' configs. For a model of unknown size, model_specs.UnknownModelError says which.
 """
 
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.features.extractors import clip, llm, queries, vae
-from sur_adapter.features.query_bank import CrossAttention
 from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.prompts import MAIN
 from sur_adapter.generation.sampling import GenerateConfig, SweepConfig
 from sur_adapter.io.schema import ROWS_PER_SHARD
 from sur_adapter.models.captioner import CaptionConfig
@@ -23,13 +18,18 @@ from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.stable_diffusion import cross_attention_layers
 from sur_adapter.tools.planner.flops import Cost, measure_cost, meta_tensor, num_weights, token_ids
 from sur_adapter.tools.planner.model_specs import captioner, clip_model, diffusion_model, language_model
-from sur_adapter.tools.planner.settings import PlanSettings
-from sur_adapter.training.batch import TrainingBatch
-from sur_adapter.training.objective import Objective
 
 SHARD_OVERHEAD = 2_500  # bytes of a feature shard beside its rows: manifest and footer
 ID_BYTES = 20  # an id of sixteen digits and its length, uncompressed
-ROW_BYTES = {"prompts": 31, "captions": 24, "score": 16, "phash": 78, "pairs": 119}  # of a table row, compressed: the miniature's
+ROW_BYTES = {
+    "prompts": 31,
+    "captions": 24,
+    "score": 16,
+    "phash": 78,
+    "pairs": 119,
+    "sentences": 35,
+    "answers": 45,
+}  # of a table row, compressed: the miniature's
 CAPTION_TOKENS = 12
 TIME_ID_BYTES = 24  # six int32
 PIXEL_BYTES = 1.6  # of a generated image's pixel as PNG: assumed, not measured
@@ -118,14 +118,25 @@ def text_shapes(model: str) -> tuple[int, int, int]:
 
 
 def cache_clip(rows: int, models: ModelsConfig, config: clip.Config) -> StageCost:
-    encoders = [module for name, module in diffusion_model(models.diffusion).items() if name.startswith("text_encoder")]
-    length, width, pooled = text_shapes(models.diffusion)
-    sizes = (1, config.batch_size)
-    one, batch = (measure_cost(lambda n=n: [encoder(token_ids(n, length)) for encoder in encoders]) for n in sizes)
-    row_bytes = ID_BYTES + 2 * (2 * length * width + 2 * pooled + 4)  # both prompts, and the length of each
-    memory = 4 * num_weights(*encoders) + batch.peak_bytes + 2 * ROWS_PER_SHARD * row_bytes
+    flops, weights, activations = encoding_cost(models, config.batch_size)
+    row_bytes = text_row_bytes(models)
     disk = rows * row_bytes + num_shards(rows) * SHARD_OVERHEAD
-    return StageCost(rows, disk, memory, {"encoding": (2 * one.flops * rows, "fp32")})
+    memory = weights + activations + 2 * ROWS_PER_SHARD * row_bytes
+    return StageCost(rows, disk, memory, {"encoding": (2 * flops * rows, "fp32")})
+
+
+def text_row_bytes(models: ModelsConfig) -> int:
+    """Returns the stored bytes of the features of two prompts, with the length of each."""
+    length, width, pooled = text_shapes(models.diffusion)
+    return ID_BYTES + 2 * (2 * length * width + 2 * pooled + 4)
+
+
+def encoding_cost(models: ModelsConfig, batch_size: int) -> tuple[float, int, int]:
+    """Returns (operations of one prompt, bytes of the text encoders' weights, bytes of a batch)."""
+    encoders = [module for name, module in diffusion_model(models.diffusion).items() if name.startswith("text_encoder")]
+    length = text_shapes(models.diffusion)[0]
+    one, batch = (measure_cost(lambda n=n: [encoder(token_ids(n, length)) for encoder in encoders]) for n in (1, batch_size))
+    return one.flops, 4 * num_weights(*encoders), batch.peak_bytes
 
 
 def cache_llm(rows: int, models: ModelsConfig, config: llm.Config, tokens_per_prompt: float) -> StageCost:
@@ -136,16 +147,21 @@ def cache_llm(rows: int, models: ModelsConfig, config: llm.Config, tokens_per_pr
         mask = meta_tensor(batch_size, 1, length, length)
         return measure_cost(lambda: model(input_ids=token_ids(batch_size, length), attention_mask=mask, use_cache=False))
 
-    text_config = model.config.get_text_config()
-    layers = text_config.num_hidden_layers if config.layers == "all" else len(set(config.layers))
-    columns = 1 if config.pooling == "layernorm-mean" else layers
-    numbers = columns * text_config.hidden_size * (tokens_per_prompt if config.pooling == "tokens" else 1)
-    row_bytes = ID_BYTES + numbers * WIDTHS[config.storage_dtype] + (columns * 16 if config.pooling == "tokens" else 0)
+    row_bytes = ID_BYTES + llm_row_bytes(models, config, tokens_per_prompt)
     one, batch = cost(1), cost(max(1, config.max_tokens_per_batch // length))
     bits = config.bits or {"fp32": 32}.get(config.precision, 16)  # auto: 16 on a GPU
     memory = 4 * num_weights(model) * bits / 32 + batch.peak_bytes / 2 + 2 * ROWS_PER_SHARD * row_bytes
     operations = {"llm": (one.flops * tokens_per_prompt / length * rows, "bf16")}
     return StageCost(rows, rows * row_bytes + num_shards(rows) * SHARD_OVERHEAD, memory, operations)
+
+
+def llm_row_bytes(models: ModelsConfig, config: llm.Config, tokens: float) -> float:
+    """Returns the stored bytes of the hidden states of a text of so many tokens."""
+    text_config = language_model(models.llm, config.layers).config.get_text_config()
+    layers = text_config.num_hidden_layers if config.layers == "all" else len(set(config.layers))
+    columns = 1 if config.pooling == "layernorm-mean" else layers
+    numbers = columns * text_config.hidden_size * (tokens if config.pooling == "tokens" else 1)
+    return numbers * WIDTHS[config.storage_dtype] + (columns * 16 if config.pooling == "tokens" else 0)
 
 
 def cache_vae(rows: int, models: ModelsConfig, config: vae.Config) -> StageCost:
@@ -199,61 +215,6 @@ def query_bank_sizes(unet, count: int) -> list[int]:
     ]
 
 
-def train(pairs: int, settings: PlanSettings) -> StageCost:
-    """Estimates the training. pairs: those that the filter keeps, for the number of epochs; 0 leaves that out."""
-    config = settings.train
-    measured = min(config.batch_size, 64)
-    adapter, loss = training_step(settings, measured)
-    cost = measure_cost(loss, backward=True)
-    samples = config.steps * config.batch_size * config.gradient_accumulation_steps
-    weights = num_weights(adapter)
-    states = 2 if config.optimizer == "adamw" else 1  # of the optimizer, for each weight
-    unet, width = diffusion_model(settings.models.diffusion)["unet"], WIDTHS[config.precision]
-    frozen = width * num_weights(unet) if settings.loss.w_diffusion else 0
-    if uses_query_bank(settings):
-        frozen += width * sum(query_bank_sizes(unet, settings.cache_queries.count))
-    memory = 4 * weights * (2 + states) + frozen + cost.peak_bytes * config.batch_size / measured
-    operations = {"training": (cost.flops / measured * samples, config.precision)}
-    note = f"{samples:,} samples are {samples / pairs:.2g} epochs" if pairs else ""
-    return StageCost(samples, 4 * weights, memory, operations, note=note)
-
-
-def uses_query_bank(settings: PlanSettings) -> bool:
-    return settings.loss.uses_queries
-
-
-def training_step(settings: PlanSettings, batch_size: int):
-    """Returns (adapter, a call that computes its loss on a batch), on the meta device."""
-    length, width, pooled = text_shapes(settings.models.diffusion)
-    unet = diffusion_model(settings.models.diffusion)["unet"]
-    llm_width = language_model(settings.models.llm, settings.cache_llm.layers).config.get_text_config().hidden_size
-    widths = {"teacher_width": llm_width if settings.loss.uses_projection else 0, "pooled_width": pooled}
-    with torch.device("meta"):
-        adapter = SURAdapter(AdapterConfig(width, **widths, **asdict(settings.adapter))).train()
-    layers = None
-    if uses_query_bank(settings):
-        count = settings.cache_queries.count
-        layers = [
-            CrossAttention.of_layer(layer, meta_tensor(count, layer.to_q.out_features)) for layer in cross_attention_layers(unet).values()
-        ]
-    loss = replace(settings.loss, llm="kl" if settings.loss.llm == "kl" else "words")  # a decoder costs nearly nothing
-    loss = replace(loss, empty_prompt_prob=0.0, complex_prompt_prob=0.0, mask_padding=False)  # they cost nothing
-    objective = Objective(loss, layers=layers, diffusion_loss=partial(_unet_call, unet))
-    vector = meta_tensor(batch_size, pooled) if pooled else None
-    embeds, latents = meta_tensor(batch_size, length, width), meta_tensor(batch_size, 2, *latent_shape(settings.models))
-    batch = TrainingBatch(embeds, embeds, meta_tensor(batch_size, llm_width), latents, vector, vector)
-    num_text = round(batch_size * loss.sentences / settings.train.batch_size) if loss.w_llm and loss.llm == "words" else 0
-    text = batch.rows(torch.arange(num_text, device="meta") % batch_size, "meta") if num_text else None
-    return adapter, lambda: objective(adapter, batch, text=text)[0]
-
-
-def _unet_call(unet, latents: Tensor, conditions: dict, *_) -> Tensor:
-    """Calls the U-Net as the diffusion loss does; the cost of the rest of the loss is negligible."""
-    embeds, pooled = conditions["prompt_embeds"], conditions["pooled_prompt_embeds"]
-    added = None if pooled is None else {"text_embeds": pooled, "time_ids": meta_tensor(len(embeds), 6)}
-    return unet(latents[:, 0], meta_tensor(len(embeds)), embeds, added_cond_kwargs=added).sample.mean()
-
-
 def image_cost(models: ModelsConfig, config: GenerateConfig) -> tuple[float, float]:
     """Returns (operations of one image, bytes of memory of a batch): the denoising steps and the VAE's decoder."""
     modules, guided = diffusion_model(models.diffusion), 2 if config.guidance_scale > 1 else 1
@@ -271,8 +232,10 @@ def generate_images(models: ModelsConfig, config: GenerateConfig, images: int) -
     return StageCost(images, disk, memory, {"generation": (flops * images, config.precision)})
 
 
-def generate(models: ModelsConfig, config: GenerateConfig, prompts: int) -> StageCost:
-    return generate_images(models, config, len(ARMS) * prompts * config.seeds)
+def num_images(config: GenerateConfig, prompts: dict[str, int]) -> int:
+    """Returns the images of all arms. prompts: set -> its number of prompts."""
+    seeds = {name: config.seeds if name == MAIN else config.set_seeds or config.seeds for name in prompts}
+    return sum(count * seeds[name] for arm in ARMS.values() for name, count in prompts.items() if name == MAIN or not arm.main_only)
 
 
 def sweep(models: ModelsConfig, config: GenerateConfig, sweep_config: SweepConfig, prompts: int) -> StageCost:
