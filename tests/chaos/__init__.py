@@ -13,7 +13,9 @@ from ruamel.yaml import YAML
 
 SMALL = {
     "sources": {"miniature": {"count": 200}},
+    "sentences": {"sources": {"miniature": {"count": 150}}},
     "cache": {"queries": {"count": 100}},
+    "loss": {"sentences": 16},
     "train": {"steps": 30, "batch_size": 16, "checkpointing_steps": 5, "eval_steps": 5},
     "generate": {"per_category": 2, "seeds": 1, "num_inference_steps": 3},
     "sweep": {"strengths": [0, 1], "per_category": 1},

@@ -16,9 +16,10 @@ from chaos import changed_files, files, leftovers
 from stages.__main__ import STAGES, main
 
 server = multiprocessing.get_context("forkserver")  # imports the modules once for all processes
-EXTRACTORS = [f"sur_adapter.features.extractors.{name}" for name in ("clip", "llm", "queries", "vae")]
+EXTRACTORS = [f"sur_adapter.features.extractors.{name}" for name in ("clip", "llm", "queries", "sentences", "vae")]
 PLUG_INS = ["sur_adapter.data.scores.clip", "sur_adapter.evaluation.judges.pictograms", "sur_adapter.data.sources.miniature"]
-server.set_forkserver_preload([*(f"stages.{stage}" for stage in STAGES), *EXTRACTORS, *PLUG_INS, "sur_adapter.models.captioner"])
+PLUG_INS += ["sur_adapter.data.sentences.miniature", "sur_adapter.models.captioner"]
+server.set_forkserver_preload([*(f"stages.{stage}" for stage in STAGES), *EXTRACTORS, *PLUG_INS])
 
 
 def run_command(folder: str, work: str, arguments: list[str]) -> None:

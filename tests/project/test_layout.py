@@ -17,6 +17,7 @@ from helpers.repository import ROOT
 from ruamel.yaml import YAML
 
 from stages.__main__ import STAGES, TOOLS
+from sur_adapter.generation.arms import ARMS
 from sur_adapter.registry import names
 
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
@@ -269,7 +270,7 @@ def test_the_figures_in_the_readme_are_those_of_the_metrics():
     semantic = json.loads((ROOT / "reports/metrics.json").read_text())["semantic"]
     text = section("README.md", "Results")
     rows = dict(re.findall(r"^\| .*?\(`(\w+)`\) \|(.*)\|$", text, re.M))
-    assert rows.keys() == {"baseline", "adapter", "complex", "complex_adapter", "expansion"}
+    assert rows.keys() == set(ARMS)
     for arm, cells in rows.items():
         shown = [f"{semantic[category][arm]['value']:.3f}" for category in ("action", "color", "counting", "overall")]
         assert [cell.strip() for cell in cells.split("|")] == shown

@@ -8,11 +8,16 @@ import pytest
 from helpers.repository import copy, ran, run
 from ruamel.yaml import YAML
 
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.io.shards import read_table
+
 SMALL = {
     "sources": {"miniature": {"count": 260}},
+    "sentences": {"sources": {"miniature": {"count": 200}}},
     "cache": {"queries": {"count": 200}},
+    "loss": {"sentences": 16},
     "train": {"steps": 30, "batch_size": 16},
-    "generate": {"per_category": 4, "seeds": 2, "num_inference_steps": 4},
+    "generate": {"per_category": 2, "seeds": 2, "num_inference_steps": 4},
     "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
     "evaluate": {"bootstrap_resamples": 200},
 }
@@ -33,7 +38,7 @@ def test_one_command_runs_every_stage_and_writes_metrics_and_report(home):
     stages = run(folder, "dvc", "stage", "list", "--name-only").split()
     assert ran(output) == set(stages)
     metrics = json.loads((folder / "reports/metrics.json").read_text())
-    assert {"baseline", "adapter", "complex", "complex_adapter", "expansion"} == set(metrics["semantic"]["overall"])
+    assert set(ARMS) == set(metrics["semantic"]["overall"])
     assert metrics["strength"].keys() == {"0", "0.5", "1"} and set(metrics["semantic"]["on_complex"]) > {"value", "low", "high"}
     assert (folder / "reports/index.html").stat().st_size > 10_000
 
@@ -73,6 +78,20 @@ def test_bytecode_of_imported_modules_changes_no_dependency(home):
 def test_the_funnel_adds_up_kept_and_dropped_rows(home):
     funnel = json.loads((home[0] / "reports/funnel.json").read_text())
     assert funnel["in"] == funnel["kept"] + sum(funnel["dropped"].values()) == 260
+
+
+def test_every_kept_sentence_is_answered_or_dropped_with_a_reason(home):
+    folder, _ = home
+    counts, answers = (
+        json.loads((folder / "reports/sentences.json").read_text()),
+        read_table(folder / "data/features/sentences/answers.parquet"),
+    )
+    assert counts["in"] == counts["kept"] + sum(counts["dropped"].values()) == 200
+    assert (
+        len(answers) == counts["kept"]
+        and answers.reason.isna().sum() > 100
+        and "reports/sentences.json" in (folder / "dvc.lock").read_text()
+    )
 
 
 def test_an_experiment_on_a_loss_runs_only_train_the_stages_with_the_adapter_and_evaluate(home):
