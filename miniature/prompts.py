@@ -1,9 +1,8 @@
 """The miniature's test prompts: sentences with what must be seen, of scenes that nothing was trained on.
 
 Plain ones, a file a category, in the folder itself: their templates are those of the split `test`, so no sentence was ever trained on.
-Ones that imply an attribute in its sub-folder `reasoning`: expressions that training texts hold in new builds (reasoning_colour,
-reasoning_number, reasoning_pose), and expressions that only the LLM has read (held_out_near shares a key word with those of training,
-held_out_far does not).
+Ones that imply an attribute are in two sub-folders: `reasoning` has expressions that training texts hold, in new builds; `held_out` has
+expressions that only the LLM has read (held_out_near shares a key word with those of training, held_out_far does not).
 
 Seeds: training draws below 24,000, the models' card from 1,000,000, the gallery from 2,000,000, these from 3,000,000 and from 4,000,000,
 text-only sentences from 5,000,000.
@@ -19,14 +18,14 @@ from miniature.words import complex_prompt, simple_prompt
 
 FIRST = 3_000_000  # the first seed; a multiple of the number of categories
 FIRST_REASONING, ROOM = 4_000_000, 100_000  # the first seed of the first file of reasoning; seeds between two files
-REASONING = 60  # prompts a file of reasoning
+REASONING = 60  # prompts a file of these
 SCENES = {"colour": CATEGORIES, "number": ("counting",), "pose": ("action",)}  # what can imply it
-FILES = {  # of reasoning: expressions, kinds in turn
-    "reasoning_colour": ("text", ("colour",)),
-    "reasoning_number": ("text", ("number",)),
-    "reasoning_pose": ("text", ("pose",)),
-    "held_out_near": ("near", tuple(SCENES)),
-    "held_out_far": ("far", tuple(SCENES)),
+FILES = {  # sub-folder and file: expressions, kinds in turn
+    "reasoning/reasoning_colour": ("text", ("colour",)),
+    "reasoning/reasoning_number": ("text", ("number",)),
+    "reasoning/reasoning_pose": ("text", ("pose",)),
+    "held_out/held_out_near": ("near", tuple(SCENES)),
+    "held_out/held_out_far": ("far", tuple(SCENES)),
 }
 
 
@@ -42,7 +41,7 @@ def prompts(category: str, number: int) -> list[dict]:
 
 
 def reasoning_prompts(name: str, number: int) -> list[dict]:
-    """`number` prompts of a file of reasoning, no sentence twice; kinds of attribute take turns, and so do the categories of scenes."""
+    """`number` prompts of one of FILES, no sentence twice; kinds of attribute take turns, and so do the categories of scenes."""
     expressions, kinds = FILES[name]
     found = {}
     for seed in count(FIRST_REASONING + ROOM * list(FILES).index(name)):
@@ -52,7 +51,7 @@ def reasoning_prompts(name: str, number: int) -> list[dict]:
         categories = SCENES[kind]
         scene = make(seed, categories[len(found) // len(kinds) % len(categories)])
         _keep(found, scene, reasoning(scene, seed, expressions, builds="test", kind=kind)[1])
-    return _numbered(name, found)
+    return _numbered(name.split("/")[1], found)
 
 
 def _keep(found, scene, sentence):
@@ -64,9 +63,9 @@ def _numbered(category, found):
 
 
 def write(folder: Path, number: int, implied: int = REASONING) -> list[Path]:
-    """One file a category, one prompt a line: `number` a plain file, `implied` a file in the sub-folder `reasoning`."""
+    """One file a category, one prompt a line: `number` a plain file, `implied` a file in the sub-folders."""
     made = {folder / f"{category}.jsonl": prompts(category, number) for category in CATEGORIES}
-    made |= {folder / "reasoning" / f"{name}.jsonl": reasoning_prompts(name, implied) for name in FILES}
+    made |= {folder / f"{name}.jsonl": reasoning_prompts(name, implied) for name in FILES}
     for file, rows in made.items():
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")

@@ -16,6 +16,7 @@ from miniature.sentences import FIRST, ROOM, sentences
 from miniature.synonyms import found
 from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
 
+BY_CATEGORY = {name.split("/")[1]: asked for name, asked in FILES.items()}
 PROMPTS = Path(__file__).parents[2] / "prompts/miniature"
 SCENES = [make(6_000_000 + i) for i in range(3000)]
 ATTRIBUTE = {"colour": "color", "number": "count", "pose": "pose"}
@@ -29,7 +30,7 @@ def corpus() -> list[dict]:
 
 @pytest.fixture(scope="module")
 def reasoning_rows() -> list[dict]:
-    return [json.loads(line) for name in FILES for line in (PROMPTS / "reasoning" / f"{name}.jsonl").read_text().splitlines()]
+    return [json.loads(line) for name in FILES for line in (PROMPTS / f"{name}.jsonl").read_text().splitlines()]
 
 
 def words(text: str) -> list[str]:
@@ -206,7 +207,8 @@ def test_the_reasoning_prompts_are_what_the_command_writes(reasoning_rows):
         (form,) = mentions(row["prompt"])
         (expression,) = [e for e in ALL if form in (e.text.lower(), e.item.lower())]
         part = "text" if not expression.held_out else "near" if expression.relative else "far"
-        assert part == FILES[row["category"]][0] and expression.kind in FILES[row["category"]][1]
+        wanted, kinds = BY_CATEGORY[row["category"]]
+        assert part == wanted and expression.kind in kinds
 
 
 def test_no_training_sentence_is_within_four_word_edits_of_a_reasoning_prompt(corpus, reasoning_rows):

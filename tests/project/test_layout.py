@@ -278,6 +278,15 @@ def test_the_figures_in_the_readme_are_those_of_the_metrics():
     assert f"{gap['value']:.2f}, 95 % interval {gap['low']:.2f} to {gap['high']:.2f}" in text
 
 
+def test_the_figures_of_other_sets_in_the_readme_are_those_of_the_metrics():
+    sets = json.loads((ROOT / "reports/metrics.json").read_text())["sets"]
+    rows = re.findall(r"^\| .*?`sets\.(\w+)\.(?:.*\.)?(\w+)` \|(.*)\|$", section("README.md", "Results"), re.M)
+    assert {name for name, _, _ in rows} == set(sets)
+    for name, category, cells in rows:
+        shown = [f"{sets[name][arm][category]['value']:.3f}" for arm in ("baseline", "adapter", "rewrite", "complex")]
+        assert [cell.strip() for cell in cells.split("|")] == shown
+
+
 def test_requirements_pin_exactly():
     for file in ("requirements.txt", "requirements-dev.txt"):
         lines = [line for line in (ROOT / file).read_text().splitlines() if line and not line.startswith(("#", "-r"))]
