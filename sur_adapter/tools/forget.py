@@ -19,6 +19,6 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace, params: Params) -> None:
     count = removal.forget(args.sample, args.raw, args.forgotten)
-    discard_work("crawl", "caption", "score")
+    discard_work("crawl", "caption", "score", "cache")  # features of an image, and answers to its caption
     print(f"removed {count} rows. Now rebuild everything derived from them, and empty DVC's caches:")
     print("  dvc commit -f crawl && dvc repro && dvc gc --workspace --force && git commit -am forgotten")

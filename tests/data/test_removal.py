@@ -99,13 +99,14 @@ def test_dvc_commits_the_rewritten_shards_and_reruns_all_later_stages(tmp_path):
     run(home, "dvc", "init", "-q", "-f")
     run(home, "dvc", "repro", "score@phash")
     key = read_table(home / "data/scores/phash").id[0]
-    with pytest.raises(KeyError), WorkCache("crawl-civitai", a=1) as work:
+    with pytest.raises(KeyError), WorkCache("crawl-civitai", a=1) as work, WorkCache("cache", features="vae") as cached:
         work.set("row-000000000", b"1an image")
+        cached.set("train-000000.new", b"its latents")
         raise KeyError
     assert "no row under" in run(home, "python", "-m", "stages", "forget", "unknown", fails=True)
-    assert work.get("row-000000000"), "an unknown name removes no unfinished work"
+    assert work.get("row-000000000") and cached.get("train-000000.new"), "an unknown name removes no unfinished work"
     output = run(home, "python", "-m", "stages", "forget", key)
-    assert not work.folder.exists()
+    assert not work.folder.exists() and not cached.folder.exists()
     assert "removed 1 rows" in output and "dvc commit -f crawl && dvc repro" in output
     run(home, "dvc", "commit", "-f", "crawl")
     raw = files(home / "data/raw/miniature")
