@@ -139,7 +139,10 @@ def test_the_committed_table_is_that_of_the_results():
 
 def test_the_readme_has_the_gap_closed_by_the_full_length_trainings():
     results = pd.read_csv(ROOT / "experiments/ablations/results.csv")
-    mean, half = interval(results[results.row == "full"].gap)
-    assert (results.row == "full").sum() == 5
+    gaps = results[results.row == "full"].gap
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    assert f"Five trainings with different seeds close {mean:.2f} ± {half:.2f} of it;" in text
+    if gaps.empty:  # not run with these params: then the README must not quote figures of others
+        assert "one training, seed 0" in text and "trainings with different seeds" not in text
+    else:
+        mean, half = interval(gaps)
+        assert len(gaps) == 5 and f"Five trainings with different seeds close {mean:.2f} ± {half:.2f} of it;" in text
