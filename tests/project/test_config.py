@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 from helpers.repository import ROOT
+from ruamel.yaml import YAML
 
 from sur_adapter.config import Params, from_dict
 from sur_adapter.io.text import did_you_mean
@@ -191,8 +192,7 @@ def test_a_plug_in_is_found_by_its_file_name_and_a_wrong_name_lists_them():
 def test_a_wrong_type_ends_the_training_in_one_sentence(tmp_path):
     params = tmp_path / "params.yaml"
     params.write_text((ROOT / "params.yaml").read_text().replace("\n  steps: ", "\n  steps: many #", 1))
-    command = next(line for line in (ROOT / "dvc.yaml").read_text().splitlines() if "-m stages train" in line)
-    arguments = command.split("cmd: python ")[1].split()
+    arguments = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["cmd"].split()[1:]
     result = subprocess.run(
         [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, env={"SUR_PARAMS": str(params), "PATH": ""}
     )

@@ -108,9 +108,8 @@ def test_operations_are_those_that_the_benchmarks_counted():
 
 def training_flops(num_text: int, tokens: float = 20, **loss) -> float:
     """The operations of a step of 64 pairs of the miniature."""
-    cost = training_costs.train(
-        0, settings("miniature", loss={"sentences": num_text or 64, "w_llm": float(num_text > 0)} | loss), 0, tokens
-    )
+    loss = {"sentences": num_text or 64, "w_llm": float(num_text > 0)} | loss
+    cost = training_costs.train(0, settings("miniature", loss=loss, train={"batch_size": 64}), 0, tokens)
     return 64 * cost.operations["training"][0] / cost.rows
 
 
