@@ -5,7 +5,7 @@ Ones that imply an attribute are in two sub-folders: `reasoning` has expressions
 expressions that only the LLM has read (held_out_near shares a key word with those of training, held_out_far does not).
 
 Seeds: training draws below 24,000, the models' card from 1,000,000, the gallery from 2,000,000, these from 3,000,000 and from 4,000,000,
-text-only sentences from 5,000,000.
+text-only sentences from 5,000,000, development prompts, which no file holds, from 9,000,000.
 """
 
 import json
@@ -18,6 +18,7 @@ from miniature.words import complex_prompt, simple_prompt
 
 FIRST = 3_000_000  # the first seed; a multiple of the number of categories
 FIRST_REASONING, ROOM = 4_000_000, 100_000  # the first seed of the first file of reasoning; seeds between two files
+FIRST_DEVELOPMENT = 9_000_000  # the first seed of the first kind; ROOM between two
 REASONING = 60  # prompts a file of these
 SCENES = {"colour": CATEGORIES, "number": ("counting",), "pose": ("action",)}  # what can imply it
 FILES = {  # sub-folder and file: expressions, kinds in turn
@@ -52,6 +53,22 @@ def reasoning_prompts(name: str, number: int) -> list[dict]:
         scene = make(seed, categories[len(found) // len(kinds) % len(categories)])
         _keep(found, scene, reasoning(scene, seed, expressions, builds="test", kind=kind)[1])
     return _numbered(name.split("/")[1], found)
+
+
+def development_prompts(kind: str, number: int) -> list[dict]:
+    """`number` prompts that imply a "colour", "number" or "pose" in builds `development`: to develop builds without the test prompts.
+
+    Expressions are those of training. No sentence occurs twice, categories take turns. Raises ValueError for another kind.
+    """
+    if kind not in SCENES:
+        raise ValueError(f"kind {kind!r}: development prompts imply one of {', '.join(SCENES)}")
+    found = {}
+    for seed in count(FIRST_DEVELOPMENT + ROOM * list(SCENES).index(kind)):
+        if len(found) == number:
+            break
+        scene = make(seed, SCENES[kind][len(found) % len(SCENES[kind])])
+        _keep(found, scene, reasoning(scene, seed, builds="development", kind=kind)[1])
+    return _numbered(f"development_{kind}", found)
 
 
 def _keep(found, scene, sentence):

@@ -1,7 +1,8 @@
 """Sentences that imply an attribute in place of stating it: "a circle the color of grass", "as many stars as a dog has legs".
 
 What is implied is one colour, the number or the pose; everything else is stated in broad words. Expressions (expressions.py) are split in
-`text` and `held_out`, builds in `train` and `test`, so that a test can tell a new sentence from new knowledge. Gaps as in broad.py, and
+`text` and `held_out`, builds in `train` and `test`, so that a test can tell a new sentence from new knowledge; `wide` has the builds of
+`train` and those of text_builds.WIDE, `development` those for prompts that nothing is trained on. Gaps as in broad.py, and
 {f} {g} a phrase of the colour, {x} what has it, {clause} "a dog has legs", {item} "leg of a dog", {vp} "chases the bus".
 """
 
@@ -11,6 +12,7 @@ from miniature.broad import SEVERAL, SINGLE, fill, finish, gaps
 from miniature.broad_builds import ANDS, JOINED, PASSIVE, PLAIN, QUESTION, REQUEST
 from miniature.expressions import EXPRESSIONS, KINDS, Expression
 from miniature.scenes import Scene
+from miniature.text_builds import DEVELOPMENT, WIDE
 
 LONGEST = 24  # words
 SYNONYMS = 0.25  # share of stated words that are not the world's own
@@ -89,7 +91,8 @@ TEST = {  # other builds of much the same words
         "in the story that our teacher likes, some {t} in {cn} {vp}",
     ),
 }  # fmt: skip
-BUILDS = {"train": WHOLE, "test": TEST}
+BUILDS = {"train": WHOLE, "test": TEST, "wide": WIDE, "development": DEVELOPMENT}
+OLD = 0.3  # share of wide sentences that have a build of train
 WRAPS = tuple(build for build in (*PLAIN, *REQUEST, *QUESTION, *PASSIVE) if build != "{x}") + ("{x}",) * 12
 SELECT = {
     "text": lambda e: not e.held_out,
@@ -103,7 +106,7 @@ SELECT = {
 def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = "train", kind: str | None = None) -> tuple[str, str]:
     """(kind, sentence) of a scene, as "reasoning/colour"; the seed chooses what is implied, expression, build and words.
 
-    expressions: "text" | "held_out" | "near" | "far" | "all". builds: "train" | "test". kind: "colour" | "number" | "pose"; without it
+    expressions: "text" | "held_out" | "near" | "far" | "all". builds: a name of BUILDS. kind: "colour" | "number" | "pose"; without it
     chance chooses, of what the scene can imply: an action pose or colour, a count number or colour, two things the colour of one.
     """
     if expressions not in SELECT or builds not in BUILDS:
@@ -140,6 +143,8 @@ def _value(scene, kind, words):
 
 def _sentence(category: str, expression: Expression, builds: str, words: dict[str, str], rng: Random) -> str:
     kind, key = expression.kind, (expression.kind, category)
+    if builds == "wide" and rng.random() < OLD:
+        builds = "train"
     if builds == "train" and rng.random() < WRAPPED:
         build = rng.choice(WRAPS)
         joint = rng.choice(JOINED)

@@ -1,7 +1,7 @@
 """Sentences with neither picture nor caption, for a text-only teacher: plain, broad and reasoning ones, with what each means.
 
 Scenes have seeds from 5,000,000 + seed × 1,000,000, so that none is one of training, card, gallery or test (see prompts.py). No
-held-out expression and no build of the split `test` occurs.
+held-out expression and no build of `test` or `development` occurs.
 """
 
 from collections.abc import Iterator
@@ -39,4 +39,8 @@ def _plain(scene: Scene, seed: int) -> tuple[str, str]:
     return "plain", simple_prompt(scene, seed, split)
 
 
-_SPEAKERS = {"plain": _plain, "broad": broad, "reasoning": reasoning}
+def _reasoning(scene: Scene, seed: int) -> tuple[str, str]:
+    return reasoning(scene, seed, builds="wide")
+
+
+_SPEAKERS = {"plain": _plain, "broad": broad, "reasoning": _reasoning}

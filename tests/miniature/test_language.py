@@ -9,12 +9,15 @@ import pytest
 
 from miniature.broad import LONGEST, broad, broad_prompt, typo
 from miniature.expressions import ALL, EXPRESSIONS, KINDS, mentions
-from miniature.prompts import FILES, reasoning_prompts
+from miniature.prompts import FILES, development_prompts, reasoning_prompts
 from miniature.reasoning import implied, reasoning
 from miniature.scenes import CATEGORIES, Scene, Thing, make
 from miniature.sentences import FIRST, ROOM, sentences
 from miniature.synonyms import found
+from miniature.text_builds import DEVELOPMENT, WIDE
 from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
+from sur_adapter.data.sentence_selection.held_out import read_held_out
+from sur_adapter.data.sentence_selection.word_edits import min_word_edits, normalise
 
 BY_CATEGORY = {name.split("/")[1]: asked for name, asked in FILES.items()}
 PROMPTS = Path(__file__).parents[2] / "prompts/miniature"
@@ -145,7 +148,7 @@ def test_no_expression_states_an_attribute():
             assert not stated and not any(found(form).values()), form
 
 
-@pytest.mark.parametrize("builds", ["train", "test"])
+@pytest.mark.parametrize("builds", ["train", "test", "wide", "development"])
 @pytest.mark.parametrize("expressions", ["text", "held_out"])
 def test_a_reasoning_sentence_implies_one_attribute_and_states_the_others(expressions, builds):
     for scene in SCENES[:1200]:
@@ -218,3 +221,34 @@ def test_no_training_sentence_is_within_four_word_edits_of_a_reasoning_prompt(co
         # 4 edits change at most 4 of the longer one's words, so only sentences with the others in common can be so near
         near = [t for t, bag in trained if abs(len(t) - len(asked)) < 4 and len(set(asked) - bag) < 4]
         assert all(edits(asked, t) >= 4 for t in near), row["prompt"]
+
+
+def test_no_reasoning_sentence_is_within_four_word_edits_of_any_prompt():
+    # plain and broad ones can be: they are short, and the stage that selects sentences drops those
+    made = [row["sentence"] for row in sentences(10_000, 0) if row["kind"].startswith("reasoning")]
+    edits = min_word_edits(list(map(normalise, made)), list(map(normalise, read_held_out((str(PROMPTS),)))), 3)
+    assert len(made) > 3000 and edits.min() == 4
+
+
+def test_wide_builds_are_many_and_development_builds_differ_from_them_by_four_word_edits():
+    def gap_words(build: str) -> str:
+        return normalise(re.sub(r"\{(\w+)\}", lambda gap: f" gap{gap[1].lower().replace('_', 'x')} ", build))
+
+    assert WIDE.keys() == DEVELOPMENT.keys()
+    for key, builds in WIDE.items():
+        assert len(set(builds)) == len(builds) >= (80 if key[0] == "number" else 60) and len(set(DEVELOPMENT[key])) == 8
+        assert min_word_edits(list(map(gap_words, DEVELOPMENT[key])), list(map(gap_words, builds)), 3).min() == 4
+
+
+def test_development_prompts_imply_their_kind_and_are_not_trained_on():
+    trained = {normalise(row["sentence"]) for row in sentences(10_000, 0)}
+    for kind in KINDS:
+        rows = development_prompts(kind, 40)
+        assert len({row["prompt"] for row in rows}) == len({row["id"] for row in rows}) == 40
+        assert not trained & {normalise(row["prompt"]) for row in rows}
+        for row in rows:
+            (form,) = mentions(row["prompt"])
+            (expression,) = [e for e in ALL if form in (e.text.lower(), e.item.lower())]
+            assert (expression.kind, expression.held_out) == (kind, False)
+    with pytest.raises(ValueError, match="imply one of colour, number, pose"):
+        development_prompts("size", 1)
