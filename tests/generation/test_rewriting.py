@@ -63,13 +63,14 @@ def drawn(tmp_path):
 
 
 def test_the_arm_rewrite_draws_the_answers_of_the_language_model(drawn):
-    images, folder = drawn("rewrite"), drawn.folder
+    images, folder = drawn("rewrite", keyword_prompt="{answer}, icon"), drawn.folder
     table = pd.read_parquet(folder / "rewrite/prompts.parquet")
     assert table.columns.tolist() == ["id", "category", "arm", "text", "answer", "min_logprob", "reason"]
-    assert table.id.tolist() == ["a-0", "b-0"] and set(table.text) <= set(CHOICES) and (table.text == table.answer).all()
+    assert table.id.tolist() == ["a-0", "b-0"] and set(table.answer) <= set(CHOICES)
+    assert (table.text == table.answer + ", icon").all()
     assert list(images) == ["a-0-0", "a-0-1", "b-0-0", "b-0-1"]
     assert json.loads((folder / "rewrite/llm.json").read_text())["parameters"] > 10_000
-    assert drawn("rewrite") == images, "equal runs give equal bytes"
+    assert drawn("rewrite", keyword_prompt="{answer}, icon") == images, "equal runs give equal bytes"
 
 
 def test_an_answer_that_cannot_be_used_gives_the_images_of_the_baseline(drawn):

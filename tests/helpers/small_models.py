@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import BlipProcessor, CLIPProcessor
 
 from miniature.pretrain import blip, clip
+from miniature.pretrain.vocabulary import build_tokenizer
 from miniature.pretrain.world import texts
 from miniature.scenes import make
 from sur_adapter.data.crawl import shard_writer
@@ -49,7 +50,7 @@ def models(folder: Path) -> Path:
     tokenizer = blip.train_tokenizer(texts(scenes, "simple", 0), 24)
     blip.build(small | {"length": 24}, tokenizer).save_pretrained(folder / "blip")
     BlipProcessor(blip.image_processor(), tokenizer).save_pretrained(folder / "blip")
-    tokenizer = clip.train_tokenizer(texts(scenes, "both", 0), 40)
+    tokenizer = build_tokenizer(texts(scenes, "complex", 0) + texts(scenes, "simple", 0), 1500, 40)
     clip.build(small | {"length": 40}, tokenizer).save_pretrained(folder / "clip")
     CLIPProcessor(clip.image_processor(), tokenizer).save_pretrained(folder / "clip")
     return folder

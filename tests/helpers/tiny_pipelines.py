@@ -1,13 +1,16 @@
 """Tiny untrained diffusers pipelines of the real classes (SD 1, SD 2, SDXL), and adapters for them."""
 
+from copy import deepcopy
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from miniature.pretrain.clip import train_tokenizer
+from miniature.pretrain.vocabulary import build_tokenizer
 from sur_adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.models.fingerprint import fingerprint
@@ -35,10 +38,14 @@ def unet(width: int, **changed) -> UNet2DConditionModel:
     return UNet2DConditionModel(8, **blocks, **sizes, **changed)
 
 
+@cache
+def _tokenizer() -> CLIPTokenizer:
+    return build_tokenizer(["three red circles", "a blue star waves"], 600, LENGTH)
+
+
 def parts(seed: int):
     torch.manual_seed(seed)
-    tokenizer = train_tokenizer(["three red circles", "a blue star waves"], LENGTH)
-    return tokenizer, AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
+    return deepcopy(_tokenizer()), AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
 
 
 def pipeline(cls=StableDiffusionPipeline, width: int = 32, seed: int = 0, **changed):

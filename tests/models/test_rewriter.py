@@ -200,6 +200,7 @@ def test_bad_settings_and_choices_are_refused_in_one_sentence(llama, tmp_path):
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
     cases = [
+        ({"keyword_prompt": "8k"}, "cache.sentences.keyword_prompt is '8k': write \\{answer\\} where the answer goes"),
         ({"instruction": "Rewrite:"}, "cache.sentences.instruction is 'Rewrite:': write {sentence}"),
         ({"stop": []}, "cache.sentences.stop is .*: give at least one text"),
         ({"batch_size": 0}, "cache.sentences.batch_size is 0: give at least 1"),

@@ -71,7 +71,7 @@ def test_features_are_the_rewriters_answers_and_states_and_clips_features_of_bot
     monkeypatch.setattr(schema, "ROWS_PER_SHARD", 4)
     rows = table()
     rows.loc[5, "keep"] = False
-    store = FeatureStore(cache(rows, tmp_path / "sentences", models, **settings))
+    store = FeatureStore(cache(rows, tmp_path / "sentences", models, keyword_prompt="best, {answer}, 8k", **settings))
     store.verify()
     answers = read_table(tmp_path / "sentences/answers.parquet").set_index("id")
     kept = rows[rows.keep].set_index("id")
@@ -90,8 +90,9 @@ def test_features_are_the_rewriters_answers_and_states_and_clips_features_of_bot
     for k in (2, 4):
         states = torch.stack([answer.states[f"layer_{k}"] for answer in expected])
         torch.testing.assert_close(features[f"layer_{k}"].float(), states, rtol=2**-9, atol=1e-3)
+    keyword_prompts = [f"best, {answer}, 8k" for answer in good.answer]
     pairs = pd.DataFrame(
-        {"id": store.ids, "split": "train", "simple_prompt": good.sentence.tolist(), "complex_prompt": good.answer.tolist()}
+        {"id": store.ids, "split": "train", "simple_prompt": good.sentence.tolist(), "complex_prompt": keyword_prompts}
     )
     tiny.extract("clip", pairs, tmp_path / "clip", models)
     clip = FeatureStore(tmp_path / "clip")
