@@ -24,12 +24,15 @@ SMALL = {
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Maps each file that stages write to its digest; files that are deleted during the call are left out."""
+    """Maps each file that stages write to its digest, but not data/timings, whose seconds differ from run to run.
+
+    Files that are deleted during the call are left out.
+    """
     digests = {}
     for top in ("data", "models/adapter", "reports"):
         for file in sorted((folder / top).rglob("*")):
             with suppress(FileNotFoundError):
-                if file.is_file() and file.name != ".gitignore":  # DVC's own
+                if file.is_file() and file.name != ".gitignore" and file.parent != folder / "data/timings":  # .gitignore is DVC's own
                     digests[file.relative_to(folder).as_posix()] = sha256(file.read_bytes()).hexdigest()
     return digests
 

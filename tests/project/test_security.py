@@ -267,6 +267,7 @@ def test_objects_in_a_table_stay_bytes_in_every_reader(tmp_path, mark):
     (file.parent / "a.png").write_bytes(b"no image")
     assert [row["complex_prompt"] for row in folders.rows(folders.Config(str(file.parent)))] == ["a", "b"]
     assert urls.column_names(file) and [len(batch) for batch in urls.batches(file, ["url", "object", "extension"])] == [2]
+    file.rename(file.with_name("train-000000.parquet"))
     with pytest.raises(ValueError, match="cut short or broken"):
         FeatureStore(file.parent)
 
