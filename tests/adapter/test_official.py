@@ -300,7 +300,7 @@ def test_the_variant_can_be_trained_and_the_same_seed_gives_the_same_bytes(tmp_p
             *(tmp_path / part for part in ("clip", "llm", "vae", "queries", name, f"{name}-log")),
             models={"diffusion": "a/model"},
             adapter={"variant": "official"},
-            loss={"prompt": "kl", "w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 1.0},
+            loss={"prompt": "kl", "w_diffusion": 0.0, "w_prompt": 1.0, "llm": "kl", "sentences": 0, "w_llm": 1.0},
             train={"steps": 4, "batch_size": 8, "lr": 1e-3, "seed": seed, "device": "cpu"},
         )
         return digest(tmp_path / name)

@@ -49,7 +49,8 @@ def test_pooled_states_of_a_batch_equal_those_of_the_whole_model_for_one_prompt(
         else:
             expected = {f"layer_{k}": pool[pooling](states[k]) for k in (1, 3)}
         for name, values in expected.items():
-            assert torch.allclose(features[name][i], values, rtol=1e-5, atol=1e-5), (name, i)
+            rounding = 1e-5 * values.abs().max().item()  # sums of a padded batch are taken in another order
+            assert torch.allclose(features[name][i], values, rtol=0, atol=rounding), (name, i)
 
 
 def test_the_batch_does_not_change_the_features_of_a_prompt(model):
