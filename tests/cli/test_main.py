@@ -115,7 +115,7 @@ def test_card_prints_the_model_card_with_the_results(adapter_folder):
 
 
 def test_the_fingerprint_of_the_miniature_is_that_in_its_adapters():
-    assert main(["fingerprint", MINIATURE]) == "0fafc71d9964f359.6dc83fdb55f34c99.6dc83fdb55f34c99"
+    assert main(["fingerprint", MINIATURE]) == "b5ec9c8f81a7a120.c3f659cb32f223e8.c3f659cb32f223e8"
 
 
 @pytest.fixture(scope="module")

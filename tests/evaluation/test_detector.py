@@ -80,7 +80,7 @@ def test_pixels_outside_the_mask_do_not_change_the_color():
         image.paste("red", (24, 24, 44, 44))
         for kind, mask_of in (("bare", None), ("masked", mask)):
             colors[kind].add(classify_color(clip, image, Detection("square", 1.0, (0, 0, 64, 64), mask_of)))
-    assert len(colors["masked"]) == 1 and len(colors["bare"]) == 3
+    assert len(colors["masked"]) == 1 and len(colors["bare"]) > 1
 
 
 def tiny_owlv2(folder: Path) -> str:

@@ -28,7 +28,7 @@ from sur_adapter.io.shards import read_table
 
 pytestmark = pytest.mark.usefixtures("own_work")
 ONE, TWO = ({"kind": "processes", "workers": count} for count in (1, 2))
-PROMPTS = ROOT / "prompts/miniature"
+PROMPTS = ROOT / "prompts/plain"  # three categories
 
 
 def test_results_come_in_task_order_from_worker_processes_that_end_with_the_executor(tmp_path):

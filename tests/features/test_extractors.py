@@ -168,7 +168,8 @@ def test_every_family_goes_from_pairs_to_features_an_adapter_and_images(tmp_path
         cache(folder / "pairs.parquet", folder / "raw", out, **params)
     settings = {
         "adapter": {"heads": 4},
-        "loss": {"prompt": "attention", "w_diffusion": 0.01, "w_prompt": 1.0, "w_llm": 0.01, "mask_padding": True},
+        "loss": {"prompt": "attention", "w_diffusion": 0.01, "w_prompt": 1.0, "mask_padding": True}
+        | {"llm": "kl", "sentences": 0, "w_llm": 0.01},
         "train": {"steps": 4, "batch_size": 8, "lr": 0.01, "eval_steps": 1},
     }
     train(*features, tmp_path / "adapter", tmp_path / "log", models=params["models"], **settings)

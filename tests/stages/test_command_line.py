@@ -20,8 +20,8 @@ def test_without_a_stage_the_help_lists_all(arguments, capsys):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert end.value.code == 0
-    text = capsys.readouterr().out
-    assert all(f"    {name} " in text and description[:20] in text for name, description in COMMANDS.items())
+    text = " ".join(capsys.readouterr().out.split())
+    assert all(f" {name} {description}" in text for name, description in COMMANDS.items())
 
 
 @pytest.mark.parametrize(
