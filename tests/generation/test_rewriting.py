@@ -35,7 +35,7 @@ def test_an_answer_without_a_reason_is_used_and_any_other_falls_back_to_the_sent
     table, seconds = rewrite_prompts(list(ANSWERS), Dictionary())
     assert table.answer.tolist() == ["1 green circle", None, None] and table.reason.tolist() == [None, "unparsable", "too_long"]
     assert table.min_logprob.tolist() == [-0.1235, -2.0, None] and seconds >= 0
-    rows = [{"prompt": prompt, **answer} for prompt, answer in zip(ANSWERS, table.to_dict("records"), strict=True)]
+    rows = [{"prompt": prompt, "rewritten": answer} for prompt, answer in zip(ANSWERS, table.answer, strict=True)]
     assert [ARMS["rewrite"].text(row) for row in rows] == ["1 green circle", "cut", "long"]
 
 

@@ -1,6 +1,6 @@
 """Tiny untrained diffusers pipelines of the real classes (SD 1, SD 2, SDXL), and adapters for them."""
 
-from copy import deepcopy
+import json
 from functools import cache
 
 import numpy as np
@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, Sta
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from miniature.pretrain.vocabulary import build_tokenizer
+from miniature.pretrain.vocabulary import MIN_COUNT, build_tokenizer
 from sur_adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.models.fingerprint import fingerprint
@@ -39,13 +39,17 @@ def unet(width: int, **changed) -> UNet2DConditionModel:
 
 
 @cache
-def _tokenizer() -> CLIPTokenizer:
-    return build_tokenizer(["three red circles", "a blue star waves"], 600, LENGTH)
+def _vocabulary() -> dict:
+    """Pieces and merges of a tokenizer that has one token for each word of the two prompts."""
+    tokenizer = build_tokenizer(["three red circles", "a blue star waves"] * MIN_COUNT, 600, LENGTH)
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    return {"vocab": model["vocab"], "merges": [tuple(merge) for merge in model["merges"]]}
 
 
 def parts(seed: int):
     torch.manual_seed(seed)
-    return deepcopy(_tokenizer()), AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
+    tokenizer = CLIPTokenizer(**_vocabulary(), model_max_length=LENGTH)  # a copy.deepcopy decodes without spaces
+    return tokenizer, AutoencoderKL(block_out_channels=(8,), norm_num_groups=4, latent_channels=4)
 
 
 def pipeline(cls=StableDiffusionPipeline, width: int = 32, seed: int = 0, **changed):
