@@ -169,13 +169,8 @@ def help_text(*arguments: str) -> str | None:
 
 
 def is_metric(dotted: str) -> bool:
-    """Whether metrics.json has such a figure; <arm>, <category> and so on stand for one of them."""
-    examples = {"<arm>": "adapter", "<category>": "counting", "<measure>": "sharpness", "<metric>": "sharpness", "<strength>": "1"}
-    examples |= {"<set>": "reasoning", "<kind>": "overall"}
-    tree = json.loads((ROOT / "reports/metrics.json").read_text())
+    """Whether metrics.json has such a figure; <arm>, <category> and so on stand for any of them."""
+    trees = [json.loads((ROOT / "reports/metrics.json").read_text())]
     for name in dotted.split("."):
-        name = examples.get(name, name)
-        if not isinstance(tree, dict) or name not in tree:
-            return False
-        tree = tree[name]
-    return True
+        trees = [value for tree in trees if isinstance(tree, dict) for key, value in tree.items() if key == name or name.startswith("<")]
+    return bool(trees)
