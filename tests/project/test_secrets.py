@@ -55,6 +55,10 @@ def write_params(params: Path, host: str, models: Path) -> None:
         "filter": {"clip_simple": 0.0, "clip_complex": 0.0, "duplicate_bits": 0, "validation": 0.2},
         "cache": {"queries": {"count": 20}, "llm": {"layers": [3]}},
     }
+    (params.parent / "choices.txt").write_text("red circle\n2 green squares\n")
+    values["sentences"]["sources"] = {"captions": {}}
+    changes["cache"]["sentences"] = {"choices": str(params.parent / "choices.txt")}
+    changes |= {"sentences": {"validation": 0.3}, "loss": {"min_logprob": -1000.0, "sentences": 4}}
     changes |= {"train": {"steps": 2, "batch_size": 4, "precision": "fp32"}}
     changes |= {"generate": {"per_category": 1, "seeds": 1, "num_inference_steps": 1, "batch_size": 9}}
     changes |= {"evaluate": {"judge": None, "clip": str(models / "clip"), "bootstrap_resamples": 100, "num_vote_pairs": 1}}
@@ -91,6 +95,9 @@ def run_all_stages_after_crawl(data: Path, reports: Path, adapter: Path) -> None
     features = {name: data / "features" / name for name in ("clip", "llm", "vae", "queries")}
     for name, folder in features.items():
         run("cache", features=name, pairs=data / "pairs.parquet", raw=data / "raw", out=folder)
+    run("sentences", pairs=data / "pairs.parquet", out=data / "sentences.parquet", report=reports / "sentences.json")
+    features["sentences"] = data / "features/sentences"
+    run("cache", features="sentences", sentences=data / "sentences.parquet", out=features["sentences"])
     run("train", **features, out=adapter, reports=reports / "train")
     run("generate", arm="baseline", prompts="prompts/miniature", out=data / "images/baseline")
     run("generate", arm="adapter", prompts="prompts/miniature", out=data / "images/adapter", adapter=adapter)
