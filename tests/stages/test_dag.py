@@ -26,6 +26,12 @@ SMALL = {
 DOWNSTREAM_OF_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
 
 
+def without_empty(tree: dict) -> dict:
+    """Leaves out tables without a figure, as DVC does when it shows metrics: a gap that is not there has none."""
+    pairs = ((key, without_empty(value) if isinstance(value, dict) else value) for key, value in tree.items())
+    return {key: value for key, value in pairs if value != {}}
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> tuple[Path, str]:
     """A copy of the project with small params, run once."""
@@ -107,19 +113,19 @@ def test_an_experiment_on_a_loss_runs_only_train_the_stages_with_the_adapter_and
 def test_queued_experiments_do_not_change_the_workspace_and_dvc_shows_params_and_metrics_of_each(home):
     folder, _ = home
     before = run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()
-    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,1.0")  # the first equals the workspace, so nothing runs
+    run(folder, "dvc", "exp", "run", "--queue", "-S", "loss.w_llm=0.5,0.7")  # the first equals the workspace, so nothing runs
     assert ran(run(folder, "dvc", "exp", "run", "--run-all")) == DOWNSTREAM_OF_LOSS
     _, base = json.loads(run(folder, "dvc", "exp", "show", "--json"))
     queued = [e["revs"][0]["data"] for e in base["experiments"] if e["executor"]]
     figures = {e["params"]["params.yaml"]["data"]["loss"]["w_llm"]: e["metrics"]["reports/metrics.json"]["data"] for e in queued}
-    assert figures.keys() == {0.5, 1.0} and figures[0.5] == json.loads(before[1]) != figures[1.0]
+    assert figures.keys() == {0.5, 0.7} and figures[0.5] == without_empty(json.loads(before[1])) != figures[0.7]
     assert (run(folder, "git", "status", "--short"), (folder / "reports/metrics.json").read_bytes()) == before
 
 
 def test_dvc_shows_the_metrics_and_every_plot(home):
     folder, _ = home
     shown = json.loads(run(folder, "dvc", "metrics", "show", "--json"))[""]["data"]["reports/metrics.json"]["data"]
-    assert shown == json.loads((folder / "reports/metrics.json").read_text())
+    assert shown == without_empty(json.loads((folder / "reports/metrics.json").read_text()))
     run(folder, "dvc", "plots", "show")
     page, plots = (folder / "dvc_plots/index.html").read_text(), json.loads(run(folder, "dvc", "plots", "show", "--json"))
     assert "errors" not in plots and set(plots["data"]) == {"funnel", "accuracy", "clip score", "strength", "training loss"}
