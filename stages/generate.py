@@ -74,7 +74,10 @@ def generate(
     schema = TABLE
     if rewriter:
         answers, seconds["rewriting_per_prompt"] = _rewrite([row["prompt"] for row in rows], models, rewriter, out)
-        rows = [row | answer for row, answer in zip(rows, answers, strict=True)]
+        rows = [
+            row | answer | {"rewritten": answer["answer"] and rewriter.make_keyword_prompt(answer["answer"])}
+            for row, answer in zip(rows, answers, strict=True)
+        ]
         schema = pa.schema([*TABLE, *ANSWERS])
     texts = [ARMS[arm].text(row) for row in rows]
     seconds["per_image"] = write_images(out, image_jobs(rows, texts, counts), adapter, models, config, executor)

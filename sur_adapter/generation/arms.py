@@ -17,11 +17,11 @@ class Arm:
     main_only: bool = False
 
     def text(self, row: dict) -> str:
-        """Returns the text that the pipeline gets for a row of a prompt list (prompts.py); for `rewritten`, with the key `answer`."""
+        """Returns the text that the pipeline gets for a row of a prompt list (prompts.py); for `rewritten`, with the key `rewritten`."""
         if self.prompt == "keyword":
             return row.get("complex_prompt") or row["prompt"]
         if self.prompt == "rewritten":
-            return row["answer"] or row["prompt"]
+            return row["rewritten"] or row["prompt"]
         return f"{row['prompt']}, {STOCK_KEYWORDS}" if self.prompt == "stock" else row["prompt"]
 
 

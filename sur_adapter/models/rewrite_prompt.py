@@ -5,7 +5,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
-SLOT = "{sentence}"
+SLOT, ANSWER_SLOT = "{sentence}", "{answer}"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class RewriterConfig:
     examples: shown first. chat: through the tokenizer's chat template; auto: if it has one. stop: texts that end an answer, as the end
     token does; the first follows each example. choices: file with one allowed answer a line, or null. max_new_tokens: of an answer that
     is not among `choices`. batch_size: sentences. precision: auto is bf16 on a GPU, else fp32; for models of more than some 100 million
-    weights, bf16 is faster on CPUs with instructions for it. hidden_states: the cache holds those of the answers too; without them and with
+    weights, bf16 is faster on CPUs with instructions for it. keyword_prompt: what the base model gets of an answer, such as quality tags around
+    `{answer}`: keyword prompts of galleries have them, and the base model draws better with them. hidden_states: the cache holds those of the answers too; without them and with
     ready answers for all sentences no language model is loaded.
     """
 
@@ -37,8 +38,11 @@ class RewriterConfig:
     batch_size: int = 256
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     hidden_states: bool = True
+    keyword_prompt: str = ANSWER_SLOT
 
     def __post_init__(self):
+        if ANSWER_SLOT not in self.keyword_prompt:
+            raise ValueError(f"keyword_prompt is {self.keyword_prompt!r}: write {ANSWER_SLOT} where the answer goes")
         if SLOT not in self.instruction.rpartition("\n\n")[2]:
             raise ValueError(f"instruction is {self.instruction!r}: write {SLOT} after its last blank line, where the sentence goes")
         if not self.stop or not all(self.stop):
@@ -46,6 +50,10 @@ class RewriterConfig:
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: give at least 1")
+
+    def make_keyword_prompt(self, answer: str) -> str:
+        """Returns the keyword prompt that is made of an answer."""
+        return self.keyword_prompt.replace(ANSWER_SLOT, answer)
 
 
 class RewritePrompt:

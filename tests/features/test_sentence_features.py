@@ -91,9 +91,7 @@ def test_features_are_the_rewriters_answers_and_states_and_clips_features_of_bot
         states = torch.stack([answer.states[f"layer_{k}"] for answer in expected])
         torch.testing.assert_close(features[f"layer_{k}"].float(), states, rtol=2**-9, atol=1e-3)
     keyword_prompts = [f"best, {answer}, 8k" for answer in good.answer]
-    pairs = pd.DataFrame(
-        {"id": store.ids, "split": "train", "simple_prompt": good.sentence.tolist(), "complex_prompt": keyword_prompts}
-    )
+    pairs = pd.DataFrame({"id": store.ids, "split": "train", "simple_prompt": good.sentence.tolist(), "complex_prompt": keyword_prompts})
     tiny.extract("clip", pairs, tmp_path / "clip", models)
     clip = FeatureStore(tmp_path / "clip")
     assert clip.names == [name for name in store.names if name.startswith(("simple", "complex"))]

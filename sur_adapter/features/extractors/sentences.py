@@ -1,6 +1,6 @@
 """Features of sentences without images: the language model answers each with a keyword prompt, and CLIP encodes both.
 
-`{split}-000000.parquet` holds id; simple and complex, of the sentence and of the answer, as clip.py stores those of a pair; layer_<k> or
+`{split}-000000.parquet` holds id; simple and complex, of the sentence and of the keyword prompt made of the answer, as clip.py stores those of a pair; layer_<k> or
 layernorm_mean, the language model's states of the answer's tokens while it answers, pooled as `cache.llm.pooling` says; mean_logprob and
 min_logprob, fp32, NaN for a ready answer that came without. `answers.parquet` holds the answers themselves, and those that were dropped
 with their reason.
@@ -106,8 +106,9 @@ class SentenceExtractor:
         distinct = list(dict.fromkeys(answer.answer for answer in answers))  # choices occur often
         number = {text: k for k, text in enumerate(distinct)}
         positions = [number[answer.answer] for answer in answers]
+        keyword_prompts = [self.config.make_keyword_prompt(text) for text in distinct]
         columns: dict[str, np.ndarray | list[np.ndarray]] = self.clip.encode("simple", rows["sentence"].tolist())
-        columns |= {name: values[positions] for name, values in self.clip.encode("complex", distinct).items()}
+        columns |= {name: values[positions] for name, values in self.clip.encode("complex", keyword_prompts).items()}
         columns |= self._states(answers)
         for name in ("mean_logprob", "min_logprob"):
             columns[name] = np.array([getattr(answer, name) for answer in answers], np.float32)
