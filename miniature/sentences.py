@@ -13,7 +13,7 @@ from miniature.scenes import Scene, make
 from miniature.words import keywords, simple_prompt
 
 FIRST, ROOM = 5_000_000, 1_000_000  # the first scene of seed 0; scenes of a seed
-MIX = {"plain": 0.15, "broad": 0.50, "reasoning": 0.35}
+MIX = {"plain": 0.10, "broad": 0.40, "reasoning": 0.50}
 
 
 def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterator[dict]:
