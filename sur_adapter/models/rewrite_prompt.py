@@ -24,9 +24,9 @@ class RewriterConfig:
     examples: shown first. chat: through the tokenizer's chat template; auto: if it has one. stop: texts that end an answer, as the end
     token does; the first follows each example. choices: file with one allowed answer a line, or null. max_new_tokens: of an answer that
     is not among `choices`. batch_size: sentences. precision: auto is bf16 on a GPU, else fp32; for models of more than some 100 million
-    weights, bf16 is faster on CPUs with instructions for it. keyword_prompt: what the base model gets of an answer, such as quality tags around
-    `{answer}`: keyword prompts of galleries have them, and the base model draws better with them. hidden_states: the cache holds those of the answers too; without them and with
-    ready answers for all sentences no language model is loaded.
+    weights, bf16 is faster on CPUs with instructions for it. keyword_prompt: what the base model gets of an answer, such as quality tags
+    around `{answer}`: keyword prompts of galleries have them, and the base model draws better with them. hidden_states: the cache holds
+    those of the answers too; without them and with ready answers for all sentences no language model is loaded.
     """
 
     instruction: str = "{sentence} means "
