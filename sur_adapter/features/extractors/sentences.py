@@ -2,8 +2,8 @@
 
 `{split}-000000.parquet` holds id; simple and complex, of the sentence and of the keyword prompt made of the answer, as clip.py stores those
 of a pair; layer_<k> or layernorm_mean, the language model's states of the answer's tokens while it answers, pooled as `cache.llm.pooling`
-says; mean_logprob and min_logprob, fp32, NaN for a ready answer that came without. `answers.parquet` holds the answers themselves, and those
-that were dropped with their reason.
+says; mean_logprob and min_logprob, fp32, NaN for a ready answer that came without. `answers.parquet` holds the answers, and
+those that were dropped with their reason.
 
 A worker's file of a shard, with the suffix .new, holds all its sentences and their answers as code points; those without a reason go on
 into the shard.
