@@ -84,12 +84,12 @@ def test_a_broad_sentence_states_all_attributes_and_no_others():
         kind, sentence = broad(scene, 0)
         if kind == "broad/typo":
             continue
-        told, include = found(sentence), scene.include
-        pairs = set(zip(told["class"], told["color"] * len(told["class"]), strict=False))
+        read, include = found(sentence), scene.include
+        pairs = set(zip(read["class"], read["color"] * len(read["class"]), strict=False))
         if scene.category == "counting":
-            assert set(told["count"]) == {include[0]["count"]} or (include[0]["count"] == 1 and not told["count"]), sentence
-        assert {e["class"] for e in include} == set(told["class"]) and {e["color"] for e in include} == set(told["color"]), sentence
-        assert {e["pose"] for e in include if "pose" in e} == set(told["pose"]), sentence
+            assert set(read["count"]) == {include[0]["count"]} or (include[0]["count"] == 1 and not read["count"]), sentence
+        assert {e["class"] for e in include} == set(read["class"]) and {e["color"] for e in include} == set(read["color"]), sentence
+        assert {e["pose"] for e in include if "pose" in e} == set(read["pose"]), sentence
         assert {(e["class"], e["color"]) for e in include} <= pairs, sentence
 
 
@@ -157,13 +157,13 @@ def test_a_reasoning_sentence_implies_one_attribute_and_states_the_others(expres
         (form,) = mentions(sentence)
         (expression,) = [e for e in ALL if form in (e.text.lower(), e.item.lower())]
         assert expression.kind == kind and expression.held_out == (expressions == "held_out")
-        told, include = found(sentence), scene.include
+        read, include = found(sentence), scene.include
         values = [e["color"] for e in include] if kind == "colour" else [include[0].get("pose") if kind == "pose" else include[0]["count"]]
         assert expression.value in values
         stated = {"color": {e["color"] for e in include}, "pose": {e["pose"] for e in include if "pose" in e}}
-        stated |= {"class": {e["class"] for e in include}, "count": set(told["count"])}
+        stated |= {"class": {e["class"] for e in include}, "count": set(read["count"])}
         stated[ATTRIBUTE[kind]] = stated[ATTRIBUTE[kind]] - {expression.value} if kind == "colour" else set()
-        assert {name: set(told[name]) for name in stated} == stated, sentence
+        assert {name: set(read[name]) for name in stated} == stated, sentence
 
 
 def test_every_kind_of_attribute_can_be_asked_for_and_unknown_names_are_refused():

@@ -58,9 +58,9 @@ def greedy(model, tokenizer, allowed: list[str], text: str) -> tuple[list[int], 
     tokens, logprobs = tokenizer(smollm2.PROMPT.format(sentence=text)).input_ids, []
     left = [smollm2.answer_ids(tokenizer, one) for one in allowed]
     for place in range(max(map(len, left))):
-        told = model(torch.tensor([tokens])).logits[0, -1].log_softmax(-1)
-        best = max({one[place] for one in left}, key=lambda token: told[token].item())
-        tokens, logprobs, left = [*tokens, best], [*logprobs, told[best].item()], [one for one in left if one[place] == best]
+        next_logprobs = model(torch.tensor([tokens])).logits[0, -1].log_softmax(-1)
+        best = max({one[place] for one in left}, key=lambda token: next_logprobs[token].item())
+        tokens, logprobs, left = [*tokens, best], [*logprobs, next_logprobs[best].item()], [one for one in left if one[place] == best]
         if best == tokenizer.eos_token_id:
             break
     return tokens[-len(logprobs) :], logprobs
@@ -161,6 +161,6 @@ def test_the_packages_own_model_is_converted_to_one_that_knows_english(tmp_path)
     assert not {"quantization_config"} & set(json.loads((tmp_path / "config.json").read_text()))
     model, tokenizer = smollm2.load(tmp_path)
     assert model.dtype == torch.bfloat16
-    told = "The capital of France is"
-    token = model(**tokenizer(told, return_tensors="pt")).logits[0, -1].argmax()
+    prompt = "The capital of France is"
+    token = model(**tokenizer(prompt, return_tensors="pt")).logits[0, -1].argmax()
     assert tokenizer.decode(token).strip() == "Paris"
