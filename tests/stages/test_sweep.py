@@ -76,7 +76,7 @@ def test_a_wrong_setting_is_reported_in_one_sentence(changes, sentence, adapter,
 
 def test_each_arm_has_its_own_text():
     answer = "red, 3 circles"
-    texts = {name: arm.text(PROMPT | {"answer": answer}) for name, arm in ARMS.items()}
+    texts = {name: arm.text(PROMPT | {"rewritten": answer}) for name, arm in ARMS.items()}
     plain, keyword = PROMPT["prompt"], PROMPT["complex_prompt"]
     assert texts == {
         "baseline": plain, "adapter": plain, "complex": keyword, "complex_adapter": keyword, "expansion": f"{plain}, {STOCK_KEYWORDS}",
