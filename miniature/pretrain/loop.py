@@ -13,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
+from sur_adapter.models import torch_utils
+
 CHECKPOINT_EVERY = 100  # steps
 
 
@@ -104,6 +106,6 @@ def save_half(model, path: Path, training: dict | None = None) -> None:
 
 @contextmanager
 def autocast():
-    """bf16 for matrix products, and attention without the fused kernel, whose backward pass is slower on a CPU."""
-    with torch.autocast("cpu", dtype=torch.bfloat16), sdpa_kernel(SDPBackend.MATH):
+    """bf16 for matrix products if the CPU has it, and attention without the fused kernel, whose backward pass is slower on a CPU."""
+    with torch_utils.autocast("cpu", "bf16"), sdpa_kernel(SDPBackend.MATH):
         yield

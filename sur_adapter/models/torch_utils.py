@@ -20,9 +20,22 @@ def torch_dtype(precision: str) -> torch.dtype:
     return DTYPES[precision]
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager:
-    """Runs matrix products in `precision`; weights, and operations that need more range, stay fp32."""
+def has_bf16(device: str) -> bool:
+    """Whether the device computes bf16 products itself. A CPU without such instructions emulates them, some fifty times slower than fp32."""
+    if torch.device(device).type == "cpu":
+        return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return True
+
+
+def compute_dtype(device: str, precision: str) -> torch.dtype:
+    """Returns the dtype of matrix products: that of `precision`, but fp32 for a CPU that would emulate bf16."""
     dtype = torch_dtype(precision)
+    return torch.float32 if dtype is torch.bfloat16 and not has_bf16(device) else dtype
+
+
+def autocast(device: str, precision: str) -> AbstractContextManager:
+    """Runs matrix products in `compute_dtype`; weights, and operations that need more range, stay fp32."""
+    dtype = compute_dtype(device, precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not torch.float32)
 
 

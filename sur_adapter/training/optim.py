@@ -5,6 +5,8 @@ from math import cos, pi
 import torch
 from torch import nn
 
+from sur_adapter.models.torch_utils import has_bf16
+
 LR_SCHEDULERS = {  # the factor of the learning rate after a share of the steps past the warm-up
     "cosine": lambda progress: 0.5 * (1 + cos(pi * progress)),
     "linear": lambda progress: 1 - progress,
@@ -18,6 +20,37 @@ def lr_lambda(step: int, total_steps: int, lr_scheduler: str = "cosine", warmup_
     if step < warmup:
         return (step + 1) / warmup
     return LR_SCHEDULERS[lr_scheduler]((step - warmup) / max(1, total_steps - warmup))
+
+
+class Fp32Muon(torch.optim.Muon):
+    """torch.optim.Muon with products in fp32 in place of bf16, which some CPUs emulate slowly. The states of both are interchangeable."""
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Updates every parameter that has a gradient; torch documents the hyperparameters of a group."""
+        for group in self.param_groups:
+            parameters, gradients, buffers = [], [], []
+            self._init_group(group, parameters, gradients, buffers)
+            momentum, lr = group["momentum"], group["lr"]
+            for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
+                buffer.lerp_(gradient, 1 - momentum)
+                update = orthogonalise(
+                    gradient.lerp(buffer, momentum) if group["nesterov"] else buffer, group["ns_coefficients"], group["ns_steps"], group["eps"]
+                )
+                parameter.mul_(1 - lr * group["weight_decay"])
+                parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)  # the size of AdamW's updates, "match_rms_adamw"
+
+
+def orthogonalise(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
+    """Returns U Vᵀ, nearly, of a matrix (m, n) = U S Vᵀ, by Newton–Schulz iterations; source: Jordan et al. 2024, "Muon"."""
+    a, b, c = coefficients
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).clone()
+    x /= x.norm().clamp(min=eps)
+    for _ in range(steps):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def build_optimizers(
@@ -34,5 +67,6 @@ def build_optimizers(
     if optimizer == "adamw":
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         return [torch.optim.AdamW(groups, lr=lr, betas=betas)]
-    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+    muon_class = torch.optim.Muon if all(has_bf16(p.device) for p in matrices) else Fp32Muon
+    muon = muon_class(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
     return [muon, torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0)]

@@ -15,7 +15,7 @@ from sur_adapter.features.query_bank import load_query_bank
 from sur_adapter.features.store import FeatureSplit, FeatureStore
 from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.stable_diffusion import encode_empty_prompt, load_frozen_unet, load_vae_config
-from sur_adapter.models.torch_utils import torch_dtype
+from sur_adapter.models.torch_utils import compute_dtype
 from sur_adapter.training.config import LossConfig, TrainConfig
 from sur_adapter.training.dataset import FeatureDataset, keep_sure_answers
 from sur_adapter.training.diffusion_loss import DiffusionLoss
@@ -140,7 +140,7 @@ def build_adapter(params: AdapterParams, pairs: FeatureDataset, loss: LossConfig
 
 def build_objective(loss: LossConfig, models: ModelsConfig, queries: Path, train: TrainConfig, device: str) -> Objective:
     """Builds the objective with the frozen weights that its terms need. queries: folder of the query bank."""
-    dtype = torch_dtype(train.precision)
+    dtype = compute_dtype(device, train.precision)
     layers = diffusion_loss = empty_prompt = None
     if loss.uses_queries:
         layers = load_query_bank(queries, device, dtype, models.diffusion)

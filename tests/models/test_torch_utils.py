@@ -1,0 +1,55 @@
+"""The dtype of matrix products on a device, and an optimizer without bf16."""
+
+import pytest
+import torch
+from torch import nn
+
+from sur_adapter.models import torch_utils
+from sur_adapter.training.optim import Fp32Muon, build_optimizers
+
+
+def product_dtype(precision: str) -> torch.dtype:
+    with torch_utils.autocast("cpu", precision):
+        return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+
+@pytest.mark.parametrize("supported, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+def test_bf16_products_are_fp32_on_a_cpu_that_would_emulate_them(supported, dtype, monkeypatch):
+    monkeypatch.setattr(torch_utils, "has_bf16", lambda device: supported)
+    assert product_dtype("bf16") is dtype is torch_utils.compute_dtype("cpu", "bf16")
+    assert product_dtype("fp32") is torch.float32
+
+
+def test_every_gpu_keeps_the_precision_of_the_params():
+    assert torch_utils.compute_dtype("cuda", "bf16") is torch.bfloat16
+    assert torch_utils.compute_dtype("cuda", "fp16") is torch.float16
+
+
+def test_muon_in_fp32_makes_the_updates_of_torchs_muon_up_to_bf16_and_goes_on_from_its_state():
+    torch.manual_seed(0)
+    start, gradients = [torch.randn(32, 64), torch.randn(48, 16)], [[torch.randn(32, 64), torch.randn(48, 16)] for _ in range(4)]
+    ends = {}
+    for first, second in ((torch.optim.Muon, torch.optim.Muon), (Fp32Muon, Fp32Muon), (torch.optim.Muon, Fp32Muon)):
+        parameters = [nn.Parameter(matrix.clone()) for matrix in start]
+        settings = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+        optimizer = first(parameters, **settings)
+        for step, each in enumerate(gradients):
+            if step == 2:
+                state = optimizer.state_dict()
+                optimizer = second(parameters, **settings)
+                optimizer.load_state_dict(state)
+            for parameter, gradient in zip(parameters, each, strict=True):
+                parameter.grad = gradient.clone()
+            optimizer.step()
+        ends[first, second] = [p.detach() for p in parameters]
+    torchs, *ours = ends.values()
+    for theirs, *own, before in zip(torchs, *ours, start, strict=True):
+        for end in own:
+            assert (end - theirs).norm() < 0.02 * (theirs - before).norm()
+    assert not torch.equal(torchs[0], ours[0][0]), "one of the two computes in bf16"
+
+
+@pytest.mark.parametrize("supported, expected", [(True, torch.optim.Muon), (False, Fp32Muon)])
+def test_muon_is_torchs_where_the_device_has_bf16(supported, expected, monkeypatch):
+    monkeypatch.setattr("sur_adapter.training.optim.has_bf16", lambda device: supported)
+    assert type(build_optimizers(nn.Linear(4, 4), 1e-3)[0]) is expected
