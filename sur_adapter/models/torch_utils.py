@@ -21,7 +21,7 @@ def torch_dtype(precision: str) -> torch.dtype:
 
 
 def has_bf16(device: str) -> bool:
-    """Whether the device computes bf16 products itself. A CPU without such instructions emulates them, some fifty times slower than fp32."""
+    """Whether the device computes bf16 products itself. Other CPUs emulate them, some fifty times slower than fp32."""
     if torch.device(device).type == "cpu":
         return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     return True

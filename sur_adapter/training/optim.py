@@ -34,9 +34,8 @@ class Fp32Muon(torch.optim.Muon):
             momentum, lr = group["momentum"], group["lr"]
             for parameter, gradient, buffer in zip(parameters, gradients, buffers, strict=True):
                 buffer.lerp_(gradient, 1 - momentum)
-                update = orthogonalise(
-                    gradient.lerp(buffer, momentum) if group["nesterov"] else buffer, group["ns_coefficients"], group["ns_steps"], group["eps"]
-                )
+                direction = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
+                update = orthogonalise(direction, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 parameter.mul_(1 - lr * group["weight_decay"])
                 parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)  # the size of AdamW's updates, "match_rms_adamw"
 
