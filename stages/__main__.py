@@ -11,12 +11,14 @@ Tools that no stage of dvc.yaml runs (`export`, `forget`, `plan`, …) are modul
 import os
 import sys
 from argparse import ArgumentParser
+from contextlib import nullcontext
 from importlib import import_module
 from types import ModuleType
 
 from sur_adapter.config import Params
 from sur_adapter.io.atomic import friendly_disk_errors
 from sur_adapter.io.text import did_you_mean
+from sur_adapter.tools import timing
 
 STAGES = {
     "crawl": "fetch images with their keyword prompts from one source",
@@ -26,7 +28,7 @@ STAGES = {
     "sentences": "collect sentences without images for the language model",
     "cache": "cache the features of one frozen model",
     "train": "train the adapter from cached features",
-    "generate": "generate the images of one arm",
+    "generate": "generate the images of one or more arms",
     "sweep": "generate images at several adapter scales",
     "evaluate": "measure all arms and write the report",
 }
@@ -35,6 +37,7 @@ TOOLS = {  # name: (module, help)
     "suite": ("sur_adapter.tools.held_out_prompts", "export the test pairs as evaluation prompts"),
     "forget": ("sur_adapter.tools.forget", "remove samples and keep them out of future crawls"),
     "plan": ("sur_adapter.tools.planner.planner", "estimate rows, disk, time and memory of a run"),
+    "timing": ("sur_adapter.tools.timing", "show what each stage took in its last run"),
     "verify": ("sur_adapter.tools.verify", "read every output and name corrupt files"),
 }
 COMMANDS = STAGES | {name: text for name, (_, text) in TOOLS.items()}
@@ -55,7 +58,10 @@ def main(argv: list[str]) -> None:
             module = _import(command)
             module.add_arguments(subparser)
     args = parser.parse_args(argv or [name])
-    module.run(args, Params.read())
+    params = Params.read()
+    is_measured = name in STAGES and os.environ.get("RANK", "0") == "0"  # of several processes of a training, the first one
+    with timing.measured(argv, STAGES[name], params) if is_measured else nullcontext():
+        module.run(args, params)
 
 
 def _import(command: str) -> ModuleType:

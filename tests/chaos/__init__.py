@@ -18,21 +18,21 @@ SMALL = {
     "loss": {"sentences": 16},
     "train": {"steps": 30, "batch_size": 16, "checkpointing_steps": 5, "eval_steps": 5},
     "generate": {"per_category": 2, "seeds": 1, "num_inference_steps": 3},
-    "sweep": {"strengths": [0, 1], "per_category": 1},
+    "sweep": {"strengths": [0, 0.5], "per_category": 1},
     "evaluate": {"bootstrap_resamples": 100, "num_vote_pairs": 1},
 }
 
 
 def files(folder: Path) -> dict[str, str]:
-    """Maps each file that stages write to its digest, but not data/timings, whose seconds differ from run to run.
+    """Maps each file that stages write to its digest, but not data/timings and reports/timing.json: seconds differ from run to run.
 
     Files that are deleted during the call are left out.
     """
-    digests = {}
+    digests, measured = {}, (folder / "data/timings", folder / "reports/timing.json")
     for top in ("data", "models/adapter", "reports"):
         for file in sorted((folder / top).rglob("*")):
             with suppress(FileNotFoundError):
-                if file.is_file() and file.name != ".gitignore" and file.parent != folder / "data/timings":  # .gitignore is DVC's own
+                if file.is_file() and file.name != ".gitignore" and not {file, file.parent} & {*measured}:  # .gitignore is DVC's own
                     digests[file.relative_to(folder).as_posix()] = sha256(file.read_bytes()).hexdigest()
     return digests
 

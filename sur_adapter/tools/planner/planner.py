@@ -1,8 +1,16 @@
-"""plan: prints an estimate of rows, disk, hours and memory of every stage before a run, and which stage dominates."""
+"""plan: prints an estimate of rows, disk, hours and memory of every stage before a run, and which stage dominates.
+
+Where a stage was measured on a machine like this one (reports/timing.json), its seconds are a column of the table, and the sum of those
+that `dvc repro` would run now is printed.
+"""
 
 import json
+import re
+import subprocess
+import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from sur_adapter.config import Params
@@ -10,6 +18,7 @@ from sur_adapter.generation.prompts import read_prompt_sets
 from sur_adapter.tools.planner.estimate import Assumptions, Plan, StageEstimate, make_plan
 from sur_adapter.tools.planner.measured_rates import MeasuredRates, mean_image_bytes
 from sur_adapter.tools.planner.settings import PlanSettings
+from sur_adapter.tools.timing import FILE, align, format_seconds, measured_here, pipeline_commands, read_timings
 
 COLUMNS = {"disk_bytes": 1e9, "cpu_seconds": 3600, "gpu_seconds": 3600, "memory_bytes": 2**30}  # field -> size of the printed unit
 HEADER = ("stage", "rows", "disk GB", "CPU hours", "GPU hours", "memory GiB")
@@ -34,6 +43,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--raw", type=Path, default=Path("data/raw"), help="crawled shards, for the mean size of images (%(default)s)")
     parser.add_argument("--funnel", type=Path, default=Path("reports/funnel.json"), help="what an earlier run kept (%(default)s)")
     parser.add_argument("--sentences", type=Path, default=Path("reports/sentences.json"), help="the same for sentences (%(default)s)")
+    parser.add_argument("--timing", type=Path, default=FILE, help="measurements of the stages on this machine (%(default)s)")
     parser.add_argument("--benchmarks", type=Path, default=Path("experiments/benchmarks"), help="measured rates (%(default)s)")
 
 
@@ -57,21 +67,55 @@ def run(args: Namespace, params: Params) -> None:
     rows = round(args.rows) if args.rows else None
     assumptions = Assumptions(rows, args.image_bytes, args.mfu, args.teraflops, args.teraflops_fp32)
     report = json.loads(args.sentences.read_text()) if args.sentences.exists() else None
-    print(format_plan(make_plan(settings, MeasuredRates.read(args.benchmarks), funnel, sets, sizes, assumptions, report)))
+    seconds, commands = measured_here(read_timings(args.timing)), pipeline_commands(params)
+    plan = make_plan(settings, MeasuredRates.read(args.benchmarks), funnel, sets, sizes, assumptions, report)
+    print(format_plan(plan, add_up((estimate.stage for estimate in plan.stages), seconds, commands)))
+    if seconds and (pending := pending_stages()) is not None:
+        print(format_pending(pending, seconds))
 
 
-def format_plan(plan: Plan) -> str:
-    """Formats the plan as text: a table of the stages, what dominates each column, and where the figures come from."""
+def add_up(stages: Iterable[str], seconds: dict[str, float], names: Iterable[str]) -> dict[str, float]:
+    """Returns stage of the plan -> seconds, where all its parts were measured: those of `generate` are generate@rewrite and others.
+
+    names: of all stages in dvc.yaml. seconds: by such a name.
+    """
+    parts = {stage: [name for name in names if stage in (name, name.partition("@")[0])] for stage in stages}
+    return {stage: sum(seconds[name] for name in group) for stage, group in parts.items() if group and seconds.keys() >= {*group}}
+
+
+def pending_stages() -> list[str] | None:
+    """Lists the stages that `dvc repro` would run now, as DVC names them; None if it cannot tell, as outside of a project of DVC.
+
+    Stages after a changed one count, though they do not run if its outs turn out to be the same.
+    """
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "--dry", "--force-downstream"], capture_output=True, text=True)
+    return None if done.returncode else re.findall(r"^Running stage '(.+)':$", done.stdout, re.M)
+
+
+def format_pending(pending: list[str], seconds: dict[str, float]) -> str:
+    """Formats one sentence on how long these stages take. seconds: of the stages that were measured here."""
+    if not pending:
+        return "`dvc repro` would run no stage: all outs are up to date"
+    unknown = [name for name in pending if name not in seconds]
+    known = format_seconds(sum(seconds[name] for name in pending if name in seconds))
+    beside = f", without {', '.join(unknown)}: not measured here" if unknown else ""
+    return f"`dvc repro` would run {len(pending)} stages ({', '.join(pending)}): about {known} on this machine{beside}"
+
+
+def format_plan(plan: Plan, measured: dict[str, float] | None = None) -> str:
+    """Formats the plan as text: a table of the stages, what dominates each column, and where the figures come from.
+
+    measured: stage -> seconds of its last run on this machine, a column more if there are any.
+    """
     rows = [HEADER, *map(_cells, plan.stages), _total_cells(plan.stages)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join((cell.ljust if i == 0 else cell.rjust)(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
-        for row in rows
-    ]
+    if measured:
+        cells = [f"{measured[e.stage]:,.1f}" if e.stage in measured else "-" for e in plan.stages]
+        cells = ["measured seconds", *cells, f"{sum(measured.values()):,.1f}"]
+        rows = [(*row, cell) for row, cell in zip(rows, cells, strict=True)]
     notes = [f"{estimate.stage}: {estimate.note}" for estimate in plan.stages if estimate.note]
     a = plan.assumptions
     gpu = f"GPU: {a.teraflops:g} teraflops in bf16, {a.teraflops_fp32:g} in fp32, of which {a.mfu:.0%} are reached (mfu): assumed"
-    return "\n".join([*(line.rstrip() for line in lines), "", *_largest(plan.stages), *notes, *plan.notes, gpu, DVC_CACHE, LEGEND])
+    return "\n".join([*align(rows), "", *_largest(plan.stages), *notes, *plan.notes, gpu, DVC_CACHE, LEGEND])
 
 
 def _cells(estimate: StageEstimate) -> tuple[str, ...]:
