@@ -126,6 +126,7 @@ def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = 
 
 
 _RARE = {"action": "pose", "counting": "number"}
+IMPLIED_BY = {kind: tuple(category for other, category in WHOLE if other == kind) for kind in KINDS}  # categories of scenes
 
 
 def implied(scene: Scene) -> list[str]:

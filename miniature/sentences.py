@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from random import Random
 
 from miniature.broad import broad
-from miniature.reasoning import reasoning
+from miniature.reasoning import IMPLIED_BY, reasoning
 from miniature.scenes import Scene, make
 from miniature.words import keywords, simple_prompt
 
 FIRST, ROOM = 5_000_000, 1_000_000  # the first scene of seed 0; scenes of a seed
 MIX = {"plain": 0.10, "broad": 0.40, "reasoning": 0.50}
+IMPLIED = {"colour": 0.4, "number": 0.35, "pose": 0.25}  # of the reasoning sentences; a number is the hardest to learn
 
 
 def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterator[dict]:
@@ -24,13 +25,14 @@ def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterato
     """
     if not 0 <= count <= ROOM or seed < 0:
         raise ValueError(f"count {count}, seed {seed}: count is from 0 to {ROOM}, seed from 0; take another seed for more sentences")
-    if not set(mix) <= set(_SPEAKERS) or min(mix.values(), default=0) < 0 or not sum(mix.values()):
-        raise ValueError(f"mix {mix}: give shares of {', '.join(_SPEAKERS)}, none negative, one at least positive")
+    if not set(mix) <= set(MIX) or min(mix.values(), default=0) < 0 or not sum(mix.values()):
+        raise ValueError(f"mix {mix}: give shares of {', '.join(MIX)}, none negative, one at least positive")
     rng = Random(f"sentences {seed}")
     for number in range(FIRST + seed * ROOM, FIRST + seed * ROOM + count):
-        scene = make(number)
         (part,) = rng.choices(list(mix), mix.values())
-        kind, sentence = _SPEAKERS[part](scene, seed)
+        implies = rng.choices(list(IMPLIED), IMPLIED.values())[0] if part == "reasoning" else None
+        scene = make(number, rng.choice(IMPLIED_BY[implies]) if implies else None)
+        kind, sentence = reasoning(scene, seed, builds="wide", kind=implies) if implies else _SPEAKERS[part](scene, seed)
         yield {"sentence": sentence, "kind": kind, "expected": keywords(scene), "include": scene.include}
 
 
@@ -39,8 +41,4 @@ def _plain(scene: Scene, seed: int) -> tuple[str, str]:
     return "plain", simple_prompt(scene, seed, split)
 
 
-def _reasoning(scene: Scene, seed: int) -> tuple[str, str]:
-    return reasoning(scene, seed, builds="wide")
-
-
-_SPEAKERS = {"plain": _plain, "broad": broad, "reasoning": _reasoning}
+_SPEAKERS = {"plain": _plain, "broad": broad}

@@ -10,9 +10,9 @@ import pytest
 from miniature.broad import LONGEST, broad, broad_prompt, typo
 from miniature.expressions import ALL, EXPRESSIONS, KINDS, mentions
 from miniature.prompts import FILES, development_prompts, reasoning_prompts
-from miniature.reasoning import implied, reasoning
+from miniature.reasoning import IMPLIED_BY, implied, reasoning
 from miniature.scenes import CATEGORIES, Scene, Thing, make
-from miniature.sentences import FIRST, ROOM, sentences
+from miniature.sentences import FIRST, IMPLIED, MIX, ROOM, sentences
 from miniature.synonyms import found
 from miniature.text_builds import DEVELOPMENT, WIDE
 from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
@@ -188,11 +188,14 @@ def test_no_text_of_pictures_holds_an_expression():
 def test_sentences_hold_no_held_out_expression_and_come_with_their_meaning(corpus):
     held_out = {form.lower() for e in ALL if e.held_out for form in (e.text, e.item) if form}
     for i, row in enumerate(corpus):
-        scene = make(FIRST + i)
-        assert (row["expected"], row["include"]) == (keywords(scene), scene.include)
+        style, _, implied = row["kind"].partition("/")
+        scenes = [make(FIRST + i, category) for category in (IMPLIED_BY[implied] if style == "reasoning" else (None,))]
+        assert (row["expected"], row["include"]) in [(keywords(scene), scene.include) for scene in scenes]
         assert not held_out & set(mentions(row["sentence"]))
     shares = {name: sum(row["kind"].startswith(name) for row in corpus) / len(corpus) for name in ("plain", "broad", "reasoning")}
-    assert shares == pytest.approx({"plain": 0.1, "broad": 0.4, "reasoning": 0.5}, abs=0.03)
+    assert shares == pytest.approx(MIX, abs=0.03)
+    reasoning_kinds = [row["kind"].partition("/")[2] for row in corpus if row["kind"].startswith("reasoning")]
+    assert {kind: reasoning_kinds.count(kind) / len(reasoning_kinds) for kind in KINDS} == pytest.approx(IMPLIED, abs=0.03)
 
 
 def test_sentences_refuse_an_unknown_mix_and_more_than_a_seed_has():
