@@ -63,11 +63,16 @@ class SweepConfig:
 
 
 class ImageJob(NamedTuple):
-    """One image to generate; `index` numbers the images of a prompt."""
+    """One image to generate; `index` numbers the images of a prompt. Its key is `<prompt id>-<index>`."""
 
     prompt_id: str
     text: str
     index: int
+
+    @property
+    def key(self) -> str:
+        """The name of the image in a tar."""
+        return f"{self.prompt_id}-{self.index}"
 
 
 def image_jobs(rows: list[dict], texts: list[str], seeds: int | list[int]) -> list[ImageJob]:
@@ -77,7 +82,7 @@ def image_jobs(rows: list[dict], texts: list[str], seeds: int | list[int]) -> li
 
 
 def generate_images(pipe, jobs: list[ImageJob], resolution: int, config: GenerateConfig) -> Iterator[tuple[str, str, bytes]]:
-    """Yields (key, "png", bytes) for each job, in order; the key is `<prompt id>-<index>`."""
+    """Yields (its key, "png", bytes) for each job, in order."""
     for start in tqdm(range(0, len(jobs), config.batch_size), desc="generate", disable=None):
         yield from generate_batch(pipe, jobs[start : start + config.batch_size], resolution, config)
 
@@ -100,7 +105,7 @@ def generate_batch(pipe, batch: list[ImageJob], resolution: int, config: Generat
     for job, image in zip(batch, images, strict=True):
         buffer = BytesIO()
         image.save(buffer, "png")
-        yield f"{job.prompt_id}-{job.index}", "png", buffer.getvalue()
+        yield job.key, "png", buffer.getvalue()
 
 
 def sample(

@@ -28,10 +28,13 @@ def run_and_kill(home: Path, kills: int, seed: int, targets: list[str]) -> Count
     copy(folder, "miniature", SMALL)
     shutil.rmtree(folder / "reports")
     if targets:
-        from chaos.dvc_killer import DvcKiller as Killer
+        from chaos.dvc_killer import DvcKiller
+
+        killer = DvcKiller(folder, home / "work", seed, tuple(targets))
     else:
-        from chaos.stage_killer import StageKiller as Killer
-    killer = Killer(folder, home / "work", seed, tuple(targets))
+        from chaos.stage_killer import StageKiller
+
+        killer = StageKiller(folder, home / "work", seed)
     killer.run(kills)
     return killer.killed
 

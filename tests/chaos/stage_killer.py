@@ -30,12 +30,12 @@ def run_command(folder: str, work: str, arguments: list[str]) -> None:
 
 
 class StageKiller:
-    """Runs all stages once without kills to get the expected files. skip: stages that are not run; no other stage may need them."""
+    """Runs all stages once without kills to get the expected files."""
 
-    def __init__(self, folder: Path, work: Path, seed: int, skip: tuple[str, ...] = ()):
+    def __init__(self, folder: Path, work: Path, seed: int):
         self.folder, self.work, self.random, self.killed = folder, work, Random(seed), Counter()
         with Repo(str(folder)) as repo:
-            stages = [s for s in dfs_postorder_nodes(repo.index.graph) if Path(s.path) == folder / "dvc.yaml" and s.name not in skip]
+            stages = [s for s in dfs_postorder_nodes(repo.index.graph) if Path(s.path) == folder / "dvc.yaml"]
             self.stages = {s.name: (s.cmd.split()[3:], [Path(out.fs_path) for out in s.outs]) for s in stages}
         self.remove_all_outs()
         self.seconds = {name: self.finish(name) for name in self.stages}

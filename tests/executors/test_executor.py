@@ -157,15 +157,16 @@ def test_images_are_the_same_bytes_inline_and_without_the_shared_disk_and_a_kill
     options = {"per_category": 1, "seeds": 2, "num_inference_steps": 2, "guidance_scale": 3.0, "batch_size": 2}
     sections = {"models": tiny.models(Path("models")), "generate": options}
     SURAdapter(AdapterConfig(32, depth=1, heads=2)).save_pretrained(adapter := Path("models/adapter"))
-    generate(PROMPTS, Path("processes/adapter"), adapter, executor=no_shared_fs, **sections)
+    arms = ("adapter", "complex_adapter")
+    generate(PROMPTS, Path("processes"), *arms, adapter=adapter, executor=no_shared_fs, **sections)
     own, batches = writer.generate_batch, []
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(writer, "generate_batch", lambda *a: batches.append(1) or (own(*a) if len(batches) < 3 else interrupt()))
-        generate(PROMPTS, Path("inline/adapter"), adapter, **sections)
+        patched.setattr(writer, "generate_batch", lambda *a: batches.append(1) or (own(*a) if len(batches) < 5 else interrupt()))
+        generate(PROMPTS, Path("inline"), *arms, adapter=adapter, **sections)
     monkeypatch.setattr(writer, "generate_batch", lambda *a: batches.append(1) or own(*a))
-    generate(PROMPTS, Path("inline/adapter"), adapter, **sections)
-    assert len(batches) == 3 + 1, "three batches; the third was interrupted"
-    assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2
+    generate(PROMPTS, Path("inline"), *arms, adapter=adapter, **sections)
+    assert len(batches) == 6 + 1, "three batches of each arm; the second one of the second arm was interrupted"
+    assert digest(Path("processes")) == digest(Path("inline")) and len(digest(Path("inline"))) == 2 * 2
 
 
 def interrupt():

@@ -179,7 +179,7 @@ def test_every_family_goes_from_pairs_to_features_an_adapter_and_images(tmp_path
     assert history[-1]["prompt"] < history[0]["prompt"]
     sampling = {"per_category": 1, "seeds": 1, "num_inference_steps": 2, "guidance_scale": 3.0}
     for arm, weights in (("baseline", None), ("adapter", tmp_path / "adapter")):
-        generate(ROOT / "prompts/plain", tmp_path / arm, weights, models=params["models"], generate=sampling)
+        generate(ROOT / "prompts/plain", tmp_path, arm, adapter=weights, models=params["models"], generate=sampling)
     plain, adapted = ({key: data for key, _, data in read_tar(tmp_path / arm)} for arm in ("baseline", "adapter"))
     assert plain.keys() == adapted.keys() and len(plain) == 3 and all(plain[key] != adapted[key] for key in plain)
     with pytest.raises(

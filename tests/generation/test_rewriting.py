@@ -54,8 +54,8 @@ def drawn(tmp_path):
     def draw(arm: str, choices: str | None = str(tmp_path / "choices.txt"), **sentences) -> dict[str, bytes]:
         sentences = {"choices": choices, "layers": [1]} | sentences
         sections = {"models": MODELS, "generate": GENERATE, "cache": {"sentences": sentences}, "executor": None}
-        out = {"out": tmp_path / arm, "timings": tmp_path / "timings"}
-        run_stage("generate", sections, arm=arm, prompts=tmp_path / "prompts", **out)
+        out = {"out": tmp_path, "timings": tmp_path / "timings"}
+        run_stage("generate", sections, arms=arm, prompts=tmp_path / "prompts", **out)
         return {key: data for key, _, data in read_tar(tmp_path / arm)}
 
     draw.folder = tmp_path

@@ -6,13 +6,17 @@ from pathlib import Path
 
 from sur_adapter.config import Params
 
+READS_ALL = {"w_diffusion": 1.0, "w_prompt": 1.0, "llm": "kl"}  # a loss that reads the features of every extractor
+
 
 def run_stage(name: str, params: dict, **options) -> None:
-    """Runs stages/<name>.py with sections of params.yaml. options: its command line options, `_` for `-`; None leaves one out."""
+    """Runs stages/<name>.py with sections of params.yaml. options: its command line options, `_` for `-`; a list gives one
+    several values, None leaves one out."""
     stage = import_module(f"stages.{name}")
     parser = ArgumentParser(name, exit_on_error=False)
     stage.add_arguments(parser)
-    arguments = [argument for key, value in options.items() if value is not None for argument in (f"--{key.replace('_', '-')}", str(value))]
+    given = {f"--{key.replace('_', '-')}": value for key, value in options.items() if value is not None}
+    arguments = [str(word) for option, value in given.items() for word in (option, *(value if isinstance(value, list) else [value]))]
     stage.run(parser.parse_args(arguments), Params(params))
 
 
@@ -47,19 +51,23 @@ def train(
     run_stage("train", sections, clip=clip, llm=llm, vae=vae, queries=queries, out=out, reports=log)
 
 
-def generate(prompts: Path, out: Path, adapter: Path | None = None, *, models: dict, generate: dict, executor: dict | None = None) -> None:
-    """The arm is the name of the folder `out`."""
+def generate(
+    prompts: Path, images: Path, *arms: str, adapter: Path | None = None, models: dict, generate: dict, executor: dict | None = None
+) -> None:
+    """Writes a folder of `images` for each arm."""
     sections = {"models": models, "generate": generate, "executor": executor}
-    run_stage("generate", sections, arm=out.name, prompts=prompts, out=out, adapter=adapter)
+    run_stage("generate", sections, arms=list(arms), prompts=prompts, out=images, adapter=adapter)
 
 
-def sweep(prompts: Path, out: Path, adapter: Path, *, models: dict, generate: dict, sweep: dict) -> None:
-    run_stage("sweep", {"models": models, "generate": generate, "sweep": sweep}, prompts=prompts, adapter=adapter, out=out)
+def sweep(prompts: Path, out: Path, adapter: Path, images: Path | None = None, *, models: dict, generate: dict, sweep: dict) -> None:
+    sections = {"models": models, "generate": generate, "sweep": sweep}
+    run_stage("sweep", sections, prompts=prompts, adapter=adapter, images=images, out=out)
 
 
-def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, executor: dict | None = None) -> None:
+def cache(pairs: Path, raw: Path, out: Path, *, cache: dict, models: dict, loss: dict = READS_ALL, executor: dict | None = None) -> None:
     """The folder's name says which features."""
-    run_stage("cache", {"cache": cache, "models": models, "executor": executor}, features=out.name, pairs=pairs, raw=raw, out=out)
+    sections = {"cache": cache, "models": models, "loss": loss, "executor": executor}
+    run_stage("cache", sections, features=out.name, pairs=pairs, raw=raw, out=out)
 
 
 def evaluate(

@@ -134,6 +134,17 @@ def test_a_stage_takes_the_options_of_its_command_in_dvc_yaml(stage):
         parser.parse_args(command[4:])
 
 
+def test_the_groups_of_generate_have_each_arm_once_as_outs_and_are_all_with_or_all_without_the_adapter():
+    drawn = []
+    for item, values in foreach_items("generate").items():
+        arms, command = values["arms"].split(), resolve(BODIES["generate"]["cmd"], "generate", item)
+        assert {resolve(out, "generate", item) for out in BODIES["generate"]["outs"]} == {f"data/images/{arm}" for arm in arms}
+        assert {ARMS[arm].with_adapter for arm in arms} == {"--adapter models/adapter" in command}
+        assert (values["also"] == "cache.sentences") == ("rewrite" in arms), "only the group of rewrite depends on the LLM"
+        drawn += arms
+    assert sorted(drawn) == sorted(ARMS)
+
+
 def foreach_items(stage: str) -> dict[str, dict]:
     """name -> values of each foreach item of a stage; one item '' for a stage that is not a foreach."""
     items = DVC[stage].get("foreach", {"": {}})

@@ -99,8 +99,8 @@ def run_all_stages_after_crawl(data: Path, reports: Path, adapter: Path) -> None
     features["sentences"] = data / "features/sentences"
     run("cache", features="sentences", sentences=data / "sentences.parquet", out=features["sentences"])
     run("train", **features, out=adapter, reports=reports / "train")
-    run("generate", arm="baseline", prompts="prompts/miniature", out=data / "images/baseline")
-    run("generate", arm="adapter", prompts="prompts/miniature", out=data / "images/adapter", adapter=adapter)
+    run("generate", arms="baseline", prompts="prompts/miniature", out=data / "images")
+    run("generate", arms="adapter", prompts="prompts/miniature", out=data / "images", adapter=adapter)
     inputs = {"prompts": "prompts/miniature", "images": data / "images", "funnel": reports / "funnel.json", "adapter": adapter}
     inputs |= {"history": reports / "train/history.json", "data_card": reports / "data.md"}
     run("evaluate", **inputs, features=features["clip"], votes="data/votes.csv", out_dir=reports)

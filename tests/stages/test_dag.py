@@ -24,7 +24,7 @@ SMALL = {
 }
 
 
-DOWNSTREAM_OF_LOSS = {"train", "generate@adapter", "generate@complex_adapter", "sweep", "evaluate"}
+DOWNSTREAM_OF_LOSS = {"train", "generate@with_adapter", "sweep", "evaluate"}
 
 
 def without_empty(tree: dict) -> dict:
