@@ -4,10 +4,14 @@ from dataclasses import dataclass, field
 
 from experiments.ablations.teachers import ACCURACIES, teacher_changes
 
+STEPS, PROMPTS = 800, 40  # of a short training; development prompts a file
+DEVELOPMENT = "data/ablations/prompts"  # `run` writes it
 SHORT = {
-    "train.steps": 400,
+    "train.steps": STEPS,
+    "generate.prompts": DEVELOPMENT,
+    "generate.per_category": PROMPTS,
     "generate.seeds": 1,
-    "sweep.strengths": [],
+    "evaluate.clip": None,
     "evaluate.bootstrap_resamples": 1000,
 }
 DIFFUSION = {"loss.w_diffusion": 1.0, "loss.w_prompt": 0.0}
@@ -22,8 +26,11 @@ DECODED, PAPER_LLM = {"loss.llm": "decoded"}, {"loss.llm": "kl", "loss.sentences
 
 @dataclass(frozen=True)
 class Row:
-    """changes: keys for `-S` of `dvc exp run`, with a + if params.yaml lacks it. seeds: number of trainings. shared: settings beside
-    the changes. against: the reference row, from which it differs in one thing."""
+    """changes: keys of params.yaml and their values; a key that params.yaml lacks begins with +. seeds: number of trainings. shared:
+    settings beside the changes. against: the reference row, from which it differs in one thing.
+
+    Keys that change images, captions or pairs are not for rows: a run starts from the cached features.
+    """
 
     label: str
     changes: dict = field(default_factory=dict)
@@ -33,16 +40,11 @@ class Row:
 
 
 ROWS = {
-    "full": Row("default, as in params.yaml", seeds=5, shared={"sweep.strengths": []}, against=None),
+    "full": Row("default, as in params.yaml", seeds=5, shared={}, against=None),
     "full-published": Row(
-        "published objective, same frozen models, data and steps",
-        PUBLISHED | {"train.lr": 1e-5},
-        shared={"sweep.strengths": []},
-        against="full",
+        "published objective, same frozen models, data and steps", PUBLISHED | {"train.lr": 1e-5}, shared={}, against="full"
     ),
-    "full-keep-3": Row(
-        "3 % of plain prompts replaced by keyword prompts", {"loss.complex_prompt_prob": 0.03}, 5, {"sweep.strengths": []}, "full"
-    ),
+    "full-keep-3": Row("3 % of plain prompts replaced by keyword prompts", {"loss.complex_prompt_prob": 0.03}, 5, {}, "full"),
     "ours": Row("default", against=None),
     "published": Row(
         "published objective: lr 1e-5, diffusion loss detached (so it trains nothing), projection frozen", PUBLISHED | {"train.lr": 1e-5}
@@ -53,6 +55,7 @@ ROWS = {
     "no-llm": Row("w_llm 0: no text rows", {"loss.w_llm": 0.0}),
     "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
     "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
+    "llm-0.5": Row("w_llm 0.5", {"loss.w_llm": 0.5}),
     "target-decoded": Row("LLM target: hidden states of its answers, decoded", {"loss.llm": "decoded"}),
     "target-kl": Row("LLM target: the paper's KL, on pairs and text rows", {"loss.llm": "kl"}),
     "target-kl-pairs": Row("the same on pairs alone", {"loss.llm": "kl", "loss.sentences": 0}, against="target-kl"),
@@ -67,6 +70,7 @@ ROWS = {
     "decoded-eol": Row("decoded from the answer in one word", DECODED | {"cache.llm.pooling": "prompt_eol"}, against="target-decoded"),
     "text-16": Row("16 text rows a step", {"loss.sentences": 16}),
     "text-32": Row("32 text rows a step", {"loss.sentences": 32}),
+    "text-64": Row("64 text rows a step", {"loss.sentences": 64}),
     "sentences-2k": Row("2,000 sentences", {"sentences.sources.miniature.count": 2000}),
     "sentences-8k": Row("8,000 sentences", {"sentences.sources.miniature.count": 8000}),
     "sentences-20k": Row("20,000 sentences", {"sentences.sources.miniature.count": 20000}),
@@ -94,8 +98,4 @@ ROWS = {
     "keep-0": Row("no plain prompt replaced by its keyword prompt", {"loss.complex_prompt_prob": 0.0}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
-    "data-10": Row("10 % of the images", {"sources.miniature.count": 4000}),
-    "data-30": Row("30 % of the images", {"sources.miniature.count": 12000}),
-    "true-sentences": Row("true sentences instead of BLIP's captions", {"+sources.miniature.sentences": True}),
-    "no-filter": Row("filter off: no CLIP thresholds", {"filter.clip_simple": -1.0, "filter.clip_complex": -1.0}),
 }

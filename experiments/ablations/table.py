@@ -1,12 +1,16 @@
-"""Makes the table of ablations from DVC experiments: one line per row, with its mean over seeds and its difference from a reference row."""
+"""Keeps the results of the runs and makes their table: one line per row, with its mean over seeds and its difference from another row."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock
 from scipy.stats import t
 
 from experiments.ablations.rows import ROWS
+from experiments.ablations.runs import FOLDER
+from sur_adapter.io.atomic import atomic_write_text
 
 FIGURES = {
     "gap": "semantic.gap_closed.value",
@@ -16,39 +20,69 @@ FIGURES = {
     "counting": "semantic.counting.adapter.value",
     "on_complex": "semantic.on_complex.value",
     "reasoning": "sets.reasoning.adapter.overall.value",
+    "reasoning_colour": "sets.reasoning.adapter.reasoning_colour.value",
+    "reasoning_number": "sets.reasoning.adapter.reasoning_number.value",
+    "reasoning_pose": "sets.reasoning.adapter.reasoning_pose.value",
     "hand_written": "sets.hand_written.adapter.overall.value",
     "regressed": "quality.regressed",
 }
-SHARES = ("action", "color", "counting", "reasoning", "hand_written")
+ABOUT = ("seconds", "finished", "base", "settings", "code")  # duration, end (UTC); digests: without the row's changes, with them, code
+SHARES = ("reasoning_colour", "reasoning_number", "reasoning_pose", "hand_written", "action", "color", "counting")
+COLUMNS = ("what", "changed", "seeds", "gap", "difference", "reasoning", "difference", "colour", "number", "pose", "hand written", "action",
+           "color", "counting", "on keywords")  # fmt: skip
 HEAD = """# Ablations
 
-Written by `python -m experiments.ablations table` from `dvc exp show --json`; the single runs are in `results.csv`. Each line changes one
-thing and is the mean over training seeds. `gap`: the share of the gap between plain sentences and keyword prompts that the adapter closes
-on the test prompts, ± the half width of a 95 % interval over seeds (Student's t). `difference`: from the default, or from the line that is
-named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images by category and
-on the sets `reasoning` and `hand_written`, and the effect of the adapter on keyword prompts (with − without). All runs have the same test
-prompts and noise, so the intervals describe the chance of training only, not the choice of prompts. Missing rows have not run with these
-params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+Written by `python -m experiments.ablations run`; the single runs are in `results.csv`. Each line changes one thing and is the mean over
+training seeds. `gap`: the share of the gap between plain sentences and keyword prompts that the adapter closes, ± the half width of a 95 %
+interval over seeds (Student's t). `reasoning`: the share of correct images of sentences that imply an attribute, which the teacher is for;
+by what they imply in `colour`, `number` and `pose`. Each `difference`: of the column before it, from the default or from the line that is
+named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of the
+hand-written sentences and of each category of plain ones, and the effect of the adapter on keyword prompts (with − without). All runs have
+the same prompts and noise, so the intervals describe the chance of training only, not the choice of prompts. Missing rows have not run with
+these params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
+"""
+FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
+ONE_CHANGE = """## One change at a time
+
+Measured on development prompts, which are other sentences than the test prompts: those that imply an attribute have builds of their own,
+plain ones have the builds of the training, and the hand-written ones are a part of the set `hand_written`. All of these with
 """
 
 
-def collect_results(experiments: dict[str, dict], file: Path) -> pd.DataFrame:
-    """Returns row, seed and FIGURES of each finished experiment, added to those that `file` has from earlier runs; updates the file."""
-    rows = []
-    for name, experiment in experiments.items():
-        row, _, seed = name.rpartition("-s")
-        metrics = (experiment.get("data") or {}).get("metrics") or {}
-        numbers = (metrics.get("reports/metrics.json") or {}).get("data")
-        finished = (experiment.get("executor") or {}).get("state") in (None, "success")  # else DVC reports the workspace's figures
-        if row in ROWS and seed.isdigit() and numbers and finished and not experiment.get("error"):
-            rows.append({"row": row, "seed": int(seed)} | {column: _at(numbers, path) for column, path in FIGURES.items()})
-    runs = pd.DataFrame(rows, columns=["row", "seed", *FIGURES])
-    if file.exists():
-        runs = pd.concat([pd.read_csv(file), runs]) if len(runs) else pd.read_csv(file)
-    runs = runs.drop_duplicates(["row", "seed"], keep="last").sort_values(["row", "seed"]).reset_index(drop=True)
-    runs.to_csv(file, index=False)
-    return runs
+class Results:
+    """results.csv, which several processes may extend, and the page made of it."""
+
+    def __init__(self, file: Path, page: Path):
+        self.file, self.page = file, page
+        self.lock = FOLDER / "results.lock"
+
+    def read(self) -> pd.DataFrame:
+        """Returns row, seed, FIGURES and ABOUT of each run."""
+        if not self.file.exists():
+            return pd.DataFrame(columns=["row", "seed", *FIGURES, *ABOUT])
+        return pd.read_csv(self.file, dtype=dict.fromkeys(("base", "settings", "code"), str))
+
+    def has(self, row: str, seed: int, settings: str, code: str | None = None) -> bool:
+        """Tells whether a run with these settings is finished. code: digest of the code; None: of any code."""
+        runs = self.read()
+        same = (runs.row == row) & (runs.seed == seed) & (runs.settings == settings)
+        return bool((same & (runs.code == code) if code else same).any())
+
+    def add(self, row: str, seed: int, metrics: dict, about: dict) -> float:
+        """Adds the figures of a run, in place of those of an earlier one, and writes the page. Returns the closed gap."""
+        line = {"row": row, "seed": seed} | {column: _at(metrics, path) for column, path in FIGURES.items()} | about
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.lock):
+            runs = self.read()
+            runs = pd.concat([runs[(runs.row != row) | (runs.seed != seed)], pd.DataFrame([line])]) if len(runs) else pd.DataFrame([line])
+            runs = runs.sort_values(["row", "seed"])[["row", "seed", *FIGURES, *ABOUT]]
+            atomic_write_text(self.file, runs.to_csv(index=False, lineterminator="\n"))
+            self.write_page()
+        return line["gap"]
+
+    def write_page(self) -> None:
+        atomic_write_text(self.page, format_page(self.read()))
 
 
 def _at(tree: dict, path: str) -> float:
@@ -64,39 +98,45 @@ def interval(x: np.ndarray) -> tuple[float, float]:
 
 
 def format_page(runs: pd.DataFrame) -> str:
-    """Formats the README: the runs at full length, then all others."""
+    """Formats the README: the runs at full length, then all others. Only runs from the same params and features as the last one count."""
+    runs = runs[runs.row.isin(list(ROWS))]
+    if len(runs):
+        runs = runs[runs.base == runs.sort_values("finished").base.iloc[-1]]
     full = [name for name in ROWS if "train.steps" not in ROWS[name].shared]
     short = [name for name in ROWS if name not in full]
-    shared = ", ".join(f"`{key}={value}`" for key, value in ROWS[short[0]].shared.items())
-    parts = [
-        f"## At full length\n\n{_table(runs, full)}",
-        f"## One change at a time\n\nAll of these with {shared}.\n\n{_table(runs, short)}",
-    ]
-    return HEAD + "\n\n".join(parts) + "\n"
+    shared = ", ".join(f"`{key}={json.dumps(value)}`" for key, value in ROWS[short[0]].shared.items())
+    return HEAD + "\n\n".join([_section(FULL, runs, full), _section(f"{ONE_CHANGE}{shared}.", runs, short)]) + "\n"
 
 
-def _table(runs: pd.DataFrame, names: list[str]) -> str:
-    head = ["what", "changed", "seeds", "gap", "difference", "action", "color", "counting", "reasoning", "hand written", "on keywords"]
-    lines = [head, ["---"] * len(head)] + [_line(runs, name) for name in names if (runs.row == name).any()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+def _section(text: str, runs: pd.DataFrame, names: list[str]) -> str:
+    runs = runs[runs.row.isin(names)]
+    if len(runs):
+        text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {len(runs)})."
+        if (versions := runs.code.nunique()) > 1:
+            text += f" The runs are of {versions} versions of the code."
+    lines = [COLUMNS, ["---"] * len(COLUMNS)] + [_line(runs, name) for name in names if (runs.row == name).any()]
+    return text + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def _line(runs: pd.DataFrame, name: str) -> list[str]:
     by_seed = runs[runs.row == name].set_index("seed")
-    mean, half = interval(by_seed.gap)
-    changes = "<br>".join(f"`{key}={value}`" for key, value in ROWS[name].changes.items())
-    gap = f"{mean:.2f}" + (f" ± {half:.2f}" if np.isfinite(half) else "")
+    changes = "<br>".join(f"`{key}={json.dumps(value)}`" for key, value in ROWS[name].changes.items())
+    figures = []
+    for column, digits in (("gap", 2), ("reasoning", 3)):
+        mean, half = interval(by_seed[column])
+        figures.append(f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "") if np.isfinite(mean) else "")
+        figures.append(_difference(runs, by_seed, name, column, digits))
     shares = ["" if by_seed[column].isna().all() else f"{by_seed[column].mean():.3f}" for column in SHARES]
-    difference = _difference(runs, by_seed, name)
-    return [ROWS[name].label, changes, str(len(by_seed)), gap, difference, *shares, f"{by_seed.on_complex.mean():+.3f}"]
+    return [ROWS[name].label, changes, str(len(by_seed)), *figures, *shares, f"{by_seed.on_complex.mean():+.3f}"]
 
 
-def _difference(runs: pd.DataFrame, by_seed: pd.DataFrame, name: str) -> str:
+def _difference(runs: pd.DataFrame, by_seed: pd.DataFrame, name: str, column: str, digits: int) -> str:
     reference = ROWS[name].against
     both = by_seed.join(runs[runs.row == reference].set_index("seed").add_suffix("_reference"), how="inner")
-    if both.empty:
+    differences = (both[column] - both[f"{column}_reference"]).dropna()
+    if differences.empty:
         return ""
-    mean, half = interval(both.gap - both.gap_reference)
-    text = f"{mean:+.2f}" + (f" [{mean - half:+.2f}, {mean + half:+.2f}]" if np.isfinite(half) else "")
+    mean, half = interval(differences)
+    text = f"{mean:+.{digits}f}" + (f" [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]" if np.isfinite(half) else "")
     text = f"**{text}**" if abs(mean) > half else text
     return text if reference in ("ours", "full") else f"{text} from: {ROWS[reference].label}"

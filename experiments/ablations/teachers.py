@@ -10,7 +10,7 @@ from random import Random
 
 from miniature.sentences import sentences
 
-FOLDER = Path("experiments/ablations/teachers")  # not in git; `commands` lets DVC copy it
+FOLDER = Path("data/ablations/teachers")
 ACCURACIES = (1.0, 0.9, 0.7, 0.5)
 
 
@@ -21,7 +21,7 @@ def teacher_file(accuracy: float) -> Path:
 def teacher_changes(accuracy: float) -> dict:
     """Returns the changes of params.yaml for a teacher; one sentence stays with the language model."""
     source = {"path": teacher_file(accuracy).as_posix()}
-    return {"+sentences.sources.file": source, "sentences.sources.miniature.count": 1, "cache.sentences.hidden_states": False}
+    return {"+sentences.sources.file": source, "sentences.sources.miniature.count": 1}
 
 
 def teacher_rows(accuracy: float, count: int, seed: int = 0) -> list[dict]:

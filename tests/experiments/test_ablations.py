@@ -1,31 +1,34 @@
-"""The ablations: every row is a command that can run, and the table has the figures of the experiments."""
+"""The ablations: a row runs with the params that it names, once, and the table has the figures of the runs."""
 
+import json
+import os
 import shutil
+import subprocess
+from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from dvc.utils.hydra import apply_overrides
 from helpers.repository import ROOT
+from helpers.training_setup import cached, cached_sentences
 from ruamel.yaml import YAML
 from transformers import AutoConfig
 
-from experiments.ablations.__main__ import commands
-from experiments.ablations.rows import ROWS
-from experiments.ablations.table import FIGURES, collect_results, format_page, interval
+from experiments.ablations.__main__ import in_order, main, run_rows
+from experiments.ablations.rows import DEVELOPMENT, PROMPTS, ROWS, STEPS, Row
+from experiments.ablations.runs import PARTS, CommandError, Processes, Run, Workspace
+from experiments.ablations.table import ABOUT, FIGURES, Results, format_page, interval
 from experiments.ablations.teachers import ACCURACIES, teacher_rows
+from stages.__main__ import main as stage
 from sur_adapter.models.llm import select_layers
 
-SETS = ("reasoning", "hand_written")  # an experiment of older params has none
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
-
-
-def experiment(gap: float, **more) -> dict:
-    """The entry of one experiment in `dvc exp show --json`."""
-    semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
-    semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
-    numbers = {"semantic": semantic, "quality": {"regressed": 0}}
-    return {"data": {"metrics": {"reports/metrics.json": {"data": numbers}}} | more}
+TINY = {  # settings of trainings that take seconds
+    "train.steps": 2, "train.batch_size": 8, "train.eval_steps": 2, "models.llm": "none",
+    "generate.prompts": DEVELOPMENT, "generate.per_category": 2, "generate.seeds": 1, "generate.num_inference_steps": 1,
+    "evaluate.clip": None, "evaluate.bootstrap_resamples": 100,
+}  # fmt: skip
 
 
 def at(tree: dict, key: str):
@@ -34,13 +37,71 @@ def at(tree: dict, key: str):
     return tree
 
 
+def put(tree: dict, changes: dict) -> dict:
+    for key, value in changes.items():
+        place, _, last = key.rpartition(".")
+        at(tree, place)[last] = value
+    return tree
+
+
+def metrics(gap: float, reasoning: float = 0.4) -> dict:
+    """The figures of metrics.json that the table reads."""
+    semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
+    semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
+    kinds = {name: {"value": reasoning} for name in ("overall", "reasoning_colour", "reasoning_number", "reasoning_pose")}
+    sets = {"reasoning": {"adapter": kinds}, "hand_written": {"adapter": {"overall": {"value": 0.6}}}}
+    return {"semantic": semantic, "sets": sets, "quality": {"regressed": 0}}
+
+
+def about(base: str = "a", settings: str = "x", code: str = "c", finished: str = "2026-01-01T00:00:00", seconds: int = 90) -> dict:
+    return {"seconds": seconds, "finished": finished, "base": base, "settings": settings, "code": code}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch) -> Results:
+    monkeypatch.chdir(tmp_path)
+    return Results(tmp_path / "results.csv", tmp_path / "README.md")
+
+
+@pytest.fixture
+def workspace(tmp_path, monkeypatch, own_work) -> Path:
+    """A folder with the features of a finished run, and its params."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("models", "prompts"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "reports").mkdir()
+    shutil.copy(ROOT / "reports/funnel.json", "reports/funnel.json")
+    cached(Path("data/features"), train=16)
+    cached_sentences(Path("data/features/sentences"), [-0.1] * 16)
+    Path("data/pairs.parquet").write_bytes(b"")
+    values = put(deepcopy(PARAMS), TINY | {"loss.sentences": 4, "adapter.depth": 1, "adapter.heads": 2})
+    YAML(typ="safe").dump(values, Path("params.yaml"))
+    return tmp_path
+
+
+class InThisProcess:
+    """Runs the commands of runs here, and keeps them."""
+
+    def __init__(self):
+        self.commands: list[list[str]] = []
+
+    def __call__(self, words: list[str], params: Path, log: Path) -> None:
+        self.commands.append([word.removeprefix("data/ablations/") for word in words])
+        os.environ["SUR_PARAMS"] = str(params)
+        try:
+            stage(words)
+        finally:
+            del os.environ["SUR_PARAMS"]
+
+    def names(self) -> list[str]:
+        return [words[0] for words in self.commands]
+
+
 @pytest.mark.parametrize("name", ROWS)
-def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
-    row, (_, command) = ROWS[name], next(commands([name]))
-    apply_overrides(tmp_path / "params.yaml", [word.removeprefix("-S") for word in command if word.startswith("-S")])  # as DVC does
-    changed = YAML(typ="safe").load(tmp_path / "params.yaml")
-    expected = row.shared | row.changes | {"train.seed": 0}
+def test_a_row_changes_the_params_that_it_names_and_no_others(name):
+    row = ROWS[name]
+    changed = Run(name, row, 1, Workspace(PARAMS, "data")).params
+    expected = row.shared | row.changes | {"train.seed": 1}
     assert all(at(changed, key.lstrip("+")) == value for key, value in expected.items())
     assert row.seeds >= 3 and (not row.changes or any("+" in key or at(PARAMS, key) != value for key, value in row.changes.items()))
     for key in expected:
@@ -50,6 +111,18 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name, tmp_path):
         else:
             at(changed, place)[last] = at(PARAMS, key)
     assert changed == PARAMS
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_a_row_changes_nothing_that_decides_on_pairs_and_their_features(name):
+    prefixes = ("loss.", "train.", "adapter.", "sentences.", "cache.sentences.", "cache.llm.", "+sentences.sources.file")
+    assert all(key.startswith(prefixes) for key in ROWS[name].changes)
+
+
+def test_a_row_with_an_unknown_key_is_refused():
+    run = Run("wrong", Row("wrong", {"loss.w_lm": 0}), 0, Workspace(PARAMS, "data"))
+    with pytest.raises(ValueError, match=r"no key loss.w_lm, which the row wrong changes"):
+        run.params  # noqa: B018
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if "cache.llm.layers" in row.changes])
@@ -64,13 +137,13 @@ def test_a_teacher_is_right_in_the_share_that_its_row_names(accuracy):
     rows = teacher_rows(accuracy, 1000)
     assert np.mean([row["answer"] == row["expected"] for row in rows]) == pytest.approx(accuracy, abs=0.04)
     assert rows == teacher_rows(accuracy, 1000) and len({row["sentence"] for row in rows}) > 950
-    _, command = next(commands([f"teacher-{100 * accuracy:.0f}"]))
-    assert command[6:8] == ["--copy-paths", "experiments/ablations/teachers"]
+    source = ROWS[f"teacher-{100 * accuracy:.0f}"].changes["+sentences.sources.file"]
+    assert source == {"path": f"data/ablations/teachers/{accuracy}.jsonl"}
 
 
-def test_no_two_rows_are_the_same_experiment():
-    experiments = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
-    assert len(set(experiments)) == len(experiments)
+def test_no_two_rows_are_the_same_run():
+    runs = [str(sorted((row.shared | row.changes).items())) for row in ROWS.values()]
+    assert len(set(runs)) == len(runs)
 
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.against])
@@ -79,36 +152,127 @@ def test_a_row_has_the_length_and_seeds_of_its_reference(name):
     assert row.shared == other.shared and other.seeds >= row.seeds
 
 
-def test_the_difference_is_relative_to_the_reference_row(tmp_path):
-    gaps = {"ours": (0.5, 0.6), "target-decoded": (0.3, 0.4), "decoded-layer-1": (0.31, 0.41), "kl": (0.1, 0.2), "kl-mask": (0.0, 0.1)}
-    experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
-    text = format_page(collect_results(experiments, tmp_path / "results.csv"))
-    assert (
-        "**+0.01 [+0.01, +0.01]** from: LLM target: hidden states of its answers, decoded |" in text
-        and "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in text
+def test_a_short_row_is_measured_on_development_prompts_and_a_full_one_on_those_of_params_yaml():
+    for name, row in ROWS.items():
+        params = Run(name, row, 0, Workspace(PARAMS, "data")).params
+        full = name.startswith("full")
+        expected = at(PARAMS, "generate.prompts"), at(PARAMS, "train.steps")
+        assert (at(params, "generate.prompts"), at(params, "train.steps")) == (expected if full else (DEVELOPMENT, STEPS))
+        assert full or at(params, "generate.per_category") == PROMPTS
+
+
+def test_the_first_seed_of_every_row_runs_before_the_second():
+    rows = {name: ROWS[name] for name in ("ours", "full")}
+    names = [f"{name}-{seed}" for name, seed in in_order(rows)]
+    assert names == ["ours-0", "full-0", "ours-1", "full-1", "ours-2", "full-2", "full-3", "full-4"]
+    assert list(in_order(rows, seeds=2)) == [("ours", 0), ("full", 0), ("ours", 1), ("full", 1)]
+
+
+def test_rows_train_and_draw_with_their_adapter_share_the_other_images_and_run_once(workspace, capsys):
+    rows = {"ours": Row("default", seeds=2, shared={}), "no-llm": Row("w_llm 0", {"loss.w_llm": 0.0}, 1, {})}
+    results, execute = Results(workspace / "results.csv", workspace / "README.md"), InThisProcess()
+    assert run_rows(rows, results, execute, seeds=1)
+    assert execute.names() == ["train", "generate", "generate", "evaluate", "train", "generate", "evaluate"]
+    train, shared, adapted, evaluate = execute.commands[:4]
+    assert train[1:3] == ["--clip", "data/features/clip"] and train[-4:] == ["--out", "ours-s0/adapter", "--reports", "ours-s0/train"]
+    assert shared[1:4] == ["--arms", "baseline", "complex"] and "--adapter" not in shared
+    assert adapted[1:4] == ["--arms", "adapter", "complex_adapter"] and "ours-s0/adapter" in adapted
+    assert evaluate[-2:] == ["--out-dir", "ours-s0/reports"]
+    runs = results.read().set_index("row")
+    assert list(runs.index) == ["no-llm", "ours"] and runs.base.nunique() == 1 and runs.settings.nunique() == 2
+    for name in rows:
+        written = json.loads(Path(f"data/ablations/{name}-s0/reports/metrics.json").read_text())
+        assert runs.reasoning[name] == written["sets"]["reasoning"]["adapter"]["overall"]["value"]
+        assert runs.overall[name] == written["semantic"]["overall"]["adapter"]["value"]
+        config = json.loads(Path(f"data/ablations/{name}-s0/adapter/config.json").read_text())
+        assert config["about"]["loss"]["w_llm"] == float(name == "ours") and config["about"]["train"]["seed"] == 0
+    assert runs[[figure for figure in FIGURES if figure not in ("gap", "on_complex")]].notna().all(axis=None)
+
+    page = Path("README.md").read_text(encoding="utf-8")
+    assert ROWS["no-llm"].label in page and page == format_page(results.read())
+    again = InThisProcess()
+    assert run_rows(rows, results, again, seeds=1) and again.commands == []
+    assert "2 of 2 runs are finished" in capsys.readouterr().out
+    put(values := deepcopy(PARAMS), TINY | {"adapter.depth": 1, "adapter.heads": 2, "loss.sentences": 4, "train.lr": 0.001})
+    YAML(typ="safe").dump(values, Path("params.yaml"))
+    run_rows({"ours": rows["ours"]}, results, again, seeds=1)
+    assert again.names() == ["train", "generate", "evaluate"], "another learning rate trains again, and shares the same images"
+    cached_sentences(Path("data/features/sentences"), [-0.2] * 16)
+    assert not results.has("ours", 0, Run("ours", rows["ours"], 0, Workspace()).settings), "other features make other runs"
+
+
+@pytest.mark.parametrize(
+    ("changes", "parts"),
+    [
+        ({"loss.w_llm": 0.1, "train.lr": 1e-5}, []),
+        ({"sentences.sources.miniature.count": 100}, ["sentences"]),
+        ({"loss.llm": "decoded"}, ["sentences", "llm"]),
+        ({"loss.w_diffusion": 1.0}, ["vae"]),
+    ],
+)
+def test_features_are_computed_where_a_row_needs_others_and_once_for_all_its_seeds(workspace, changes, parts):
+    commands = []
+
+    def note(words: list[str], params: Path, log: Path) -> None:
+        commands.append(words)
+        assert at(YAML(typ="safe").load(params), next(iter(changes))) == next(iter(changes.values()))
+        if words[0] == "evaluate":
+            raise CommandError("enough")
+        if words[0] == "generate":
+            out = Path(words[words.index("--out") + 1])
+            for arm in words[2 : words.index("--prompts")]:
+                (out / arm).mkdir(parents=True)
+
+    def option(words: list[str], name: str) -> str:
+        return words[words.index(f"--{name}") + 1]
+
+    for row in ("a", "b"):
+        Path(DEVELOPMENT).mkdir(parents=True, exist_ok=True)
+        for seed in range(2):
+            with pytest.raises(CommandError):
+                Run(row, Row(row, changes, shared={}), seed, Workspace()).execute(note)
+    cached = [words for words in commands if words[0] == "cache"]
+    assert [option(words, "features") for words in cached] == parts
+    assert [words[0] for words in commands].count("sentences") == ("sentences.sources.miniature.count" in changes)
+    for words in (words for words in commands if words[0] == "train"):
+        for part in PARTS:
+            own = [option(other, "out") for other in cached if option(other, "features") == part]
+            assert option(words, part) == (own[0] if own else f"data/features/{part}")
+
+
+def test_a_failed_run_shows_its_last_lines_and_the_others_go_on(workspace, capsys, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    rows = {name: Row(name, {"sentences.held_out": [f"prompts/{name}"]}, 1, {}) for name in ("a", "b")}
+    assert not run_rows(rows, Results(Path("results.csv"), Path("README.md")), Processes(1), jobs=2)
+    output = capsys.readouterr().out
+    assert output.count("seed 0: failed") == 2 and all(
+        f"error: params.yaml: sentences.held_out: prompts/{name} is missing" in output for name in rows
     )
+    assert not Path("results.csv").exists()
 
 
-def test_the_first_seed_of_every_row_is_queued_before_the_second():
-    names = [name for name, _ in commands(["ours", "full"])]
-    assert names == ["ours-s0", "full-s0", "ours-s1", "full-s1", "ours-s2", "full-s2", "full-s3", "full-s4"]
-    _, command = next(commands(["decoded-layer-1"]))
-    assert command[:6] == ["dvc", "exp", "run", "--queue", "-n", "decoded-layer-1-s0"]
-    assert {"-Scache.llm.layers=[1]", "-Sloss.llm=decoded", "-Strain.seed=0", "-Ssweep.strengths=[]"} <= set(command)
+def test_a_run_without_features_is_refused(results):
+    shutil.copy(ROOT / "params.yaml", ".")
+    with pytest.raises(FileNotFoundError, match="data/features/clip holds no features: run `dvc repro` first"):
+        run_rows({"ours": ROWS["ours"]}, results, InThisProcess())
 
 
-def test_finished_experiments_become_rows_and_are_added_to_earlier_ones(tmp_path):
-    file = tmp_path / "results.csv"
-    first = {"ours-s0": experiment(0.5), "kl-s1": experiment(0.2), "mine": experiment(0.9), "kl-s0": {"data": {}}, "kl-s2": {"error": {}}}
-    first["ours-s2"] = experiment(0.8) | {"error": {"msg": "Experiment run failed"}}
-    first["no-llm-s0"] = experiment(0.8) | {"executor": {"state": "running"}}
-    first["kl-s1"]["executor"] = {"state": "success"}
-    runs = collect_results(first, file)
-    assert runs[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.5]]
-    assert runs[[name for name in FIGURES if name not in SETS]].notna().all(axis=None)
-    again = collect_results({"ours-s0": experiment(0.6), "ours-s1": experiment(0.7)}, file)
-    assert again.set_index(["row", "seed"]).gap.to_dict() == {("kl", 1): 0.2, ("ours", 0): 0.6, ("ours", 1): 0.7}
-    assert pd.read_csv(file).gap.tolist() == again.gap.tolist()
+def test_an_unknown_row_is_refused_with_the_next_known_one():
+    with pytest.raises(ValueError, match=r"there is no row 'no-lm' \(did you mean 'no-llm'\?\)"):
+        main(["run", "no-lm"])
+    with pytest.raises(ValueError, match="--jobs is 0 and --seeds None: give at least 1"):
+        main(["run", "ours", "--jobs", "0"])
+
+
+def test_a_run_replaces_an_earlier_one_and_counts_as_finished_with_its_settings_only(results):
+    results.add("ours", 0, metrics(0.5), about(settings="x"))
+    results.add("kl", 1, metrics(0.2), about())
+    results.add("ours", 0, metrics(0.6), about(settings="y"))
+    runs = results.read()
+    assert runs[["row", "seed", "gap"]].values.tolist() == [["kl", 1, 0.2], ["ours", 0, 0.6]]
+    assert list(runs.columns) == ["row", "seed", *FIGURES, *ABOUT] and runs.notna().all(axis=None)
+    assert results.has("ours", 0, "y") and results.has("ours", 0, "y", "c")
+    assert not results.has("ours", 0, "x") and not results.has("ours", 1, "y") and not results.has("ours", 0, "y", "d")
 
 
 def test_the_interval_is_that_of_students_t():
@@ -117,24 +281,46 @@ def test_the_interval_is_that_of_students_t():
     assert np.isnan(interval([0.5])[1])
 
 
-def test_a_difference_is_on_the_same_seeds_and_bold_if_its_interval_excludes_0(tmp_path):
+def test_a_difference_is_on_the_same_seeds_and_bold_if_its_interval_excludes_0(results):
     gaps = {"ours": (0.5, 0.6, 0.7), "kl": (0.1, 0.21, 0.3), "no-llm": (0.6, 0.5, 0.7), "depth-4": (0.8,)}
-    experiments = {f"{row}-s{seed}": experiment(gap) for row, values in gaps.items() for seed, gap in enumerate(values)}
-    lines = {
-        line.split(" | ")[0][2:]: line
-        for line in format_page(collect_results(experiments, tmp_path / "results.csv")).splitlines()
-        if line.startswith("| ")
-    }
-    assert "| 3 | 0.60 ± 0.25 |  | 0.700 |" in lines[ROWS["ours"].label]
-    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].label] and "`loss.prompt=kl`" in lines[ROWS["kl"].label]
-    assert "+0.00 [-0.25, +0.25]" in lines[ROWS["no-llm"].label] and "**" not in lines[ROWS["no-llm"].label]
+    for row, values in gaps.items():
+        for seed, gap in enumerate(values):
+            results.add(row, seed, metrics(gap, reasoning=0.3 + 0.01 * seed if row == "no-llm" else 0.5), about())
+    page = results.page.read_text(encoding="utf-8")
+    lines = {line.split(" | ")[0][2:]: line for line in page.splitlines() if line.startswith("| ")}
+    assert "| 3 | 0.60 ± 0.25 |  | 0.500 ± 0.000 |  | 0.500 |" in lines[ROWS["ours"].label]
+    assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].label] and '`loss.prompt="kl"`' in lines[ROWS["kl"].label]
+    assert "| +0.00 [-0.25, +0.25] | 0.310 ± 0.025 | **-0.190 [-0.215, -0.165]** |" in lines[ROWS["no-llm"].label]
     assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].label]
     assert ROWS["published"].label not in lines, "this row has not run"
+    assert "took 1.5 minutes (median of 10)" in page and "versions of the code" not in page
+
+
+def test_the_difference_is_relative_to_the_reference_row(results):
+    for row, gaps in {"kl": (0.1, 0.2), "kl-mask": (0.0, 0.1), "ours": (0.5, 0.5)}.items():
+        for seed, gap in enumerate(gaps):
+            results.add(row, seed, metrics(gap), about(code=row))
+    page = results.page.read_text(encoding="utf-8")
+    assert "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in page and "of 3 versions of the code" in page
+
+
+def test_the_table_has_only_runs_of_the_params_and_features_of_the_last_one(results):
+    results.add("kl", 0, metrics(0.1), about(base="old"))
+    results.add("ours", 0, metrics(0.5), about(base="new", finished="2026-01-02T00:00:00"))
+    page = results.page.read_text(encoding="utf-8")
+    assert f"| {ROWS['ours'].label} |" in page and f"| {ROWS['kl'].label} |" not in page and len(results.read()) == 2
+
+
+def test_neither_git_nor_dvc_sees_the_files_of_runs():
+    ignored = subprocess.run(["git", "check-ignore", "-q", "data/ablations/ours-s0/params.yaml"], cwd=ROOT)
+    assert ignored.returncode == 0
+    text = (ROOT / "dvc.yaml").read_text(encoding="utf-8")
+    assert "data/ablations" not in text and not any(line.strip() in ("- data", "- data/") for line in text.splitlines())
 
 
 def test_the_committed_table_is_that_of_the_results():
     folder = ROOT / "experiments/ablations"
-    assert (folder / "README.md").read_text(encoding="utf-8") == format_page(pd.read_csv(folder / "results.csv"))
+    assert (folder / "README.md").read_text(encoding="utf-8") == format_page(Results(folder / "results.csv", folder / "README.md").read())
 
 
 def test_the_readme_has_the_gap_closed_by_the_full_length_trainings():

@@ -1,12 +1,13 @@
 """Evaluation prompts: the miniature's lists are what their command writes, not training data, and invalid lists are refused."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from miniature.judge import shows
-from miniature.prompts import FIRST, prompts, write
+from miniature.prompts import FIRST, prompts, write, write_development
 from miniature.scenes import CATEGORIES, make
 from miniature.words import read, simple_prompt
 from sur_adapter.evaluation.judges import pictograms
@@ -31,6 +32,24 @@ def test_the_committed_lists_are_what_the_command_writes(tmp_path):
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():
     for category in CATEGORIES:
         assert prompts(category, 7) == prompts(category, 20)[:7]
+
+
+def test_development_prompts_have_the_sets_of_the_test_prompts_and_share_only_hand_written_ones(tmp_path):
+    write_development(tmp_path, 40, MINIATURE / "hand_written")
+    made, tests = read_prompt_sets(tmp_path), read_prompt_sets(MINIATURE)
+    assert {name: Counter(row["category"] for row in rows) for name, rows in made.items()} == {
+        MAIN: dict.fromkeys(CATEGORIES, 40),
+        "hand_written": dict.fromkeys(("known_words", "wild"), 40),
+        "reasoning": dict.fromkeys(("reasoning_colour", "reasoning_number", "reasoning_pose"), 40),
+    }
+    test_prompts = {row["prompt"] for name in (MAIN, "reasoning", "held_out") for row in tests[name]}
+    assert not test_prompts & {row["prompt"] for name in (MAIN, "reasoning") for row in made[name]}
+    assert all(read(row["prompt"]) == read(row["complex_prompt"]) == row["include"] for row in made[MAIN])
+    assert all(row in tests["hand_written"] for row in made["hand_written"])
+    scenes = Counter(row["id"].split("-")[1] for row in made["hand_written"])
+    assert min(scenes.values()) > 25, "every n-th prompt, so that each kind of scene keeps its share"
+    with pytest.raises(FileNotFoundError, match="holds no \\*.jsonl of prompts"):
+        write_development(tmp_path, 40, tmp_path / "missing")
 
 
 def test_there_are_100_prompts_per_category_and_no_duplicates():

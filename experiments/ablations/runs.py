@@ -1,0 +1,220 @@
+"""One run of an ablation: its params.yaml, the commands that it needs, and what decides whether it has to run again.
+
+A run starts from the features in data/features. Its files are in data/ablations/<row>-s<seed>; what several runs need is made once beside
+them: features that differ from those of data/features, and the images of the arms without the adapter.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from filelock import FileLock
+from ruamel.yaml import YAML
+
+from experiments.ablations.rows import Row
+from sur_adapter.io.atomic import atomic_write
+from sur_adapter.io.hashing import file_digest, folder_digest, short_digest
+
+FOLDER = Path("data/ablations")
+FEATURES, PAIRS, SENTENCES = Path("data/features"), Path("data/pairs.parquet"), Path("data/sentences.parquet")
+FUNNEL = "reports/funnel.json"
+READ = ("models", "cache", "sentences", "adapter", "loss", "train", "generate", "evaluate")  # sections that a run depends on
+PARTS = {  # features that a row can change: the keys of params.yaml that they depend on
+    "sentences": ("models", "sentences", "cache.sentences", "cache.llm", "loss.llm"),
+    "llm": ("models", "cache.llm", "loss.llm"),
+    "vae": ("models", "cache.vae", "loss.w_diffusion"),
+}
+WITHOUT, WITH = ("baseline", "complex"), ("adapter", "complex_adapter")  # arms
+
+
+class CommandError(Exception):
+    """A command of a run failed. Its text names the command and has the last lines of its output."""
+
+
+Execute = Callable[[list[str], Path, Path], None]  # (words after `python -m stages`, params.yaml, log); raises CommandError
+
+
+class Processes:
+    """Runs the commands of several runs in processes with `threads` threads each. `stop` ends them, and no other starts."""
+
+    def __init__(self, threads: int):
+        self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self.running: set[subprocess.Popen] = set()
+        self.stopped = False
+
+    def __call__(self, words: list[str], params: Path, log: Path) -> None:
+        if self.stopped:
+            raise CommandError("stopped")
+        with log.open("ab") as output:
+            command, environment = [sys.executable, "-m", "stages", *words], self.environment | {"SUR_PARAMS": str(params)}
+            process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            self.running.add(process)
+            code = process.wait()
+            self.running.discard(process)
+        if code:
+            lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
+            raise CommandError("\n".join([f"`stages {words[0]}` ended with {code}; the last lines of {log}:", *lines]))
+
+    def stop(self) -> None:
+        self.stopped = True
+        for process in list(self.running):
+            process.terminate()
+
+
+@dataclass
+class Workspace:
+    """The finished run of DVC that the ablations start from: params: of params.yaml; data: digest of its features.
+
+    Raises FileNotFoundError if there are no features.
+    """
+
+    params: dict = field(default_factory=lambda: YAML(typ="safe").load(Path("params.yaml")))
+    data: str = field(default_factory=lambda: data_digest())
+
+    @property
+    def settings(self) -> str:
+        """The digest of all that every run depends on, without what a row changes."""
+        return _digest([_read_sections(self.params), self.data])
+
+
+def data_digest() -> str:
+    """Returns the digest of the manifests of the cached pairs and sentences, which hold digests of all values, and of the query bank."""
+    if not any((FEATURES / "clip").glob("*.parquet")):
+        raise FileNotFoundError(f"{FEATURES / 'clip'} holds no features: run `dvc repro` first; the ablations start from its features")
+    files = [file for part in ("clip", "sentences") for file in sorted((FEATURES / part).glob("*-[0-9]*.parquet"))]
+    manifests = [(file.name, (pq.read_metadata(file).metadata or {}).get(b"manifest", b"")) for file in files]
+    return short_digest(*(chunk for name, manifest in manifests for chunk in (name, manifest)), folder_digest(FEATURES / "queries", "*"))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training of a row with one seed, in a workspace."""
+
+    name: str
+    row: Row
+    seed: int
+    workspace: Workspace
+
+    @property
+    def folder(self) -> Path:
+        return FOLDER / f"{self.name}-s{self.seed}"
+
+    @property
+    def params(self) -> dict:
+        """Returns the workspace's params with what the row changes. Raises ValueError for a key that they lack."""
+        values = deepcopy(self.workspace.params)
+        for key, value in (self.row.shared | self.row.changes | {"train.seed": self.seed}).items():
+            *parents, last = key.removeprefix("+").split(".")
+            section = values
+            for name in parents:
+                section = section.get(name, {})
+            if last not in section and not key.startswith("+"):
+                raise ValueError(f"params.yaml has no key {key}, which the row {self.name} changes: correct experiments/ablations/rows.py")
+            section[last] = value
+        return values
+
+    @property
+    def settings(self) -> str:
+        """The digest of all that the run's figures depend on, but for the code."""
+        return _digest([_read_sections(self.params), self.workspace.data, _prompts_digest(self.params), *self._teacher()])
+
+    def _teacher(self) -> list[str]:
+        """Returns the digest of the file of sentences with ready answers, if the params name one."""
+        file = _at(self.params, "sentences.sources.file.path")
+        return [file_digest(Path(file))] if file else []
+
+    def execute(self, execute: Execute) -> dict:
+        """Trains, generates and measures. Returns the metrics, as in metrics.json. Raises CommandError."""
+        params, here = self.params, self.folder
+        shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
+        file = _write_params(here, params)
+        log, adapter, history, images = here / "log.txt", here / "adapter", here / "train/history.json", here / "images"
+        paths = {"clip": FEATURES / "clip", "queries": FEATURES / "queries"} | {part: self._features(part, execute) for part in PARTS}
+        execute(["train", *_options(paths | {"out": adapter, "reports": history.parent})], file, log)
+        shared, prompts = self._images_without_adapter(execute), {"prompts": params["generate"]["prompts"]}
+        execute(["generate", "--arms", *WITH, *_options(prompts | {"out": images, "adapter": adapter})], file, log)
+        for arm in WITHOUT:
+            shutil.copytree(shared / arm, images / arm, copy_function=os.link)
+        paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
+        execute(["evaluate", *_options(paths)], file, log)
+        return json.loads((here / "reports/metrics.json").read_text(encoding="utf-8"))
+
+    def _features(self, part: str, execute: Execute) -> Path:
+        """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""
+        own, base = ([_at(params, key) for key in PARTS[part]] for params in (self.params, self.workspace.params))
+        if own == base:
+            return FEATURES / part
+
+        def compute(folder: Path, file: Path) -> None:
+            log, table = folder / "log.txt", SENTENCES
+            if part != "sentences":
+                options = {"pairs": PAIRS, "raw": "data/raw"}
+            else:
+                if self.params["sentences"] != self.workspace.params["sentences"]:
+                    table = folder / "sentences.parquet"
+                    execute(["sentences", *_options({"pairs": PAIRS, "out": table, "report": folder / "sentences.json"})], file, log)
+                options = {"sentences": table}
+            execute(["cache", *_options({"features": part} | options | {"out": folder / part})], file, log)
+
+        return self._once(f"features/{part}", [own, self.workspace.data, *self._teacher()], compute) / part
+
+    def _images_without_adapter(self, execute: Execute) -> Path:
+        """Returns the folder of the images of the arms without the adapter; generates them once for all runs with these settings."""
+        params = self.params
+
+        def compute(folder: Path, file: Path) -> None:
+            options = {"prompts": params["generate"]["prompts"], "out": folder}
+            execute(["generate", "--arms", *WITHOUT, *_options(options)], file, folder / "log.txt")
+
+        return self._once("images", [params["models"], params["generate"], _prompts_digest(params)], compute)
+
+    def _once(self, kind: str, inputs: list, compute: Callable[[Path, Path], None]) -> Path:
+        """Returns the folder of what several runs need; `compute(folder, params.yaml)` fills it if no run has done so."""
+        folder = FOLDER / f"{kind}-{_digest(inputs)}"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f"{folder.name}.lock")):
+            if not (folder / "done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                compute(folder, _write_params(folder, self.params))
+                (folder / "done").touch()
+        return folder
+
+
+def _write_params(folder: Path, params: dict) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    with atomic_write(folder / "params.yaml") as part:
+        YAML(typ="safe").dump(params, part)
+    return folder / "params.yaml"
+
+
+def _options(values: Mapping[str, Any]) -> list[str]:
+    return [word for name, value in values.items() for word in (f"--{name}", str(value))]
+
+
+def _read_sections(params: dict) -> dict:
+    return {name: params.get(name) for name in READ}
+
+
+def _at(params: dict, key: str) -> Any:
+    """Returns the value of a key, None if it is missing."""
+    value: Any = params
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def _prompts_digest(params: dict) -> str:
+    path = Path(params["generate"]["prompts"])
+    return folder_digest(path, "*.jsonl") if path.is_dir() else file_digest(path)
+
+
+def _digest(values: list) -> str:
+    return short_digest(json.dumps(values, sort_keys=True))
