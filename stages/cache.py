@@ -1,6 +1,7 @@
 """cache: computes the features of one frozen model, once for all trainings.
 
-A killed run resumes after its last finished shard; the query bank, which takes a minute, starts over.
+What the loss of params.yaml does not read is not computed: then the folder of features is empty, and so is the work. A killed run resumes
+after its last finished shard; the query bank, which takes a minute, starts over.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -8,11 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sur_adapter.executors.base import ExecutorConfig
-from sur_adapter.io.image_index import ImageIndex
-from sur_adapter.io.shards import read_table
-from sur_adapter.models.config import ModelsConfig
+from sur_adapter.features.empty import EMPTY_FILE, write_empty
 from sur_adapter.registry import load, names
+from sur_adapter.training.config import LossConfig
 
 if TYPE_CHECKING:
     from sur_adapter.config import Params
@@ -29,11 +28,28 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace, params: "Params") -> None:
+    loss = params.section("loss", LossConfig)
+    if reason := loss.unread_features.get(args.features):
+        write_empty(args.out, args.features, reason)
+        print(f"nothing to compute: {reason}")
+        return
+    (args.out / EMPTY_FILE).unlink(missing_ok=True)
+    compute(args, params, loss)
+
+
+def compute(args: Namespace, params: "Params", loss: LossConfig) -> None:
+    """Writes the features of all kept rows."""
+    from sur_adapter.executors.base import ExecutorConfig  # these and the extractor load numpy, pandas or torch, which takes seconds
+    from sur_adapter.io.image_index import ImageIndex
+    from sur_adapter.io.shards import read_table
+    from sur_adapter.models.config import ModelsConfig
+
     extractor = load(EXTRACTORS, args.features)
     config = params.section(f"cache.{args.features}", extractor.Config, required=False)
     models, executor = params.section("models", ModelsConfig), params.section("executor", ExecutorConfig, required=False)
     if getattr(extractor, "TABLE", "pairs") == "sentences":
-        config = replace(config, llm=params.section("cache.llm", load(EXTRACTORS, "llm").Config))
+        llm = params.section("cache.llm", load(EXTRACTORS, "llm").Config)
+        config = replace(config, llm=llm if loss.uses_answer_states else replace(llm, layers=()))
         table = read_table(_given(args, "sentences"))
         extractor.extract(table[table["keep"].astype(bool)], None, args.out, config, models, executor)
         return

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from sur_adapter.features.columns import Column, RaggedColumn, open_column
+from sur_adapter.features.empty import read_reason
 from sur_adapter.io.atomic import atomic_write
 from sur_adapter.io.hashing import short_digest
 
@@ -127,6 +128,8 @@ class FeatureStore:
         files = sorted(folder.glob(SHARDS))
         if not files and (folder / ANSWERS_FILE).exists():
             raise FileNotFoundError(f"{folder} holds no answered sentence: name params.yaml: sentences.sources, or set loss.w_llm to 0")
+        if not files and (reason := read_reason(folder)):
+            raise FileNotFoundError(f"{folder} holds no features ({reason}, when it was written): run `dvc repro` to compute them")
         if not files:
             raise FileNotFoundError(f"{folder} holds no feature shard: run `dvc repro` to cache the features")
         self.folder, self.shards = folder, [FeatureShard.open(file) for file in files]

@@ -25,8 +25,7 @@ class RewriterConfig:
     token does; the first follows each example. choices: file with one allowed answer a line, or null. max_new_tokens: of an answer that
     is not among `choices`. batch_size: sentences. precision: auto is bf16 on a GPU, else fp32; for models of more than some 100 million
     weights, bf16 is faster on CPUs with instructions for it. keyword_prompt: what the base model gets of an answer, such as quality tags
-    around `{answer}`: keyword prompts of galleries have them, and the base model draws better with them. hidden_states: the cache holds
-    those of the answers too; without them and with ready answers for all sentences no language model is loaded.
+    around `{answer}`: keyword prompts of galleries have them, and the base model draws better with them.
     """
 
     instruction: str = "{sentence} means "
@@ -37,7 +36,6 @@ class RewriterConfig:
     max_new_tokens: int = 24
     batch_size: int = 256
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    hidden_states: bool = True
     keyword_prompt: str = ANSWER_SLOT
 
     def __post_init__(self):

@@ -134,6 +134,16 @@ class LossConfig:
             raise ValueError(f"t_min is {self.t_min} and t_max {self.t_max}: choose 0 <= t_min < t_max, or null for all timesteps")
 
     @property
+    def uses_latents(self) -> bool:
+        """Whether a term needs the latents of the images."""
+        return bool(self.w_diffusion)
+
+    @property
+    def uses_answer_states(self) -> bool:
+        """Whether this form of L_llm needs the LLM's hidden states of the answers, whatever its weight."""
+        return self.llm != "words"
+
+    @property
     def uses_queries(self) -> bool:
         """Whether a term needs the query bank."""
         return bool(self.w_prompt and self.prompt == "attention") or bool(self.w_llm and self.llm != "kl")
@@ -142,3 +152,16 @@ class LossConfig:
     def uses_projection(self) -> bool:
         """Whether a term needs the LLM's vectors of the pairs and their projection."""
         return bool(self.w_llm) and self.llm == "kl"
+
+    @property
+    def unread_features(self) -> dict[str, str]:
+        """Features of the pairs that no term reads: their name in the stage `cache` -> the reason, as part of a sentence.
+
+        Only w_diffusion and llm decide, as dvc.yaml lists for `cache`. w_llm does not, so that another weight computes no features again.
+        """
+        reasons = {}
+        if not self.uses_latents:
+            reasons["vae"] = "loss.w_diffusion is 0, and only the diffusion loss reads latents"
+        if self.llm != "kl":
+            reasons["llm"] = f"loss.llm is {self.llm}, and only kl reads the LLM's vectors of the pairs"
+        return reasons

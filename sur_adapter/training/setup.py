@@ -46,7 +46,7 @@ def load_data(clip: Path, llm: Path, vae: Path, sentences: Path | None, loss: Lo
     Raises ValueError if they do not hold the same rows, if other models made them, if a value is not the one that was written, or if there
     are no text rows for a loss that needs them.
     """
-    folders = [clip, *([llm] if loss.uses_projection else []), *([vae] if loss.w_diffusion else [])]
+    folders = [clip, *([llm] if loss.uses_projection else []), *([vae] if loss.uses_latents else [])]
     stores = [_open(folder, models) for folder in folders]
     layers = _llm_columns(stores[1]) if loss.uses_projection else []
     about = stores[0].about | (stores[1].about | {"layers": layers} if layers else {})
@@ -83,9 +83,9 @@ def _text_splits(store: FeatureStore, pairs: FeatureDataset, loss: LossConfig) -
     lacking = [name for name in TEXT_COLUMNS if name in ("simple", "complex", *pairs.split.names) and name not in store.names]
     if lacking:
         raise ValueError(f"{store.folder} has no column {lacking[0]!r}: it is stale; remove it and run `dvc repro`")
-    layers = [] if loss.llm == "words" else _llm_columns(store)
-    if loss.llm != "words" and not layers:
-        raise ValueError(f"{store.folder} holds no hidden states of the LLM, which loss.llm `{loss.llm}` needs: set it to words")
+    layers = _llm_columns(store) if loss.uses_answer_states else []
+    if loss.uses_answer_states and not layers:
+        raise ValueError(f"{store.folder} holds no hidden states of the LLM, which loss.llm `{loss.llm}` needs: run `dvc repro`")
     splits = {split: FeatureSplit([store], split) for split in SPLITS}
     counts = {split: len(rows) for split, rows in splits.items()}
     for rows in splits.values():

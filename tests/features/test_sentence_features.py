@@ -9,7 +9,7 @@ import pytest
 import torch
 from helpers import tiny_models as tiny
 from helpers.small_models import digest
-from helpers.stages import run_stage
+from helpers.stages import READS_ALL, run_stage
 
 from sur_adapter.config import from_dict
 from sur_adapter.features.extractors.sentences import Config, SentenceExtractor
@@ -24,6 +24,7 @@ from sur_adapter.models.rewriter import Rewriter, RewriterConfig
 pytestmark = pytest.mark.usefixtures("own_work")
 CHOICES = ["3 green stars", "1 red circle", "2 blue squares", "1 black cat, running"]
 LLM = {"layers": [2, 4], "pooling": "mean"}
+WORDS = READS_ALL | {"llm": "words"}
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +59,13 @@ def table(count: int = 14, **columns) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**columns)
 
 
-def cache(sentences: pd.DataFrame, out: Path, models: dict, executor: dict | None = None, llm: dict = LLM, **settings) -> Path:
+def cache(
+    sentences: pd.DataFrame, out: Path, models: dict, executor: dict | None = None, llm: dict = LLM, loss: dict = READS_ALL, **settings
+) -> Path:
     """Runs the stage on a table; the folder's name is that of the features."""
     file = out.parent / f"{out.name}.table.parquet"
     write_table(file, sentences)
-    sections = {"cache": {"sentences": settings, "llm": llm}, "models": models, "executor": executor}
+    sections = {"cache": {"sentences": settings, "llm": llm}, "models": models, "loss": loss, "executor": executor}
     run_stage("cache", sections, features="sentences", sentences=file, out=out)
     return out
 
@@ -109,10 +112,10 @@ def test_states_are_stored_for_every_pooling(tmp_path, models, settings, pooling
     assert values.shape[0] == 7 and values.shape[-1] == 32 and values.ndim == (3 if pooling == "tokens" else 2) and values.abs().max() > 0
 
 
-def test_ready_answers_need_no_language_model_where_no_states_are_cached(tmp_path, models, settings):
+def test_ready_answers_need_no_language_model_where_no_loss_reads_states(tmp_path, models, settings):
     ready = table(8, answer=[CHOICES[k % 4] for k in range(8)], min_logprob=[-0.5, *[None] * 7])
     nothing = models | {"llm": None}
-    store = FeatureStore(cache(ready, tmp_path / "sentences", nothing, hidden_states=False))
+    store = FeatureStore(cache(ready, tmp_path / "sentences", nothing, loss=WORDS))
     assert len(store) == 8 and not [name for name in store.names if name.startswith("layer")] and "llm" not in store.about
     logprobs = store.rows(range(8), ["min_logprob"])["min_logprob"]
     assert (logprobs[0] == -0.5) and logprobs[1:].isnan().all()
@@ -121,7 +124,7 @@ def test_ready_answers_need_no_language_model_where_no_states_are_cached(tmp_pat
     states = FeatureStore(cache(ready, tmp_path / "states", models, **settings))
     assert len(states) == 7 and states.rows([0], ["min_logprob"])["min_logprob"] == -0.5, "one is too long for the model"
     asked = ready.assign(answer=[None, *ready.answer[1:]])
-    some = FeatureStore(cache(asked, tmp_path / "some", models, hidden_states=False, **settings))
+    some = FeatureStore(cache(asked, tmp_path / "some", models, loss=WORDS, **settings))
     assert len(some) == 8 and some.rows([0], ["min_logprob"])["min_logprob"] != -0.5 and "layer_2" not in some.names
 
 
@@ -183,7 +186,7 @@ def test_other_sentences_settings_or_choices_are_not_resumed(tmp_path, models, s
 
 
 def test_features_that_are_not_told_their_table_say_which_option_is_missing(tmp_path, models):
-    sections = {"cache": {"llm": LLM, "clip": {}}, "models": models, "executor": None}
+    sections = {"cache": {"llm": LLM, "clip": {}}, "models": models, "loss": READS_ALL, "executor": None}
     for features, option in (("sentences", "sentences"), ("clip", "raw")):
         with pytest.raises(ValueError, match=f"the features {features} need --{option}: name it"):
             run_stage("cache", sections, features=features, out=tmp_path / "out")

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, CLIPTextM
 
 from helpers.repository import ROOT
 from helpers.small_models import encode
+from helpers.stages import READS_ALL
 from sur_adapter.config import from_dict
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.io.schema import record_id
@@ -151,7 +152,7 @@ def home(folder: Path, models: dict, count: int = 40) -> Path:
     write_table(folder / "pairs.parquet", rows)
     write_tar(folder / "raw/here/images-000000.tar", ((key, "png", data) for key, data in images.items()))
     settings = {"clip": {"batch_size": 4}, "llm": {"layers": [1, 3], "max_tokens_per_batch": 40}, "vae": {"batch_size": 2, "flips": True}}
-    YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models}, folder / "params.yaml")
+    YAML().dump({"cache": settings | {"queries": {"count": 20}}, "models": models, "loss": READS_ALL}, folder / "params.yaml")
     return folder
 
 

@@ -1,9 +1,9 @@
 """Features of sentences without images: the language model answers each with a keyword prompt, and CLIP encodes both.
 
 `{split}-000000.parquet` holds id; simple and complex, of the sentence and of the keyword prompt made of the answer, as clip.py stores those
-of a pair; layer_<k> or layernorm_mean, the language model's states of the answer's tokens while it answers, pooled as `cache.llm.pooling`
-says; mean_logprob and min_logprob, fp32, NaN for a ready answer that came without. `answers.parquet` holds the answers, and
-those that were dropped with their reason.
+of a pair; if a loss reads them, layer_<k> or layernorm_mean, the language model's states of the answer's tokens while it answers, pooled as
+`cache.llm.pooling` says; mean_logprob and min_logprob, fp32, NaN for a ready answer that came without. `answers.parquet` holds the
+answers, and those that were dropped with their reason.
 
 A worker's file of a shard, with the suffix .new, holds all its sentences and their answers as code points; those without a reason go on
 into the shard.
@@ -54,17 +54,23 @@ ANSWERS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, kw_only=True)
 class Config(RewriterConfig):
-    """Section `cache.sentences` of params.yaml, that of the rewriter. llm: section `cache.llm`, which the stage adds."""
+    """Section `cache.sentences` of params.yaml, that of the rewriter. llm: section `cache.llm`, which the stage adds; without layers if no
+    loss reads the states of the answers."""
 
     llm: LLMFeatures | None = None
+
+    @property
+    def stores_states(self) -> bool:
+        return bool(self.llm and self.llm.layers)
 
 
 def extract(rows: pd.DataFrame, images: None, out: Path, config: Config, models: ModelsConfig, executor: ExecutorConfig) -> None:
     """Writes the features and answers of all kept sentences; see base.py. Without any, answers.parquet is empty and alone.
 
-    rows: COLUMNS of the table of the stage `sentences`. Raises ValueError if a language model is needed and none is named.
+    rows: COLUMNS of the table of the stage `sentences`. Raises ValueError if a language model is needed, for answers or for their states,
+    and none is named.
     """
-    asks = bool(config.hidden_states or rows["answer"].isna().any())
+    asks = bool(config.stores_states or rows["answer"].isna().any())
     if asks and models.llm is None and len(rows):
         raise ValueError("params.yaml: models.llm is null: name a language model, a folder or one of the hub")
     shards = list(split_shards(rows))
@@ -95,9 +101,9 @@ class SentenceExtractor:
         self.clip, self.config = clip.TextEncoderExtractor(models.diffusion, clip.Config(config.batch_size)), config
         self.about, self.rewriter = dict(self.clip.about), None
         if asks:
-            states = config.llm if config.hidden_states else replace(config.llm, layers=())
-            self.rewriter = Rewriter(config, models.llm, resolve_device(), states)
-            self.about |= {"llm": models.llm, "llm_weights": weights_hash(self.rewriter.model), "pooling": config.llm.pooling}
+            self.rewriter = Rewriter(config, models.llm, resolve_device(), config.llm)
+            self.about |= {"llm": models.llm, "llm_weights": weights_hash(self.rewriter.model)}
+            self.about |= {"pooling": config.llm.pooling} if config.stores_states else {}
             self.about["precision"] = str(self.rewriter.dtype).removeprefix("torch.")
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
@@ -123,7 +129,7 @@ class SentenceExtractor:
         ready = [text and Answer(text, *numbers, None) for text, numbers in zip(given, logprobs.tolist(), strict=True)]
         if self.rewriter is None:
             return ready
-        asked = [row for row, text in enumerate(given) if text is None or self.config.hidden_states]
+        asked = [row for row, text in enumerate(given) if text is None or self.config.stores_states]
         answers = list(ready)
         for row, answer in zip(asked, self.rewriter.rewrite([sentences[r] for r in asked], [given[r] for r in asked]), strict=True):
             answers[row] = answer if ready[row] is None else replace(ready[row], reason=answer.reason, states=answer.states)

@@ -7,6 +7,7 @@ of images from a mean size whose origin is noted.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from sur_adapter.generation.prompts import MAIN
@@ -101,7 +102,7 @@ Stages = list[tuple[str, Callable[[], StageCost], object]]  # name, its cost, wh
 
 def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: int, image_bytes: float, rates: MeasuredRates) -> Stages:
     models = settings.models
-    return [
+    stages = [
         ("crawl", lambda: stage_costs.crawl(total, crawled, image_bytes), total),
         ("caption", lambda: stage_costs.caption(crawled, settings.caption), total),
         *((f"score@{name}", lambda n=name, c=config: stage_costs.score(crawled, n, c), total) for name, config in settings.scores.items()),
@@ -111,6 +112,8 @@ def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: 
         ("cache@vae", lambda: stage_costs.cache_vae(kept, models, settings.cache_vae), total),
         ("cache@queries", lambda: stage_costs.cache_queries(kept, models, settings.cache_queries), total),
     ]
+    unread = {f"cache@{features}": reason for features, reason in settings.loss.unread_features.items()}
+    return [(name, partial(stage_costs.nothing, unread[name]), True) if name in unread else (name, *more) for name, *more in stages]
 
 
 def _model_stages(
@@ -210,7 +213,7 @@ def _estimate(
         cpu += flops / rate
         gpu += flops / assumptions.gpu_flops_per_second(precision)
     decoding = rates.seconds_per_image * size_ratio * cost.images_decoded
-    memory = BASE_BYTES + cost.memory_bytes + cost.rows_filtered * rates.bytes_per_row
+    memory = cost.rows and BASE_BYTES + cost.memory_bytes + cost.rows_filtered * rates.bytes_per_row
     gpu_seconds = gpu if cost.operations else None
     return StageEstimate(stage, cost.rows, cost.disk_bytes, cpu + decoding, gpu_seconds, memory, source, decoding, cost.note)
 

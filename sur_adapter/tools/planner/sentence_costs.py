@@ -90,10 +90,11 @@ def cache_sentences(kept: int, ready: int, settings: PlanSettings, tokens_per_pr
     models, config = settings.models, settings.cache_sentences
     encoding, encoders, memory = encoding_cost(models, config.batch_size)
     row_bytes, note, operations = text_row_bytes(models) + 8, "", {"encoding": (2 * encoding * kept, "fp32")}
-    asked = kept if config.hidden_states else kept - ready
+    has_states = settings.loss.uses_answer_states
+    asked = kept if has_states else kept - ready
     if asked:
         flops, of_llm = answer_cost(models.llm, config, tokens_per_prompt)
-        states = config.hidden_states * llm_row_bytes(models, settings.cache_llm, config.max_new_tokens)
+        states = has_states * llm_row_bytes(models, settings.cache_llm, config.max_new_tokens)
         row_bytes, memory = row_bytes + states, memory + of_llm
         operations["answers"] = (flops * asked, "fp32" if config.precision == "fp32" else "bf16")
         note = LONGEST_AS_ASSUMED

@@ -50,6 +50,11 @@ class StageCost:
     note: str = ""
 
 
+def nothing(reason: str) -> StageCost:
+    """Returns the cost of a stage that computes nothing."""
+    return StageCost(0, note=f"nothing is computed: {reason}")
+
+
 def crawl(candidates: int, kept: int, image_bytes: float) -> StageCost:
     member = 512 + -(-image_bytes // 512) * 512  # a tar header and padding
     return StageCost(candidates, kept * member + candidates * ROW_BYTES["prompts"], rows_crawled=candidates)

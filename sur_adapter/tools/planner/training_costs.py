@@ -29,7 +29,7 @@ def train(pairs: int, settings: PlanSettings, sentences: int = 0, tokens_per_pro
     weights = num_weights(adapter)
     states = 2 if config.optimizer == "adamw" else 1  # of the optimizer, for each weight
     unet, width = diffusion_model(settings.models.diffusion)["unet"], WIDTHS[config.precision]
-    frozen = width * num_weights(unet) if settings.loss.w_diffusion else 0
+    frozen = width * num_weights(unet) if settings.loss.uses_latents else 0
     if uses_query_bank(settings):
         frozen += width * sum(query_bank_sizes(unet, settings.cache_queries.count))
     memory = 4 * weights * (2 + states) + frozen + cost.peak_bytes * config.batch_size / measured
