@@ -5,16 +5,24 @@
 
 Pictures are scenes of the miniature, each with its keyword prompt. What is wrong with which picture is kept in
 `gallery.faults`; what each really shows, in `gallery.includes`. The same count, seed and rates make the same gallery.
+
+    with serve_in_process(count=200) as url:
+
+serves one from a process of its own, so that drawing pictures and fetching them share no interpreter lock.
 """
 
 import json
 import sys
 from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from itertools import islice
+from pathlib import Path
 from random import Random
+from subprocess import PIPE, Popen
 from threading import Lock, Thread
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -203,6 +211,30 @@ class Gallery:
         self._server.server_close()
 
 
+@contextmanager
+def serve_in_process(count: int, seed: int = 0, retry_after: int = 1) -> Iterator[str]:
+    """Serves `Gallery(count, seed, retry_after=retry_after)` from another process while the block lasts; yields its URL.
+
+    The process ends when its standard input does, so also if this one is killed. Raises RuntimeError if it does not start.
+    """
+    command = [sys.executable, "-m", "miniature.gallery", *map(str, (count, seed, retry_after))]
+    root = Path(__file__).parents[1]  # from which `-m` finds this module, wherever this process runs
+    with Popen(command, cwd=root, stdin=PIPE, stdout=PIPE, text=True, start_new_session=True) as process:  # Ctrl-C is for this one
+        try:
+            if not (url := process.stdout.readline().strip()):
+                raise RuntimeError("the process of the gallery's server has ended before it served anything: see its message above")
+            yield url
+        finally:
+            process.stdin.close()
+            process.wait()  # after an interrupt, Popen would not
+
+
+def _serve_until_stdin_ends(count: int, seed: int, retry_after: int) -> None:
+    with Gallery(count, seed, retry_after=retry_after) as gallery:
+        print(gallery.url, flush=True)
+        sys.stdin.read()
+
+
 class _Server(ThreadingHTTPServer):
     request_queue_size = 256  # with the library's 5, a crowd at a busy machine's door hangs for half a minute
 
@@ -215,6 +247,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     gallery: Gallery
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # buffered: one packet for the header and a small body
 
     def do_GET(self) -> None:
         url = urlsplit(self.path)
@@ -257,3 +290,7 @@ def _uncursor(cursor: str) -> int:
 def _mask(level: str) -> int:
     """Civitai's older `nsfw`: everything up to a level."""
     return 2 * LEVELS[level] - 1
+
+
+if __name__ == "__main__":
+    _serve_until_stdin_ends(*map(int, sys.argv[1:]))

@@ -1,17 +1,21 @@
 """The gallery serves every image, and every planted fault, to a plain HTTP client."""
 
 import json
+import subprocess
+import sys
+import time
 from collections import Counter
 from io import BytesIO
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlencode
 from urllib.request import urlopen
 
 import pytest
+from helpers.repository import ROOT
 from PIL import Image, UnidentifiedImageError
 
 from miniature import judge
-from miniature.gallery import FAULTS, Gallery
+from miniature.gallery import FAULTS, Gallery, serve_in_process
 from miniature.words import read
 
 COUNT = 700
@@ -156,3 +160,52 @@ def test_a_misspelled_fault_or_too_many_faults_are_refused_in_one_sentence():
         Gallery(10, rates={"nsfv": 0.1})
     with pytest.raises(ValueError, match="add up to 1.2: they must not exceed 1"):
         Gallery(10, rates={"nsfw": 0.6, "tiny": 0.6})
+
+
+def servers(seed: int) -> list[str]:
+    """The running processes that serve the gallery with this seed; a zombie has no command line."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return [line for line in listed if f"-m miniature.gallery 30 {seed} " in line and line.split()[0].endswith(sys.executable)]
+
+
+def wait_until(condition) -> bool:
+    end = time.monotonic() + 60
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+def test_a_process_of_its_own_serves_the_same_gallery_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with Gallery(30, 77_001) as here, serve_in_process(30, 77_001) as url, serve_in_process(30, 77_001) as other:
+        assert len({here.url, url, other}) == 3 and len(servers(77_001)) == 2, "each takes a free port"
+        for index in range(30):
+            path = f"/images/{here.id(index)}.{here.ext(index)}"
+            assert len({(status, body) for status, body, _ in (get(address + path) for address in (here.url, url, other))}) == 1
+        pages = [get(f"{address}/api/v1/images?withMeta=true&limit=7")[1].decode().replace(address, "") for address in (here.url, url)]
+        assert pages[0] == pages[1] and "cursor" in pages[0]
+    assert not servers(77_001), "it has ended with its block"
+    with pytest.raises(URLError):
+        get(url)
+
+
+def test_the_process_ends_when_the_block_raises_and_when_its_parent_is_killed():
+    with pytest.raises(KeyboardInterrupt), serve_in_process(30, 77_002):
+        assert servers(77_002)
+        raise KeyboardInterrupt
+    assert not servers(77_002)
+    code = "import time\nfrom miniature.gallery import serve_in_process\nwith serve_in_process(30, 77_003) as url:\n"
+    code += "    print(url, flush=True)\n    time.sleep(600)"
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    url = parent.stdout.readline().strip()
+    assert get(f"{url}/robots.txt")[0] == 200
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: not servers(77_003)), "nothing of a killed crawl stays"
+    with pytest.raises(URLError):
+        get(f"{url}/robots.txt")
+
+
+def test_a_server_that_cannot_start_is_an_error():
+    with pytest.raises(RuntimeError, match="the gallery's server has ended before it served anything"), serve_in_process(-1, "x"):
+        pass
