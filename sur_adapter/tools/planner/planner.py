@@ -96,10 +96,12 @@ def format_pending(pending: list[str], seconds: dict[str, float]) -> str:
     """Formats one sentence on how long these stages take. seconds: of the stages that were measured here."""
     if not pending:
         return "`dvc repro` would run no stage: all outs are up to date"
-    unknown = [name for name in pending if name not in seconds]
-    known = format_seconds(sum(seconds[name] for name in pending if name in seconds))
-    beside = f", without {', '.join(unknown)}: not measured here" if unknown else ""
-    return f"`dvc repro` would run {len(pending)} stages ({', '.join(pending)}): about {known} on this machine{beside}"
+    known, unknown = ([name for name in pending if (name in seconds) == measured] for measured in (True, False))
+    text = f"`dvc repro` would run {len(pending)} stage{'s' * (len(pending) > 1)} ({', '.join(pending)}): "
+    if not known:
+        return text + "not measured here"
+    text += f"about {format_seconds(sum(seconds[name] for name in known))} here"
+    return text + (f", without {', '.join(unknown)}: not measured" if unknown else "")
 
 
 def format_plan(plan: Plan, measured: dict[str, float] | None = None) -> str:
