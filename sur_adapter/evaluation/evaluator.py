@@ -148,9 +148,8 @@ def _add_columns(
 ) -> tuple[pd.DataFrame, np.ndarray | None]:
     """Adds the numbers, (N, K) by measurement, to the table; columns that were not measured are NaN."""
     verdicts, embeds = numbers.get("judge"), numbers["clip"].astype(np.float32) if measurements.clip else None
-    table["shown"] = np.nan if verdicts is None else verdicts[:, 0]
-    table["soft"] = np.nan if verdicts is None or verdicts.shape[1] < 2 else verdicts[:, 1]
-    table["counted"] = numbers["counted"][:, 0] if "counted" in numbers else np.nan
+    for column, name in enumerate(("shown", "soft", "counted")):  # a judge gives the first one, two or all of them
+        table[name] = np.nan if verdicts is None or verdicts.shape[1] <= column else verdicts[:, column]
     table["clip_score"] = table["distance"] = np.nan
     if embeds is not None:
         table["clip_score"], table["distance"] = _clip_columns(table, embeds, prompts, measurements.clip)

@@ -24,7 +24,7 @@ class Measurements:
     judge: a file of evaluation/judges, metrics: files of evaluation/metrics, by name or by name with settings; clip: a CLIP model, by
     folder or hub id. Each may be None. Raises ValueError for unknown names and settings, FileNotFoundError for a missing CLIP.
 
-    caches: name -> measurement of every image: "statistics", "judge", "counted" (a judge that counts), "clip", and `metrics`.
+    caches: name -> measurement of every image: "statistics", "judge", "clip", and `metrics`.
     metrics: names of those metrics that give a number for each image. set_metrics: name -> metrics that compare sets of images.
     """
 
@@ -39,7 +39,7 @@ class Measurements:
         statistics = MeasurementCache("statistics", lambda images, _: image_quality.image_statistics(images), image_quality.__file__)
         self.caches = {"statistics": statistics}
         if self.judge:
-            self.caches |= _judge_caches(self.judge, *judges[self.judge])
+            self.caches["judge"] = _judge_cache(self.judge, *judges[self.judge])
         if self.clip:
             encode = self.clip.encode_images
             self.caches["clip"] = MeasurementCache("clip", lambda images, _: encode(images), clip_module.__file__, {"model": clip})
@@ -54,12 +54,8 @@ def _load_all(package: str, names: Names, key: str) -> dict[str, tuple[ModuleTyp
     return {name: (modules[name], from_dict(modules[name].Config, names[name], f"{key}.{name}")) for name in names}
 
 
-def _judge_caches(name: str, judge: Judge, config) -> dict[str, MeasurementCache]:
-    caches = {"judge": MeasurementCache(name, partial(judge.verdicts, config=config), judge.__file__, asdict(config), reads_prompts=True)}
-    if hasattr(judge, "counts"):
-        count = partial(judge.counts, config=config)
-        caches["counted"] = MeasurementCache(f"{name}_counts", count, judge.__file__, asdict(config), reads_prompts=True)
-    return caches
+def _judge_cache(name: str, judge: Judge, config) -> MeasurementCache:
+    return MeasurementCache(name, partial(judge.verdicts, config=config), judge.__file__, asdict(config), reads_prompts=True)
 
 
 def _metric_cache(name: str, metric: ImageMetric, config) -> MeasurementCache:

@@ -24,7 +24,7 @@ TAG_ARMS = ("baseline", "adapter", "rewrite", "complex")  # accuracy by tag is f
 def judge_sets(images: Path, sets: Mapping[str, list[dict]], judge: Callable | None) -> pd.DataFrame:
     """Judges the images of the sets. Returns a row per image with COLUMNS; no row without a judge or without images of the sets.
 
-    images: folder of the arms; sets: name -> prompts; judge(images) -> (N, 1 or 2). Raises ValueError if arms differ in prompts or seeds.
+    images: folder of the arms; sets: name -> prompts; judge(images) -> (N, 1 to 3). Raises ValueError if arms differ in prompts or seeds.
     """
     prompts = {row["id"]: (name, row) for name, rows in sets.items() for row in rows}
     if not prompts or judge is None:
@@ -33,7 +33,7 @@ def judge_sets(images: Path, sets: Mapping[str, list[dict]], judge: Callable | N
     texts, rows = pipeline_texts(images, arms), []
     members = ((key, data) for key, data in read_images(images, arms) if key[1] in prompts)
     while batch := list(islice(members, BATCH)):
-        verdicts = judge([GeneratedImage(data, prompts[key[1]][1]) for key, data in batch])  # (N, 1 or 2)
+        verdicts = judge([GeneratedImage(data, prompts[key[1]][1]) for key, data in batch])  # (N, 1 to 3)
         for ((arm, name, seed), _), verdict in zip(batch, verdicts, strict=True):
             in_set, prompt = prompts[name]
             soft = verdict[1] if len(verdict) > 1 else float("nan")

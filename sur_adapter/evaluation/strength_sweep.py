@@ -15,7 +15,7 @@ BATCH = 32  # images per call of the judge
 def accuracy_by_strength(folder: Path, prompts: dict[str, dict], judge: Callable) -> dict[str, dict]:
     """Measures the share of images that show what their prompt asks for. Returns strength, as its folder is named -> value, low, high.
 
-    prompts: by id; judge(images) -> (N, 1 or 2). Raises ValueError for a folder that is not named by a number, or an unknown prompt.
+    prompts: by id; judge(images) -> (N, 1 to 3). Raises ValueError for a folder that is not named by a number, or an unknown prompt.
     """
     folders = sorted(_folders(folder), key=lambda item: float(item[0]))
     return {strength: rate(_accuracy_by_prompt(images, prompts, judge)) for strength, images in folders}

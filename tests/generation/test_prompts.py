@@ -70,8 +70,8 @@ def test_plain_and_keyword_prompt_describe_what_include_lists():
 
 
 def judge(image, row: dict) -> bool:
-    (verdict,) = pictograms.verdicts([image], [row], pictograms.Config())
-    return verdict
+    ((shown, *_),) = pictograms.verdicts([image], [row], pictograms.Config())
+    return shown
 
 
 def test_the_judge_accepts_an_image_of_the_prompt_and_no_other():

@@ -17,19 +17,13 @@ class Judge(Protocol):
     Config: type  # frozen dataclass of its settings, the keys of params.yaml: evaluate.judge.<name>; may be empty
 
     def verdicts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """Judges each image. Returns (N,), (N, 1) or (N, 2).
+        """Judges each image. Returns (N,), (N, 1), (N, 2) or (N, 3).
 
         First column: 1 if the image shows all that its prompt asks for and nothing else, else 0. Second column, if the judge gives one: the
-        probability of that, 0 to 1.
+        probability of that, 0 to 1. Third column, if the judge counts: the number of things of the class that a counting prompt asks for
+        (counting.requested_count). NaN in the second and third column: no such number.
 
         images: RGB, of any size. prompts: the row of the prompt list (generation/prompts.py) that each image was generated for, with
         `include` and `exclude` for judges that look for things, `atoms` for judges that answer questions.
         Raises ValueError with the id of a prompt that the judge cannot judge, FileNotFoundError for a missing model.
         """
-
-
-class CountingJudge(Judge, Protocol):
-    """A judge that also counts."""
-
-    def counts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """Counts the things of the class that a counting prompt asks for, (N,); NaN for other prompts."""

@@ -1,4 +1,7 @@
-"""The miniature's own judge: reads classes, colours, counts and poses back from the pixels, without a model."""
+"""The miniature's own judge: reads classes, colours, counts and poses back from the pixels, without a model.
+
+Reading an image is what takes time, a few milliseconds: verdict and count come from one reading.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +9,7 @@ from math import isnan, nan
 
 from PIL import Image
 
-from miniature.judge import read, shows
+from miniature.judge import agree, read
 from sur_adapter.evaluation.counting import requested_count
 
 
@@ -15,18 +18,16 @@ class Config:
     """No settings."""
 
 
-def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[bool]:
-    """Decides whether each image shows what its prompt's `include` lists, all of it and nothing else."""
+def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[tuple[bool, float, float]]:
+    """Judges each image. Returns (N, 3): whether it shows what its prompt's `include` lists, all of it and nothing else; NaN; the number of
+    things of the requested class, whatever their colour, or NaN where the prompt names no single number."""
     for prompt in prompts:
         if "include" not in prompt:
             raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
-    return [shows(image, prompt["include"]) for image, prompt in zip(images, prompts, strict=True)]
+    return [_verdict(read(image), prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
-def counts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[float]:
-    """Counts the things of the requested class in each image, whatever their colour; NaN where the prompt names no single number."""
-    requested = [requested_count(prompt) for prompt in prompts]
-    return [
-        nan if isnan(number) else float(sum(thing["count"] for thing in read(image) if thing["class"] == prompt["include"][0]["class"]))
-        for image, prompt, number in zip(images, prompts, requested, strict=True)
-    ]
+def _verdict(reading: list[dict], prompt: dict) -> tuple[bool, float, float]:
+    include = prompt["include"]
+    of_class = nan if isnan(requested_count(prompt)) else float(sum(t["count"] for t in reading if t["class"] == include[0]["class"]))
+    return agree(reading, include), nan, of_class
