@@ -13,8 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm import tqdm
 
-from sur_adapter.models import torch_utils
-
 CHECKPOINT_EVERY = 100  # steps
 
 
@@ -104,8 +102,13 @@ def save_half(model, path: Path, training: dict | None = None) -> None:
         (path / "training.json").write_text(json.dumps(training, indent=2) + "\n")
 
 
+def has_bf16() -> bool:
+    """Whether the CPU computes bf16 products itself; others emulate them, some fifty times slower than fp32."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @contextmanager
 def autocast():
     """bf16 for matrix products if the CPU has it, and attention without the fused kernel, whose backward pass is slower on a CPU."""
-    with torch_utils.autocast("cpu", "bf16"), sdpa_kernel(SDPBackend.MATH):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16()), sdpa_kernel(SDPBackend.MATH):
         yield

@@ -25,14 +25,13 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from miniature.broad import broad_prompt
-from miniature.pretrain.loop import autocast, fit
+from miniature.pretrain.loop import autocast, fit, has_bf16
 from miniature.pretrain.world import TEST_SEED
 from miniature.reasoning import reasoning
 from miniature.scenes import ACTORS, COLORS, Scene, make
 from miniature.sentences import sentences
 from miniature.silhouettes import POSES, SHAPES
 from miniature.words import NUMBERS, keywords, plural, simple_prompt
-from sur_adapter.models.torch_utils import compute_dtype
 
 INSTALL = "pip install --no-deps -r requirements-llm.txt"
 PROMPT = "{sentence} =>"
@@ -109,7 +108,9 @@ def answer(model: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
 
 def load(folder: Path) -> tuple[nn.Module, AutoTokenizer]:
     """(model, in bf16 if the CPU has it, else in fp32; tokenizer)"""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=compute_dtype("cpu", "bf16"), local_files_only=True).eval()
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.bfloat16 if has_bf16() else torch.float32, local_files_only=True
+    ).eval()
     return model, AutoTokenizer.from_pretrained(folder, local_files_only=True)
 
 
