@@ -135,7 +135,7 @@ def read_timings(file: Path = FILE) -> Timings:
         timings = json.loads(file.read_text(encoding="utf-8"))
         complete = (entry.keys() >= FIELDS and entry["seconds"] >= 0 and entry["machine"].keys() >= MACHINE for entry in timings.values())
         if not all(complete):
-            raise ValueError("an entry is incomplete")
+            raise TypeError("an entry is incomplete")
     except FileNotFoundError:
         return {}
     except (ValueError, AttributeError, TypeError) as error:
