@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,7 +14,7 @@ from helpers import tiny_models as tiny
 from helpers.small_models import write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import CLIPTokenizer
+from transformers import AutoTokenizer, CLIPTokenizer
 
 from miniature.scenes import make
 from miniature.words import complex_prompt, simple_prompt
@@ -177,3 +180,32 @@ def test_the_score_too_long_counts_excess_tokens():
     assert too_long.score([], texts, too_long.Config(str(ROOT / "models/miniature/clip"))) == [0.0, 5.0, 0.0, None]
     with pytest.raises(FileNotFoundError, match="scores.too_long.model is 'nowhere', where no tokenizer can be loaded"):
         too_long.score([], texts, too_long.Config("nowhere"))
+
+
+def test_the_tokenizer_file_of_a_clip_counts_as_transformers_does(tmp_path):
+    folder = ROOT / "models/miniature/clip"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    odd = ["", "  MASTERPIECE,\n8k's  don’t 12345", "<|endoftext|> <|startoftext|> [UNK]", "héllo 中文 🎉 ﬁ ́e", "a" * 3000]
+    prompts = [*odd, *(complex_prompt(make(k), k) for k in range(200)), "red " * 99]
+    counted = too_long.score([], [{"complex_prompt": p} for p in prompts], too_long.Config(str(folder)))
+    assert counted == [float(n) for n in count_excess_tokens(prompts, tokenizer)] and max(counted) > 1000
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / name, tmp_path / name)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match="scores.too_long.model is .*, where no tokenizer can be loaded"):
+        too_long.score([], [{"complex_prompt": "red"}], too_long.Config(str(tmp_path)))
+
+
+@pytest.mark.parametrize("name", ["phash", "too_long", "keywords"])
+def test_a_score_without_a_model_loads_no_library_of_models(name):
+    code = f"""
+import sys
+from PIL import Image
+from stages import score
+from sur_adapter.registry import load
+plug_in = load("sur_adapter.data.scores", "{name}")
+config = plug_in.Config(*(["models/miniature/clip"] if "{name}" == "too_long" else []))
+assert len(plug_in.score([Image.new("RGB", (64, 64))], [{{"complex_prompt": "red, 8k"}}], config)) == 1
+print(sorted({{"torch", "transformers", "open_clip"}} & set(sys.modules)))"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
