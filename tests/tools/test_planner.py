@@ -208,6 +208,18 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
     assert surviving_rows(400, plan_settings, other)[:2] == surviving_rows(400, plan_settings, None)[:2] == (400, 400)
 
 
+def test_the_sweep_generates_the_scales_that_no_arm_has():
+    plan_settings = settings("miniature")
+    models, config, chosen = plan_settings.models, plan_settings.generate, plan_settings.sweep
+    scales, per_scale = len(chosen.strengths), stage_costs.image_cost(models, config)[0] * 60
+    for strength, changes, generated in ((1.0, {}, 5), (0.1, {}, 6), (1.0, {"per_category": 61}, 7), (1.0, {"seeds": 3}, 7)):
+        cost = stage_costs.sweep(models, config, replace(chosen, **changes), strength, 60)
+        images = changes.get("seeds", 1) * 60
+        assert cost.rows == scales * images
+        assert cost.operations["generation"][0] == pytest.approx(generated * per_scale * images / 60)
+    assert stage_costs.sweep(models, config, replace(chosen, strengths=()), 1.0, 60).operations["generation"][0] == 0
+
+
 def test_sentences_are_those_of_their_sources_and_of_the_last_run(tmp_path):
     own = tmp_path / "own.jsonl"
     own.write_text('{"sentence": "one"}\n{"sentence": "two", "answer": "2"}\n')

@@ -6,10 +6,11 @@ of images from a mean size whose origin is noted.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.generation.prompts import MAIN
 from sur_adapter.tools.planner import sentence_costs, stage_costs, training_costs
 from sur_adapter.tools.planner.measured_rates import MeasuredRates
@@ -126,13 +127,14 @@ def _model_stages(
     kept_texts = round(share * (texts or 0))
     counts = {name: _num_prompts(categories, generate.per_category) for name, categories in sets.items()}
     swept = _num_prompts(sets.get(MAIN), settings.sweep.per_category)
+    strength = AdapterConfig(settings.adapter.heads, **asdict(settings.adapter)).strength
     images = stage_costs.num_images(generate, counts)
     return [
         ("sentences", lambda: sentence_costs.sentences(texts), texts is not None),
         ("cache@sentences", lambda: sentence_costs.cache_sentences(kept_texts, round(share * ready), settings, tokens), texts is not None),
         ("train", lambda: training_costs.train(kept, settings, kept_texts, tokens), True),
         ("generate", lambda: sentence_costs.generate(settings, counts, tokens), counts),
-        ("sweep", lambda: stage_costs.sweep(settings.models, generate, settings.sweep, swept), counts),
+        ("sweep", lambda: stage_costs.sweep(settings.models, generate, settings.sweep, strength, swept), counts),
         ("evaluate", lambda: stage_costs.evaluate(settings.evaluate.clip, images), counts),
     ]
 

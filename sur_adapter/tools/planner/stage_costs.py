@@ -243,8 +243,18 @@ def num_images(config: GenerateConfig, prompts: dict[str, int]) -> int:
     return sum(count * seeds[name] for arm in ARMS.values() for name, count in prompts.items() if name == MAIN or not arm.main_only)
 
 
-def sweep(models: ModelsConfig, config: GenerateConfig, sweep_config: SweepConfig, prompts: int) -> StageCost:
-    return generate_images(models, config, len(sweep_config.strengths) * prompts * sweep_config.seeds)
+def sweep(models: ModelsConfig, config: GenerateConfig, sweep_config: SweepConfig, strength: float, prompts: int) -> StageCost:
+    """Estimates the images of the sweep; those that the arms `baseline` and `adapter` have are copied.
+
+    strength: of the adapter. prompts: number of those of the sweep.
+    """
+    images, scales = prompts * sweep_config.seeds, sweep_config.strengths
+    in_arms = sweep_config.per_category <= config.per_category and sweep_config.seeds <= config.seeds
+    generated = [scale for scale in scales if not (in_arms and scale in (0, strength))]
+    cost = generate_images(models, config, len(scales) * images)
+    flops, precision = cost.operations["generation"]
+    cost.operations["generation"] = (flops * len(generated) / max(1, len(scales)), precision)
+    return cost
 
 
 def evaluate(clip_name: str | None, images: int) -> StageCost:
