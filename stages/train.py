@@ -86,7 +86,7 @@ def train(
     device = str(accelerator.device) if accelerator.num_processes > 1 else device
     settings = {key: value for key, value in asdict(config).items() if key != "launch"}  # the adapter does not depend on machine addresses
     about = data.about | {"code": code_version(__file__), "loss": asdict(loss), "train": settings}
-    model = build_adapter(adapter, data.splits["train"], loss, config.seed, about)
+    model = build_adapter(adapter, data.splits["train"], loss, config.seed, about, data.text and data.text["train"])
     objective = build_objective(loss, models, queries, config, device)
     if data.text:
         prepare_teacher(objective, data.text["train"], model.config.width, config, device, accelerator.num_processes)

@@ -17,12 +17,14 @@ class AdapterParams:
     """Section `adapter` of params.yaml. Widths are not in it: they are read from the features.
 
     variant: the network, `sur`, `paper` (blocks.py) or `official` (official.py). depth: layers of its transformer. heads: of each layer;
-    they divide the text encoder's width. strength: eta, the scale of the adapter's output; null is 1, or 0.1 for `official`, as published.
+    they divide the text encoder's width. whiten: whether the network's input is whitened (blocks.py); never for `official`. strength: eta,
+    the scale of the adapter's output; null is 1, or 0.1 for `official`, as published.
     """
 
     variant: Variant = "sur"
     depth: int = 2
     heads: int = 8
+    whiten: bool = True
     strength: float | None = None
 
     def __post_init__(self):
@@ -36,8 +38,8 @@ class AdapterConfig:
     """The contents of config.json: what the network is, and where the adapter comes from.
 
     width: d of the text features. teacher_width: of the LLM's vectors; 0 if none was used. pooled_width: of SDXL's pooled vector; 0 leaves
-    that vector unchanged. strength: eta; None is 1, or the published 0.1 for `official`. published_attention: for `official` only
-    (official.py). about: base model, LLM, data, code and settings of the training.
+    that vector unchanged. strength: eta; None is 1, or the published 0.1 for `official`. whiten: of AdapterParams; False for `official`.
+    published_attention: for `official` only (official.py). about: base model, LLM, data, code and settings of the training.
     """
 
     width: int
@@ -47,6 +49,7 @@ class AdapterConfig:
     strength: float | None = None
     variant: str = "sur"
     pooled_width: int = 0
+    whiten: bool = False
     published_attention: bool = False
     about: dict = field(default_factory=dict)
 
@@ -61,6 +64,7 @@ class AdapterConfig:
             raise ValueError(f"published_attention belongs to the variant official only: leave it out with {self.variant}")
         if self.strength is None:
             self.strength = 0.1 if self.variant == "official" else 1.0
+        self.whiten = self.whiten and self.variant != "official"
         if not isfinite(self.strength):
             raise ValueError(f"adapter.strength is {self.strength}: give a number, 0 for the base model, 1 for the whole adapter")
 

@@ -21,6 +21,7 @@ from sur_adapter.training.dataset import FeatureDataset, keep_sure_answers
 from sur_adapter.training.diffusion_loss import DiffusionLoss
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.teacher import fit_decoder, standardise
+from sur_adapter.training.whitening import fit_whitening, sample_tokens
 
 logger = logging.getLogger(__name__)
 SPLITS = ("train", "validation")
@@ -118,8 +119,13 @@ def check_splits(splits: dict[str, FeatureDataset], train: TrainConfig, loss: Lo
         )
 
 
-def build_adapter(params: AdapterParams, pairs: FeatureDataset, loss: LossConfig, seed: int, about: dict) -> SURAdapter:
-    """Creates an adapter of the features' widths, initialised from the seed. It has a projection only for `loss.llm: kl`."""
+def build_adapter(
+    params: AdapterParams, pairs: FeatureDataset, loss: LossConfig, seed: int, about: dict, text: FeatureDataset | None = None
+) -> SURAdapter:
+    """Creates an adapter of the features' widths, initialised from the seed. It has a projection only for `loss.llm: kl`.
+
+    text: the text rows, whose prompts are whitened with those of the pairs.
+    """
     row = pairs.rows(torch.tensor([0]), "cpu")
     config = AdapterConfig(
         **asdict(params),
@@ -131,6 +137,8 @@ def build_adapter(params: AdapterParams, pairs: FeatureDataset, loss: LossConfig
     with torch.random.fork_rng(devices=[]):  # layers are initialised from the default generator, and take no other
         torch.default_generator.manual_seed(seed)
         adapter = SURAdapter(config)
+    if config.whiten:
+        fit_whitening(adapter.block.norm[0], sample_tokens([pairs.split] if text is None else [pairs.split, text.split]))
     if adapter.projection and loss.projection == "standardised":
         standardise(adapter.projection, pairs, seed)
     elif adapter.projection:
