@@ -41,6 +41,7 @@ class Row:
 
 ROWS = {
     "full": Row("default, as in params.yaml", seeds=5, shared={}, against=None),
+    "full-no-llm": Row("w_llm 0: no text rows", {"loss.w_llm": 0.0}, shared={}, against="full"),
     "full-published": Row(
         "published objective, same frozen models, data and steps", PUBLISHED | {"train.lr": 1e-5}, shared={}, against="full"
     ),
@@ -53,6 +54,7 @@ ROWS = {
         "published objective with the default learning rate and optimizer", {k: v for k, v in PUBLISHED.items() if k.startswith("loss.")}
     ),
     "no-llm": Row("w_llm 0: no text rows", {"loss.w_llm": 0.0}),
+    "no-whiten": Row("input of the adapter not whitened", {"adapter.whiten": False}),
     "no-prompt": Row("w_prompt 0, w_diffusion 1", DIFFUSION),
     "llm-0.1": Row("w_llm 0.1", {"loss.w_llm": 0.1}),
     "llm-0.5": Row("w_llm 0.5", {"loss.w_llm": 0.5}),
