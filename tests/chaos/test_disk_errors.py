@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,8 @@ from helpers.small_models import SOURCES, digest
 from helpers.stages import crawl
 from ruamel.yaml import YAML
 
+from miniature.gallery import Gallery
+from sur_adapter.data.sources import miniature
 from sur_adapter.features.store import write_features
 from sur_adapter.io.atomic import atomic_write_text, friendly_disk_errors
 from sur_adapter.io.checksummed_safetensors import save_checked
@@ -123,9 +127,17 @@ def test_a_read_only_disk_is_reported_in_one_sentence_and_finished_work_is_kept(
     assert digest(out) == digest(raw / "miniature")
 
 
+@contextmanager
+def served_by_a_thread(count: int, seed: int, **options) -> Iterator[str]:
+    """In place of a process: another user may not be allowed to execute this Python."""
+    with Gallery(count, seed, **options) as gallery:
+        yield gallery.url
+
+
 def crawl_as_other_user(out: Path, work: Path, message: Path) -> None:
     """Crawls as a user other than root and writes the error to `message`; all modules must be imported before."""
     os.environ["SUR_WORK"] = str(work)
+    miniature.serve_in_process = served_by_a_thread
     if os.geteuid() == 0:
         os.setgroups([])
         os.setgid(NOBODY)

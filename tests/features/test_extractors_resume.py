@@ -64,7 +64,9 @@ def extract_all(tmp_path, models):
         def run(out: str, moment: int) -> int:
             process.stdin.write(f"{out} {moment}\n")
             process.stdin.flush()
-            return int(process.stdout.readline())
+            while not (line := process.stdout.readline()).strip().lstrip("-").isdigit():  # a stage says what it does
+                assert line, "the process has ended"
+            return int(line)
 
         yield run
         process.stdin.close()
