@@ -13,6 +13,8 @@ what tells one rare word from another lies in the others.
 log_weight (B, L): a token that stands for w equal tokens adds log w to its logits in every attention (training/thinning.py).
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,9 @@ class Whitening(nn.Module):
         self.register_buffer("matrix", torch.eye(width))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # W magnifies small differences, and with them the rounding of bf16
+        device = x.device.type
+        fp32 = torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+        with fp32:  # W magnifies small differences, and with them the rounding of bf16
             return ((x.float() - self.mean.float()) @ self.matrix.float().T).to(x.dtype)
 
 
