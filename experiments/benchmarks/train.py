@@ -131,7 +131,7 @@ def _layer(module) -> CrossAttention:
 
 def measure(m, small: bool, weights: dict, naive: bool | str, unet: dict, config: dict) -> dict:
     """Measures one form."""
-    dtype = torch_utils.torch_dtype(config["precision"])
+    dtype = torch_utils.compute_dtype(m.device, config["precision"])
     for part in (m.vae, m.text):
         nn.Module.to(part, m.device if naive else "cpu")  # a form that does not use them does not hold them in GPU memory
     tokens, width, side = m.text.config.max_position_embeddings, m.text.config.hidden_size, 8 if small else 64
@@ -208,7 +208,7 @@ def main(small: bool) -> None:
     m = load_models(small)
     forms = SMALL_FORMS if small else FORMS
     m.rates = {
-        name: matmul_rate(m.device, torch_utils.torch_dtype(name))
+        name: matmul_rate(m.device, torch_utils.compute_dtype(m.device, name))
         for name in sorted({config["precision"] for *_, config in forms.values()})
     }
     device = f"CPU, {torch.get_num_threads()} threads" if small else torch.cuda.get_device_name()
