@@ -4,11 +4,14 @@ import json
 
 import pytest
 import torch
+from helpers.repository import ROOT
+from helpers.training_setup import WORDS, cached, cached_sentences, stage_params, train_stage
 from torch import Tensor
 
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.blocks import Whitening
 from sur_adapter.adapter.config import AdapterConfig
+from sur_adapter.features.store import FeatureSplit, FeatureStore
 from sur_adapter.training.whitening import FLOOR, fit_whitening, sample_tokens
 
 WIDTH = 16
@@ -83,3 +86,23 @@ def test_it_is_saved_with_the_adapter_and_older_adapters_have_none(tmp_path):
     config.write_text(json.dumps({key: value for key, value in json.loads(config.read_text()).items() if key != "whiten"}))
     assert not SURAdapter.from_pretrained(tmp_path / "plain").config.whiten
     assert not AdapterConfig(768, variant="official", whiten=True).whiten
+
+
+@pytest.mark.parametrize("w_llm", [0.0, 1.0])
+def test_the_stage_fits_it_on_what_it_trains_on(w_llm, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    paths, folder = cached(tmp_path), cached_sentences(tmp_path / "sentences", [-0.1] * 20)
+    train_stage(paths, folder, stage_params(WORDS | {"w_llm": w_llm}, {}))
+    fitted = SURAdapter.from_pretrained(tmp_path / "adapter").block.norm[0]
+    read = [paths[0], folder] if w_llm else paths[:1]
+    expected = Whitening(128)
+    fit_whitening(expected, sample_tokens(FeatureSplit([FeatureStore(place)], "train") for place in read))
+    assert torch.equal(fitted.mean, expected.mean) and torch.equal(fitted.matrix, expected.matrix)
+    assert fitted.mean.norm() > 0
+
+
+def test_the_stage_leaves_it_out_if_the_params_say_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    params = stage_params(WORDS | {"w_llm": 0.0}, {})
+    train_stage(cached(tmp_path), None, params | {"adapter": params["adapter"] | {"whiten": False}})
+    assert isinstance(SURAdapter.from_pretrained(tmp_path / "adapter").block.norm, torch.nn.LayerNorm)
