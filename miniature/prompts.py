@@ -12,7 +12,7 @@ import json
 from itertools import count
 from pathlib import Path
 
-from miniature.reasoning import reasoning
+from miniature.reasoning import IMPLIED_BY, reasoning
 from miniature.scenes import CATEGORIES, make
 from miniature.words import complex_prompt, simple_prompt
 
@@ -20,7 +20,7 @@ FIRST = 3_000_000  # the first seed; a multiple of the number of categories
 FIRST_REASONING, ROOM = 4_000_000, 100_000  # the first seed of the first file of reasoning; seeds between two files
 FIRST_DEVELOPMENT = 9_000_000  # the first seed of the first kind; ROOM between two; the plain ones follow
 REASONING = 60  # prompts a file of these
-SCENES = {"colour": CATEGORIES, "number": ("counting",), "pose": ("action",)}  # what can imply it
+SCENES = {kind: tuple(c for c in CATEGORIES if c in categories) for kind, categories in IMPLIED_BY.items()}  # what can imply it
 FILES = {  # sub-folder and file: expressions, kinds in turn
     "reasoning/reasoning_colour": ("text", ("colour",)),
     "reasoning/reasoning_number": ("text", ("number",)),
