@@ -23,7 +23,10 @@ def lr_lambda(step: int, total_steps: int, lr_scheduler: str = "cosine", warmup_
 
 
 class Fp32Muon(torch.optim.Muon):
-    """torch.optim.Muon with products in fp32 in place of bf16, which some CPUs emulate slowly. The states of both are interchangeable."""
+    """torch.optim.Muon with products in fp32 in place of bf16, which some CPUs emulate slowly. The states of both are interchangeable.
+
+    Only for `adjust_lr_fn="match_rms_adamw"`: updates have the size of AdamW's.
+    """
 
     @torch.no_grad()
     def step(self) -> None:
@@ -37,7 +40,7 @@ class Fp32Muon(torch.optim.Muon):
                 direction = gradient.lerp(buffer, momentum) if group["nesterov"] else buffer
                 update = orthogonalise(direction, group["ns_coefficients"], group["ns_steps"], group["eps"])
                 parameter.mul_(1 - lr * group["weight_decay"])
-                parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)  # the size of AdamW's updates, "match_rms_adamw"
+                parameter.add_(update, alpha=-lr * 0.2 * max(parameter.shape) ** 0.5)
 
 
 def orthogonalise(matrix: torch.Tensor, coefficients: tuple[float, float, float], steps: int, eps: float) -> torch.Tensor:
