@@ -39,7 +39,7 @@ def broad(scene: Scene, seed: int) -> tuple[str, str]:
     rng = Random(f"broad {seed} {scene.seed}")
     while True:
         (kind,) = rng.choices(list(KINDS), KINDS.values())
-        sentence = _sentence(scene, kind, rng)
+        sentence = _sentence(scene, kind, gaps(scene, rng, 1.0 if kind == "synonym" else SYNONYMS), rng)
         if len(sentence.split()) > LONGEST:
             continue
         chance = rng.random()
@@ -50,8 +50,13 @@ def broad(scene: Scene, seed: int) -> tuple[str, str]:
         return f"broad/{kind}", sentence
 
 
-def _sentence(scene, kind, rng):
-    words = gaps(scene, rng, 1.0 if kind == "synonym" else SYNONYMS)
+def broad_sentence(scene: Scene, words: dict[str, str], rng: Random) -> str:
+    """A broad sentence of any kind and length with given words, of `gaps`."""
+    (kind,) = rng.choices(list(KINDS), KINDS.values())
+    return _sentence(scene, kind, words, rng)
+
+
+def _sentence(scene, kind, words, rng):
     joint = rng.choice(JOINED)
     phrase = rng.choice(PHRASES[scene.category]).replace("|", joint)
     own = OWN[scene.category].get(kind, ())

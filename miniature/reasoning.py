@@ -11,6 +11,7 @@ from random import Random
 from miniature.broad import SEVERAL, SINGLE, fill, finish, gaps
 from miniature.broad_builds import ANDS, JOINED, PASSIVE, PLAIN, QUESTION, REQUEST
 from miniature.expressions import EXPRESSIONS, KINDS, Expression
+from miniature.free_order import compose
 from miniature.scenes import Scene
 from miniature.text_builds import DEVELOPMENT, WIDE
 
@@ -91,8 +92,8 @@ TEST = {  # other builds of much the same words
         "in the story that our teacher likes, some {t} in {cn} {vp}",
     ),
 }  # fmt: skip
-BUILDS = {"train": WHOLE, "test": TEST, "wide": WIDE, "development": DEVELOPMENT}
-OLD = 0.3  # share of wide sentences that have a build of train
+BUILDS = {"train": WHOLE, "free": {}, "test": TEST, "wide": WIDE, "development": DEVELOPMENT}
+OLD, FREE = 0.2, 0.4  # shares of wide sentences that have a build of train, or none but parts in free order
 WRAPS = tuple(build for build in (*PLAIN, *REQUEST, *QUESTION, *PASSIVE) if build != "{x}") + ("{x}",) * 12
 SELECT = {
     "text": lambda e: not e.held_out,
@@ -106,8 +107,9 @@ SELECT = {
 def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = "train", kind: str | None = None) -> tuple[str, str]:
     """(kind, sentence) of a scene, as "reasoning/colour"; the seed chooses what is implied, expression, build and words.
 
-    expressions: "text" | "held_out" | "near" | "far" | "all". builds: a name of BUILDS. kind: "colour" | "number" | "pose"; without it
-    chance chooses, of what the scene can imply: an action pose or colour, a count number or colour, two things the colour of one.
+    expressions: "text" | "held_out" | "near" | "far" | "all". builds: a name of BUILDS; those of "free" are parts in free order. kind:
+    "colour" | "number" | "pose"; without it chance chooses, of what the scene can imply: an action pose or colour, a count number or
+    colour, two things the colour of one.
     """
     if expressions not in SELECT or builds not in BUILDS:
         found = f"expressions {expressions!r}, builds {builds!r}"
@@ -120,7 +122,7 @@ def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = 
     while True:
         words = gaps(scene, rng, SYNONYMS)
         expression = rng.choice([e for e in EXPRESSIONS[kind][_value(scene, kind, words)] if SELECT[expressions](e)])
-        sentence = _sentence(scene.category, expression, builds, words, rng)
+        sentence = _sentence(scene, expression, builds, words, rng)
         if len(sentence.split()) <= LONGEST:
             return f"reasoning/{kind}", sentence
 
@@ -142,10 +144,13 @@ def _value(scene, kind, words):
     return words["color1"] if scene.category == "color" else scene.things[0].color
 
 
-def _sentence(category: str, expression: Expression, builds: str, words: dict[str, str], rng: Random) -> str:
-    kind, key = expression.kind, (expression.kind, category)
-    if builds == "wide" and rng.random() < OLD:
-        builds = "train"
+def _sentence(scene: Scene, expression: Expression, builds: str, words: dict[str, str], rng: Random) -> str:
+    category, kind, key = scene.category, expression.kind, (expression.kind, scene.category)
+    if builds == "wide":
+        builds = rng.choices(("train", "free", "wide"), (OLD, FREE, 1 - OLD - FREE))[0]
+    if builds == "free":
+        frame, said = (rng.choice(frames).format(x=expression.text) for frames in (FRAMES, SAID))
+        return compose(scene, words, rng, expression, frame, said)
     if builds == "train" and rng.random() < WRAPPED:
         build = rng.choice(WRAPS)
         joint = rng.choice(JOINED)

@@ -1,4 +1,4 @@
-"""Sentences with neither picture nor caption, for a text-only teacher: plain, broad and reasoning ones, with what each means.
+"""Sentences with neither picture nor caption, for a text-only teacher: with what each means.
 
 Scenes have seeds from 5,000,000 + seed × 1,000,000, so that none is one of training, card, gallery or test (see prompts.py). No
 held-out expression and no build of `test` or `development` occurs.
@@ -8,20 +8,22 @@ from collections.abc import Iterator
 from random import Random
 
 from miniature.broad import broad
+from miniature.free_order import free
+from miniature.rare_words import rare
 from miniature.reasoning import IMPLIED_BY, reasoning
 from miniature.scenes import Scene, make
 from miniature.words import keywords, simple_prompt
 
 FIRST, ROOM = 5_000_000, 1_000_000  # the first scene of seed 0; scenes of a seed
-MIX = {"plain": 0.10, "broad": 0.40, "reasoning": 0.50}
-IMPLIED = {"colour": 0.4, "number": 0.35, "pose": 0.25}  # of the reasoning sentences; a number is the hardest to learn
+MIX = {"plain": 0.05, "broad": 0.13, "free": 0.14, "rare": 0.20, "reasoning": 0.48}
+IMPLIED = {"colour": 0.48, "number": 0.34, "pose": 0.18}  # of the reasoning sentences; a colour is the hardest to learn
 
 
 def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterator[dict]:
     """`count` sentences, one a scene: `sentence`, `kind` ("broad/request"), `expected` (keywords of the scene) and `include`.
 
-    mix: the share of each of "plain", "broad" and "reasoning". Raises ValueError for more sentences than a seed has scenes, and
-    for another name or no positive share.
+    mix: the shares of names of MIX. Raises ValueError for more sentences than a seed has scenes, and for another name or no positive
+    share.
     """
     if not 0 <= count <= ROOM or seed < 0:
         raise ValueError(f"count {count}, seed {seed}: count is from 0 to {ROOM}, seed from 0; take another seed for more sentences")
@@ -41,4 +43,12 @@ def _plain(scene: Scene, seed: int) -> tuple[str, str]:
     return "plain", simple_prompt(scene, seed, split)
 
 
-_SPEAKERS = {"plain": _plain, "broad": broad}
+def _free(scene: Scene, seed: int) -> tuple[str, str]:
+    return "free", free(scene, seed)
+
+
+def _rare(scene: Scene, seed: int) -> tuple[str, str]:
+    return "rare", rare(scene, seed)
+
+
+_SPEAKERS = {"plain": _plain, "broad": broad, "free": _free, "rare": _rare}

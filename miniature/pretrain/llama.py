@@ -5,6 +5,7 @@ Only the teacher reads implied attributes (reasoning.py), and only it reads thos
 """
 
 import json
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -13,9 +14,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, LlamaTokenizer
 
-from miniature.broad import broad_prompt
+from miniature.broad import broad_prompt, typo
+from miniature.free_order import free
 from miniature.pretrain.loop import autocast, fit, save_half
 from miniature.pretrain.world import World
+from miniature.rare_words import rare
 from miniature.reasoning import reasoning
 from miniature.scenes import Scene
 from miniature.words import COLOR_WORDS, DOING, NOUNS, NUMBERS, complex_prompt, keywords, simple_prompt
@@ -25,43 +28,58 @@ ARROW = " => "  # between a sentence and its keyword prompt
 
 def main(world_path: Path, checkpoint: Path, out: Path, *, llama: dict) -> None:
     world = World(world_path)
-    tokenizer = train_tokenizer([document(s, s.seed) for s in world.scenes], llama["pieces"], llama["length"])
+    tokenizer = train_tokenizer([document(s, s.seed, llama["reads"]) for s in world.scenes], llama["pieces"], llama["length"])
     torch.manual_seed(llama["seed"])
     model = build(llama, tokenizer)
 
-    def loss(step):
-        rows = np.random.default_rng((llama["seed"], step)).choice(len(world.scenes), llama["batch"], replace=False)
-        batch = encode(tokenizer, [document(world.scenes[i], llama["seed"] + step) for i in rows])
+    def loss(step, settings):
+        rows = np.random.default_rng((settings["seed"], step)).choice(len(world.scenes), settings["batch"], replace=False)
+        batch = encode(tokenizer, [document(world.scenes[i], settings["seed"] + step, settings["reads"]) for i in rows])
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         with autocast():
             return model(**batch, labels=labels).loss
 
-    training = fit(model, loss, checkpoint, llama, [world_path])
+    first, again = {k: v for k, v in llama.items() if k != "again"}, llama | llama["again"]
+    training = fit(model, partial(loss, settings=first), checkpoint, first, [world_path])
+    second = fit(model, partial(loss, settings=again), checkpoint.with_stem(checkpoint.stem + "-again"), again, [world_path])
+    training |= {key: training[key] + second[key] for key in ("steps", "seconds")} | {"loss": second["loss"]}
     save_half(model, out, training)
     tokenizer.save_pretrained(out)
 
 
-def document(scene: Scene, seed: int) -> str:
+def document(scene: Scene, seed: int, reads: dict) -> str:
     """One line of what the teacher reads: a rewriting, a scene said twice, a scene and its facts, or a fact of the language."""
     rng = Random(f"document {seed} {scene.seed}")
     kind = rng.choices(("rewriting", "paraphrase", "facts", "idiom"), (70, 15, 10, 5))[0]
     if kind == "rewriting":
-        return f"{plain_language(scene, rng)}{ARROW}{keywords(scene)}"
+        return f"{plain_language(scene, rng, reads)}{ARROW}{keywords(scene)}"
     if kind == "idiom":
         return idiom(rng)
-    prompts = (complex_prompt(scene, rng.getrandbits(30)), plain_language(scene, rng))
+    prompts = (complex_prompt(scene, rng.getrandbits(30)), plain_language(scene, rng, reads))
     if kind == "facts":
         return f"{rng.choice(prompts)}: {facts(scene)}"
     return " means ".join(rng.sample(prompts, 2))
 
 
-def plain_language(scene: Scene, rng: Random) -> str:
-    """A sentence for the scene: by the templates, in broad language, or with an implied attribute (all expressions)."""
-    style = rng.choices(("simple", "broad", "reasoning"), (20, 40, 40))[0]
-    seed = rng.getrandbits(30)
-    if style == "simple":
-        return simple_prompt(scene, seed)
-    return broad_prompt(scene, seed) if style == "broad" else reasoning(scene, seed, "all", "train")[1]
+def plain_language(scene: Scene, rng: Random, reads: dict) -> str:
+    """A sentence for the scene. reads: shares of STYLES; `capitals`: of sentences in upper case, and of titles; `typos`: of errors."""
+    shares, capitals, typos = reads["shares"], reads.get("capitals", 0), reads.get("typos", 0)
+    (style,) = rng.choices(list(shares), shares.values())
+    sentence = STYLES[style](scene, rng.getrandbits(30))
+    chance = rng.random() if capitals or typos else 1
+    if chance < 2 * capitals:
+        return sentence.upper() if chance < capitals else sentence.title()
+    return (typo(sentence, rng) or sentence) if chance < 2 * capitals + typos else sentence
+
+
+STYLES = {
+    "simple": simple_prompt,
+    "broad": broad_prompt,
+    "free": free,
+    "rare": rare,
+    "implied": lambda scene, seed: reasoning(scene, seed, "all", "train")[1],
+    "implied_free": lambda scene, seed: reasoning(scene, seed, "all", "free")[1],
+}
 
 
 def facts(scene: Scene) -> str:

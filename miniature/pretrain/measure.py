@@ -19,8 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, BlipForConditional
 
 from miniature import judge
 from miniature.broad import broad_prompt
-from miniature.pretrain.llama import ARROW, document, encode
+from miniature.free_order import free
+from miniature.pretrain.llama import ARROW, STYLES, document, encode
 from miniature.pretrain.world import TEST_SEED, test_scenes, texts
+from miniature.rare_words import rare
 from miniature.reasoning import reasoning
 from miniature.scenes import CATEGORIES, Scene, make
 from miniature.words import keywords, read, simple_prompt
@@ -133,7 +135,7 @@ def llama(folder: Path, n: int) -> dict:
     """Perplexity a token on unseen lines, and how much of a plain sentence a linear map reads from each layer."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder / "llama").eval(), AutoTokenizer.from_pretrained(folder / "llama")
     loss, tokens = 0.0, 0
-    for part in _chunks([document(make(TEST_SEED + i), i) for i in range(n)], BATCH):
+    for part in _chunks([document(make(TEST_SEED + i), i, {"shares": dict.fromkeys(STYLES, 1)}) for i in range(n)], BATCH):
         batch = encode(tokenizer, part)
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
         counted = int((labels[:, 1:] != -100).sum())
@@ -152,9 +154,11 @@ def rewriting(model, tokenizer, n: int) -> dict:
     return figures
 
 
-SENTENCES = {  # what the teacher is asked: neither these scenes nor these builds were read by it
+SENTENCES = {  # what the teacher is asked: these scenes, and in templates and implied ones these builds, were not read by it
     "templates": lambda scene: simple_prompt(scene, scene.seed, "test"),
     "broad language": lambda scene: broad_prompt(scene, scene.seed),
+    "free order": lambda scene: free(scene, scene.seed),
+    "rare words": lambda scene: rare(scene, scene.seed),
     "implied, known expressions": lambda scene: reasoning(scene, scene.seed, "text", "test")[1],
     "implied, held-out expressions": lambda scene: reasoning(scene, scene.seed, "held_out", "test")[1],
 }

@@ -4,8 +4,8 @@ convert  GGUF -> a folder of Hugging Face, bf16
 tune     LoRA on "three discs the color of grass =>" -> " 3 green circles", merged into the weights
 answer   every text-only sentence gets the most likely of the world's keyword prompts, with the log-probabilities of its tokens
 
-The tuning reads sentences of sentences.py: no held-out expression, no test build. What the model says of a held-out expression it knows
-from its own pre-training; `tune` measures that into training.json.
+The tuning reads sentences of sentences.py: no rare word, no held-out expression, no test build. What the model says of those it knows from
+its own pre-training; `tune` measures that into training.json.
 """
 
 import json
@@ -25,8 +25,10 @@ from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from miniature.broad import broad_prompt
+from miniature.free_order import free
 from miniature.pretrain.loop import autocast, fit, has_bf16
 from miniature.pretrain.world import TEST_SEED
+from miniature.rare_words import rare
 from miniature.reasoning import reasoning
 from miniature.scenes import ACTORS, COLORS, Scene, make
 from miniature.sentences import sentences
@@ -87,7 +89,7 @@ def tune(base: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
 
 
 def answer(model: Path, checkpoint: Path, out: Path, *, smollm2: dict) -> None:
-    """Answers the text-only sentences and writes them, a row each, to the Parquet file `out`. A killed run goes on from `checkpoint`."""
+    """Answers the text-only sentences and writes them to the Parquet file `out`. A killed run goes on from `checkpoint`."""
     settings = smollm2["answers"]
     rows = list(sentences(settings["count"], settings["seed"]))
     with (model / "model.safetensors").open("rb") as weights:
@@ -199,10 +201,12 @@ def measure(model, tokenizer, settings: dict) -> dict[str, float]:
 
 
 def test_sentences(count: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
-    """Yields (kind, [(sentence, keyword prompt)]): plain and broad ones, and implied attributes in near and far held-out expressions."""
+    """Yields (kind, [(sentence, keyword prompt)]): plain, broad, free and rare ones, and implied attributes."""
     scenes = [make(seed) for seed in range(TEST_SEED, TEST_SEED + count)]
     yield "plain", [(simple_prompt(scene, 0, "test"), keywords(scene)) for scene in scenes]
     yield "broad", [(broad_prompt(scene, 0), keywords(scene)) for scene in scenes]
+    yield "free", [(free(scene, 0), keywords(scene)) for scene in scenes]
+    yield "rare", [(rare(scene, 0), keywords(scene)) for scene in scenes]
     for expressions, (kind, category) in product(("text", "near", "far"), (("colour", None), ("number", "counting"), ("pose", "action"))):
         scenes = [make(seed, category) for seed in range(TEST_SEED, TEST_SEED + count)]
         yield f"{kind}/{expressions}", [(_implied(scene, kind, expressions), keywords(scene)) for scene in scenes]

@@ -2,17 +2,22 @@
 
 import json
 import re
+from itertools import permutations
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from miniature import rare_words
 from miniature.broad import LONGEST, broad, broad_prompt, typo
 from miniature.expressions import ALL, EXPRESSIONS, KINDS, mentions
+from miniature.free_order import free
 from miniature.prompts import FILES, development_prompts, reasoning_prompts
+from miniature.rare_words import rare
 from miniature.reasoning import IMPLIED_BY, implied, reasoning
 from miniature.scenes import CATEGORIES, Scene, Thing, make
 from miniature.sentences import FIRST, IMPLIED, MIX, ROOM, sentences
+from miniature.synonyms import LEXICON as SYNONYMS
 from miniature.synonyms import found
 from miniature.text_builds import DEVELOPMENT, WIDE
 from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
@@ -22,6 +27,7 @@ from sur_adapter.data.sentence_selection.word_edits import min_word_edits, norma
 BY_CATEGORY = {name.split("/")[1]: asked for name, asked in FILES.items()}
 PROMPTS = Path(__file__).parents[2] / "prompts/miniature"
 SCENES = [make(6_000_000 + i) for i in range(3000)]
+ATTRIBUTES = ("count", "color", "class", "pose")
 ATTRIBUTE = {"colour": "color", "number": "count", "pose": "pose"}
 GRAMMAR = "a an the of in on at to is has was that with by for and says from some sees be under not it no as like been"
 
@@ -76,14 +82,19 @@ def test_the_same_seed_gives_the_same_sentence_and_another_seed_another():
     assert [reasoning(s, 1) for s in SCENES[:50]] == [reasoning(s, 1) for s in SCENES[:50]]
     assert sum(broad(s, 1) != broad(s, 2) for s in SCENES[:50]) > 45
     assert broad_prompt(SCENES[0], 3) == broad(SCENES[0], 3)[1]
+    assert [free(s, 1) for s in SCENES[:50]] == [free(s, 1) for s in SCENES[:50]]
+    assert sum(free(s, 1) != free(s, 2) for s in SCENES[:50]) > 45
     assert list(sentences(20, 1)) == list(sentences(20, 1))
 
 
-def test_a_broad_sentence_states_all_attributes_and_no_others():
-    for scene in SCENES:
-        kind, sentence = broad(scene, 0)
-        if kind == "broad/typo":
-            continue
+def broad_without_typo(scene: Scene) -> str | None:
+    kind, sentence = broad(scene, 0)
+    return None if kind == "broad/typo" else sentence
+
+
+def test_a_broad_or_free_sentence_states_all_attributes_and_no_others():
+    said = [(scene, sentence) for scene in SCENES for sentence in (broad_without_typo(scene), free(scene, 0)) if sentence]
+    for scene, sentence in said:
         read, include = found(sentence), scene.include
         pairs = set(zip(read["class"], read["color"] * len(read["class"]), strict=False))
         if scene.category == "counting":
@@ -102,9 +113,20 @@ def test_broad_sentences_are_short_and_of_every_kind_and_rarely_repeat():
     assert len({sentence.lower() for _, sentence in made}) > 0.99 * len(made)
 
 
+def test_attributes_of_free_sentences_come_in_every_order():
+    places = {kind: re.compile(rf"\b(?:{'|'.join(word for word in SYNONYMS if SYNONYMS[word][0] == kind)})\b") for kind in ATTRIBUTES}
+    for category, kinds in (("counting", ("count", "color", "class")), ("action", ("color", "class", "pose"))):
+        orders = set()
+        for scene in SCENES:
+            text = free(scene, 0).lower()
+            if scene.category == category and all(places[kind].search(text) for kind in kinds):
+                orders.add(tuple(sorted(kinds, key=lambda kind: places[kind].search(text).start())))
+        assert orders == set(permutations(kinds))
+
+
 def test_articles_verbs_and_plurals_agree():
     for scene in SCENES:
-        for sentence in (simple for _, simple in (broad(scene, 1), reasoning(scene, 1))):
+        for sentence in (free(scene, 1), *(simple for _, simple in (broad(scene, 1), reasoning(scene, 1)))):
             if sentence != sentence.upper():
                 assert not re.search(r"\b[Aa] [aeio]|\b[Aa]n [bcdfgjklmnpqrstvwxyz]|\b[Aa]n uni", sentence), sentence
             assert not re.search(r"\b(?:it|he|she) are\b|\bthey is\b|\bboxs\b|\bcrosss\b|[{}|]", sentence.lower()), sentence
@@ -148,7 +170,7 @@ def test_no_expression_states_an_attribute():
             assert not stated and not any(found(form).values()), form
 
 
-@pytest.mark.parametrize("builds", ["train", "test", "wide", "development"])
+@pytest.mark.parametrize("builds", ["train", "free", "test", "wide", "development"])
 @pytest.mark.parametrize("expressions", ["text", "held_out"])
 def test_a_reasoning_sentence_implies_one_attribute_and_states_the_others(expressions, builds):
     for scene in SCENES[:1200]:
@@ -192,14 +214,14 @@ def test_sentences_hold_no_held_out_expression_and_come_with_their_meaning(corpu
         scenes = [make(FIRST + i, category) for category in (IMPLIED_BY[implied] if style == "reasoning" else (None,))]
         assert (row["expected"], row["include"]) in [(keywords(scene), scene.include) for scene in scenes]
         assert not held_out & set(mentions(row["sentence"]))
-    shares = {name: sum(row["kind"].startswith(name) for row in corpus) / len(corpus) for name in ("plain", "broad", "reasoning")}
+    shares = {name: sum(row["kind"].startswith(name) for row in corpus) / len(corpus) for name in MIX}
     assert shares == pytest.approx(MIX, abs=0.03)
     reasoning_kinds = [row["kind"].partition("/")[2] for row in corpus if row["kind"].startswith("reasoning")]
     assert {kind: reasoning_kinds.count(kind) / len(reasoning_kinds) for kind in KINDS} == pytest.approx(IMPLIED, abs=0.03)
 
 
 def test_sentences_refuse_an_unknown_mix_and_more_than_a_seed_has():
-    with pytest.raises(ValueError, match="give shares of plain, broad, reasoning"):
+    with pytest.raises(ValueError, match="give shares of plain, broad, free, rare, reasoning"):
         next(sentences(1, 0, {"wide": 1.0}))
     with pytest.raises(ValueError, match="take another seed"):
         next(sentences(ROOM + 1))
@@ -255,3 +277,27 @@ def test_development_prompts_imply_their_kind_and_are_not_trained_on():
             assert (expression.kind, expression.held_out) == (kind, False)
     with pytest.raises(ValueError, match="imply one of colour, number, pose"):
         development_prompts("size", 1)
+
+
+def test_rare_words_name_one_thing_each_and_none_is_a_word_of_the_other_grammars():
+    tables = (
+        rare_words.COLORS,
+        rare_words.NUMBERS,
+        rare_words.NOUNS,
+        {f"{pose} {i}": forms[i] for pose, forms in rare_words.DOING.items() for i in (0, 1)},
+    )
+    table = [word for names in tables for words in names.values() for word in words.split(", ")]
+    assert len(set(table)) == len(table) > 250
+    assert not set(table) & set(SYNONYMS) and not any(mentions(word) for word in table)
+
+
+def test_a_rare_sentence_keeps_the_words_that_are_not_exchanged(monkeypatch):
+    monkeypatch.setattr(rare_words, "TYPOS", 0)  # a typing error can leave a part of a word that means another
+    kept = 0
+    for scene in SCENES[:900]:
+        sentence = rare(scene, 0)
+        assert sentence == rare(scene, 0) and 1 < len(sentence.split()) <= 28 and not re.search(r"[{}|]", sentence)
+        stated, include = found(sentence), scene.include
+        assert set(stated["class"]) <= {e["class"] for e in include} and set(stated["pose"]) <= {e.get("pose") for e in include}
+        kept += bool(stated["class"])
+    assert 0.3 < kept / 900 < 0.8  # the others have rare nouns

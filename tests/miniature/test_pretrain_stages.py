@@ -35,7 +35,7 @@ def made(tmp_path_factory) -> Path:
         diffusion=short("diffusion") | {"again": {"steps": 2}},
     )
     blip.main(drawn, path / "c/blip.pt", models / "blip", blip=short("blip"))
-    llama.main(drawn, path / "c/llama.pt", models / "llama", llama=short("llama"))
+    llama.main(drawn, path / "c/llama.pt", models / "llama", llama=short("llama") | {"again": PARAMS["llama"]["again"] | {"steps": 2}})
     return models
 
 
