@@ -89,8 +89,8 @@ def write(folder: Path, number: int, implied: int = REASONING) -> list[Path]:
 def write_development(folder: Path, number: int, hand_written: Path) -> list[Path]:
     """Development prompts, laid out as the test prompts are: `number` a file, so that settings can be compared without the test prompts.
 
-    Plain ones have the templates of training. hand_written: folder of *.jsonl, of which each gives every n-th prompt, or all if it has
-    fewer. Raises FileNotFoundError for a folder without them.
+    Plain ones have the templates of training. hand_written: folder of *.jsonl, of which each gives its first prompts. Raises
+    FileNotFoundError for a folder without them.
     """
     first = FIRST_DEVELOPMENT + ROOM * len(SCENES)
     made = {folder / f"{category}.jsonl": prompts(category, number, first, "train") for category in CATEGORIES}
@@ -100,7 +100,7 @@ def write_development(folder: Path, number: int, hand_written: Path) -> list[Pat
         raise FileNotFoundError(f"{hand_written} holds no *.jsonl of prompts: name a folder such as prompts/miniature/hand_written")
     for file in files:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        made[folder / "hand_written" / file.name] = [rows[i * len(rows) // number] for i in range(number)] if number < len(rows) else rows
+        made[folder / "hand_written" / file.name] = rows[:number]
     return _write_lines(made)
 
 

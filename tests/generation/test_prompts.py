@@ -47,7 +47,7 @@ def test_development_prompts_have_the_sets_of_the_test_prompts_and_share_only_ha
     assert all(read(row["prompt"]) == read(row["complex_prompt"]) == row["include"] for row in made[MAIN])
     assert all(row in tests["hand_written"] for row in made["hand_written"])
     scenes = Counter(row["id"].split("-")[1] for row in made["hand_written"])
-    assert min(scenes.values()) > 25, "every n-th prompt, so that each kind of scene keeps its share"
+    assert min(scenes.values()) > 25, "kinds of scenes take turns in the files, so that each keeps its share"
     with pytest.raises(FileNotFoundError, match="holds no \\*.jsonl of prompts"):
         write_development(tmp_path, 40, tmp_path / "missing")
 
