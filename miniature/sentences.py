@@ -15,8 +15,8 @@ from miniature.scenes import Scene, make
 from miniature.words import keywords, simple_prompt
 
 FIRST, ROOM = 5_000_000, 1_000_000  # the first scene of seed 0; scenes of a seed
-MIX = {"plain": 0.05, "broad": 0.13, "free": 0.14, "rare": 0.20, "reasoning": 0.48}
-IMPLIED = {"colour": 0.48, "number": 0.34, "pose": 0.18}  # of the reasoning sentences; a colour is the hardest to learn
+MIX = {"plain": 0.04, "broad": 0.20, "free": 0.12, "rare": 0.10, "reasoning": 0.54}
+IMPLIED = {"colour": 0.42, "number": 0.34, "pose": 0.24}  # of the reasoning sentences; colours and numbers are the hardest to learn
 
 
 def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterator[dict]:
