@@ -15,8 +15,8 @@ SMALL = {
     "sources": {"folder": {"path": str(REAL)}},
     "cache": {"queries": {"count": 100}},
     "loss": {"w_diffusion": 0.01},  # the only loss that reads the images' latents
-    "train": {"steps": 3, "batch_size": 4},
-    "generate": {"num_inference_steps": 1, "per_category": 4, "seeds": 1},
+    "train": {"steps": 2, "batch_size": 2},
+    "generate": {"num_inference_steps": 1, "per_category": 1, "seeds": 1},
     "sweep": {"strengths": [0, 1], "per_category": 1},
     "evaluate": {"bootstrap_resamples": 200},
 }

@@ -8,6 +8,7 @@ import time
 from multiprocessing import get_context
 from pathlib import Path
 
+import psutil
 import pytest
 from dvc.repo import Repo
 from helpers.repository import ROOT
@@ -67,7 +68,8 @@ def test_a_stage_says_what_it_does_and_records_what_it_took(project, capsys):
     timings = read_timings()
     assert list(timings) == ["sentences", "sweep"], "in the order of dvc.yaml, and no other entry is lost"
     entry = timings["sentences"]
-    assert entry["seconds"] > 0 and entry["cpu_seconds"] > 0 and 50 < entry["peak_memory_mb"] < 5000
+    assert entry["seconds"] > 0 and entry["cpu_seconds"] > 0
+    assert psutil.Process().memory_info().rss / 2e6 < entry["peak_memory_mb"] < psutil.virtual_memory().total / 1e6
     assert entry["machine"]["cpu"] and entry["machine"]["cores"] >= 1 and measured_here(timings).keys() == {"sentences"}
     main(COMMAND.split())
     assert ", about " in capsys.readouterr().out
