@@ -53,9 +53,6 @@ def test_the_loss_counts_the_answer_and_its_end_alone(base):
     assert mask[0].all() and not mask[1].all()
 
 
-BF16 = {"rel": 1e-2, "abs": 1e-2}  # a value of 8 bits
-
-
 def greedy(model, tokenizer, allowed: list[str], text: str) -> tuple[list[int], list[float]]:
     """(tokens, log-probabilities) of the greedy answer among the allowed, by a forward pass of the whole text for each token."""
     tokens, logprobs = tokenizer(smollm2.PROMPT.format(sentence=text)).input_ids, []
@@ -71,23 +68,25 @@ def greedy(model, tokenizer, allowed: list[str], text: str) -> tuple[list[int], 
 
 def test_an_answer_is_the_greedy_one_of_the_allowed(base):
     model, tokenizer = smollm2.load(base)
+    model.float()  # in bf16 a batch and a sentence by itself round differently
     allowed = ["1 red star", "1 red circle", "2 red circles", "green robot, running"]
     texts = ["a star", "in the picture there are two red circles and nothing more", "a robot runs"]
     answers = smollm2.rewrite(model, tokenizer, smollm2.token_tree(tokenizer, allowed), texts, batch=2)
     for text, row in zip(texts, answers, strict=True):
         tokens, logprobs = greedy(model, tokenizer, allowed, text)
         assert row["answer"] == tokenizer.decode(tokens, skip_special_tokens=True).strip() and row["answer"] in allowed
-        assert row["min_logprob"] == pytest.approx(min(logprobs), **BF16)
-        assert row["mean_logprob"] == pytest.approx(sum(logprobs) / len(logprobs), **BF16)
+        assert row["min_logprob"] == pytest.approx(min(logprobs), abs=2e-3)
+        assert row["mean_logprob"] == pytest.approx(sum(logprobs) / len(logprobs), abs=2e-3)
 
 
 def test_answers_do_not_depend_on_the_sentences_beside_them(base):
     model, tokenizer = smollm2.load(base)
+    model.float()
     tree = smollm2.token_tree(tokenizer, smollm2.answers())
     texts = [row["sentence"] for row in sentences(12, 3)]
     alone = [smollm2.rewrite(model, tokenizer, tree, [text], 1)[0] for text in texts]
     for one, other in zip(alone, smollm2.rewrite(model, tokenizer, tree, texts, 12), strict=True):
-        assert one["answer"] == other["answer"] and one["min_logprob"] == pytest.approx(other["min_logprob"], **BF16)
+        assert one["answer"] == other["answer"] and one["min_logprob"] == pytest.approx(other["min_logprob"], abs=2e-3)
 
 
 @tuned_by_peft
