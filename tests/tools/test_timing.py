@@ -2,13 +2,13 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
 
-import psutil
 import pytest
 from dvc.repo import Repo
 from helpers.repository import ROOT
@@ -62,14 +62,15 @@ def test_without_a_readable_dvc_yaml_or_section_no_stage_is_known(tmp_path):
 
 
 def test_a_stage_says_what_it_does_and_records_what_it_took(project, capsys):
-    main(COMMAND.split())
-    lines = capsys.readouterr().out.splitlines()
+    command = [sys.executable, "-m", "stages", *COMMAND.split()]  # in its own process, whose memory and time are measured
+    lines = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
     assert lines == ["sentences: collect sentences without images for the language model"], "it has never run"
     timings = read_timings()
     assert list(timings) == ["sentences", "sweep"], "in the order of dvc.yaml, and no other entry is lost"
     entry = timings["sentences"]
-    assert entry["seconds"] > 0 and entry["cpu_seconds"] > 0
-    assert psutil.Process().memory_info().rss / 2e6 < entry["peak_memory_mb"] < psutil.virtual_memory().total / 1e6
+    assert entry["seconds"] > 0 and entry["cpu_seconds"] > 0 and 50 < entry["peak_memory_mb"] < 5000
     assert entry["machine"]["cpu"] and entry["machine"]["cores"] >= 1 and measured_here(timings).keys() == {"sentences"}
     main(COMMAND.split())
     assert ", about " in capsys.readouterr().out
