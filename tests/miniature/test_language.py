@@ -22,6 +22,7 @@ from miniature.synonyms import found
 from miniature.text_builds import DEVELOPMENT, WIDE
 from miniature.words import LEXICON, complex_prompt, keywords, simple_prompt
 from sur_adapter.data.sentence_selection.held_out import read_held_out
+from sur_adapter.data.sentence_selection.selection import SentencesConfig, collect, select
 from sur_adapter.data.sentence_selection.word_edits import min_word_edits, normalise
 
 BY_CATEGORY = {name.split("/")[1]: asked for name, asked in FILES.items()}
@@ -248,11 +249,13 @@ def test_no_training_sentence_is_within_four_word_edits_of_a_reasoning_prompt(co
         assert all(edits(asked, t) >= 4 for t in near), row["prompt"]
 
 
-def test_hardly_a_reasoning_sentence_is_within_four_word_edits_of_any_prompt():
-    # plain and broad ones can be: they are short; the stage that selects sentences drops all that are
-    made = [row["sentence"] for row in sentences(10_000, 0) if row["kind"].startswith("reasoning")]
-    edits = min_word_edits(list(map(normalise, made)), list(map(normalise, read_held_out((str(PROMPTS),)))), 3)
-    assert len(made) > 3000 and (edits < 4).mean() < 0.001
+def test_no_selected_sentence_is_within_four_word_edits_of_any_prompt_and_few_reasoning_ones_have_to_be_dropped():
+    held_out, config = read_held_out((str(PROMPTS),)), SentencesConfig({"miniature": {"count": 10_000}})
+    table = select(collect(config, Path()), held_out, config)
+    kept = table[table.keep]
+    assert min_word_edits(list(map(normalise, kept.sentence)), list(map(normalise, held_out)), 3).min() == 4
+    implied = table[table.kind.str.startswith("reasoning")]
+    assert len(implied) > 3000 and (implied.reason == "near_held_out").sum() <= 1
 
 
 def test_wide_builds_are_many_and_development_builds_differ_from_them_by_four_word_edits():
