@@ -294,6 +294,22 @@ def test_rare_words_name_one_thing_each_and_none_is_a_word_of_the_other_grammars
     assert not set(table) & set(SYNONYMS) and not any(mentions(word) for word in table)
 
 
+def test_a_rare_word_is_one_for_what_is_seen_in_its_scene(monkeypatch):
+    monkeypatch.setattr(rare_words, "TYPOS", 0)
+    poses = {pose: ", ".join(forms) for pose, forms in rare_words.DOING.items()}
+    tables = (("color", rare_words.COLORS), ("class", rare_words.NOUNS), ("pose", poses))
+    meaning = {word.lower(): (kind, value) for kind, table in tables for value, words in table.items() for word in words.split(", ")}
+    pattern = re.compile(rf"(?<![\w-])(?:{'|'.join(map(re.escape, sorted(meaning, key=len, reverse=True)))})(?![\w'-])")
+    seen = set()
+    for scene in SCENES:
+        text = rare(scene, 0).lower().replace("colour", "color").replace("a child's drawing", "").replace("by a child", "")
+        for word in pattern.findall(text):
+            kind, value = meaning[word]
+            assert value in {entry.get(kind) for entry in scene.include}, (word, text)
+            seen.add(word)
+    assert len(seen) > 0.9 * len(meaning)
+
+
 def test_a_rare_sentence_keeps_the_words_that_are_not_exchanged(monkeypatch):
     monkeypatch.setattr(rare_words, "TYPOS", 0)  # a typing error can leave a part of a word that means another
     kept = 0
