@@ -30,13 +30,15 @@ InputFiles = Callable[[Any], Iterable]  # task -> the paths that a worker reads 
 class ExecutorConfig:
     """Section `executor` of params.yaml. No stage tracks it: outputs are the same bytes wherever the workers run.
 
-    kind: where workers run. workers: how many; auto: as many as the GPUs, or else the CPU cores, allow. gpus: for each worker; 0 reserves
-    none. address: of a Ray cluster; auto joins the one on this machine, null starts one. retries: how often a task is given to another
+    kind: where workers run. workers: how many; auto: as many as the GPUs, or else the CPU cores, allow. threads: of torch in each worker;
+    null: as many as in the stage's own process. Sums on a CPU depend on it: with 1, outputs are the same bytes for any number of cores.
+    gpus: for each worker; 0 reserves none. address: of a Ray cluster; auto joins the one on this machine, null starts one. retries: how often a task is given to another
     worker after its own was lost. store: fsspec address through which files travel to workers and back; null: all share one file system.
     """
 
     kind: Literal["inline", "processes", "ray"] = "inline"
     workers: int | Literal["auto"] = "auto"
+    threads: int | None = None
     address: str | None = None
     gpus: float = 0
     retries: int = 3
@@ -45,6 +47,8 @@ class ExecutorConfig:
     def __post_init__(self):
         if self.workers != "auto" and self.workers < 1:
             raise ValueError(f"workers is {self.workers!r}: give a whole number of at least 1, or auto")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads is {self.threads!r}: give a whole number of at least 1, or null")
         if self.gpus < 0 or (self.gpus > 1 and self.gpus != int(self.gpus)):
             raise ValueError(f"gpus is {self.gpus:g}: give the GPUs of a worker, such as 0, 1, or 0.5 for half of one")
         if self.retries < 0:
@@ -129,8 +133,10 @@ class LazyWorker:
             self.worker.close()
 
 
-def num_torch_threads() -> int:
-    """Returns the number of threads of torch in this process."""
+def num_torch_threads(config: ExecutorConfig) -> int:
+    """Returns the number of threads of torch in each worker."""
+    if config.threads is not None:
+        return config.threads
     import torch  # takes seconds, and not every stage needs it
 
     return torch.get_num_threads()

@@ -8,7 +8,7 @@ Tasks and results are small. A worker writes its file into the stage's work cach
 machines see it, so a killed run resumes after the finished shards under any executor. Workers that share no file system with the stage
 get and return files through a store (staging.py).
 
-On a CPU, sums depend on the number of threads. So every worker uses as many threads as this process does.
+On a CPU, sums depend on the number of threads. So every worker uses `config.threads` of them, or as many as this process does.
 """
 
 from collections.abc import Iterable, Iterator

@@ -20,10 +20,8 @@ class ProcessExecutor(BaseExecutor):
     """A process pool that is created again when the system kills one of its processes, as it does when memory runs out."""
 
     def __init__(self, worker_factory: WorkerFactory, config: ExecutorConfig):
-        import torch
-
-        self.num_threads = num_torch_threads()
-        self.num_workers = resolve_num_workers(config, self.num_threads, os.cpu_count(), torch.cuda.device_count())
+        self.num_threads = num_torch_threads(config)
+        self.num_workers = resolve_num_workers(config, self.num_threads, os.cpu_count(), _num_gpus() if config.gpus else 0)
         self.worker_factory, self.config = worker_factory, config
         self.pool = None
 
@@ -64,6 +62,12 @@ class ProcessExecutor(BaseExecutor):
             self.stage_alive.close()
             self.pool.shutdown(cancel_futures=True)
             self.pool = None
+
+
+def _num_gpus() -> int:
+    import torch  # takes seconds
+
+    return torch.cuda.device_count()
 
 
 def _start_worker(factory: bytes, num_threads: int, gpus: float, ranks, stage_alive) -> None:

@@ -28,7 +28,7 @@ class RayExecutor(BaseExecutor):
     """
 
     def __init__(self, worker_factory: WorkerFactory, config: ExecutorConfig):
-        self.ray, self.num_threads, self.shared_fs = _import_ray(config.address), num_torch_threads(), config.store is None
+        self.ray, self.num_threads, self.shared_fs = _import_ray(config.address), num_torch_threads(config), config.store is None
         self.owns_cluster = not self.ray.is_initialized()
         if self.owns_cluster:
             _connect(self.ray, config.address, {} if self.shared_fs or not config.address else _project_code())

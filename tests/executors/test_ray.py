@@ -55,7 +55,7 @@ def test_captions_are_the_same_bytes_when_one_of_two_machines_is_lost(shards, mo
     rules = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": 3}
     caption(shards / "s", tmp_path / "inline", caption=rules)
     cluster = Cluster()
-    _, lost = (add_node(cluster, num_cpus=num_torch_threads(), **more) for more in ({"include_dashboard": False}, {}))
+    _, lost = (add_node(cluster, num_cpus=num_torch_threads(ExecutorConfig()), **more) for more in ({"include_dashboard": False}, {}))
     finished: list = []
 
     def kill() -> None:
