@@ -119,6 +119,7 @@ class LazyWorker:
             os.environ |= {"OMP_NUM_THREADS": str(self.num_threads), "TQDM_DISABLE": "1"}  # the stage shows one bar for all workers
             factory = self.load_factory()
             self._set_threads()
+            self._keep_freed_memory()
             self.worker = factory()
         self._set_threads()
         return self.worker(task)
@@ -126,6 +127,13 @@ class LazyWorker:
     def _set_threads(self) -> None:
         if torch := sys.modules.get("torch"):
             torch.set_num_threads(self.num_threads)
+
+    @staticmethod
+    def _keep_freed_memory() -> None:
+        if "torch" in sys.modules:
+            from sur_adapter.models.torch_utils import keep_freed_memory
+
+            keep_freed_memory()
 
     def close(self) -> None:
         """Lets the worker remove its temporary files before the process ends."""

@@ -23,12 +23,13 @@ class ProcessExecutor(BaseExecutor):
         self.num_threads = num_torch_threads(config)
         self.num_workers = resolve_num_workers(config, self.num_threads, os.cpu_count(), _num_gpus() if config.gpus else 0)
         self.worker_factory, self.config = worker_factory, config
-        self.pool = None
+        self.pool, self.num_running = None, 0
 
     def imap(self, tasks: Iterable) -> Iterator[tuple[int, Any]]:
         tasks, running, failures = enumerate(tasks), {}, 0
         while True:
             running |= {number: (task, None) for number, task in islice(tasks, 2 * self.num_workers - len(running))}
+            self.num_running = len(running)
             if not running:
                 return
             self.pool = self.pool or self._start_pool()
@@ -59,9 +60,11 @@ class ProcessExecutor(BaseExecutor):
 
     def close(self) -> None:
         if self.pool:
-            self.stage_alive.close()
+            if not self.num_running:
+                self.pool.shutdown()  # idle workers end by themselves
+            self.stage_alive.close()  # the others end at once
             self.pool.shutdown(cancel_futures=True)
-            self.pool = None
+            self.pool, self.num_running = None, 0
 
 
 def _num_gpus() -> int:

@@ -7,6 +7,7 @@ the image's id, so neither the batch nor the global random state matters.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +25,7 @@ from sur_adapter.io.hashing import short_digest
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models.clip import CLIPEncoder, cosine_scores
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import resolve_device
+from sur_adapter.models.torch_utils import compute_dtype, resolve_device
 
 MAX_NEW_TOKENS = 40  # BLIP's captions rarely exceed 20 tokens
 
@@ -35,7 +36,7 @@ class CaptionConfig:
 
     model: a folder or a name on the hub. top_p: nucleus sampling; null takes the most likely token (greedy). candidates: captions sampled
     per image, of which `judge`, a CLIP model, selects the best (CapFilt, Li et al., arXiv 2201.12086). use_source_captions: keep the
-    caption that a source already has.
+    caption that a source already has. precision: of weights and products; bf16 is fp32 on a CPU without bf16 instructions.
     """
 
     model: str
@@ -45,6 +46,7 @@ class CaptionConfig:
     candidates: int = 1
     judge: str | None = None
     use_source_captions: bool = True
+    precision: Literal["fp32", "bf16"] = "bf16"
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -59,7 +61,7 @@ class CaptionConfig:
 
 
 class Captioner:
-    """Captions images with an image-to-text model of transformers. On a GPU it runs in bf16, on a CPU in fp32."""
+    """Captions images with an image-to-text model of transformers."""
 
     def __init__(self, config: CaptionConfig, device: str = "auto"):
         model, judge = config.model, config.judge
@@ -67,7 +69,7 @@ class Captioner:
         with loading_errors("caption.model", model):
             self.image_processor = AutoImageProcessor.from_pretrained(model, **NO_REMOTE_CODE)
             self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
-            dtype = torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32
+            dtype = compute_dtype(device, config.precision)
             self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(device).eval()
         self.judge = CLIPEncoder(judge, "caption.judge") if judge else None
         decoder = self.model.config.get_text_config(decoder=True)

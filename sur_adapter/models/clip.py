@@ -9,25 +9,27 @@ from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import resolve_device
+from sur_adapter.models.torch_utils import compute_dtype, resolve_device
 
 
 class CLIPEncoder:
     """Embeds images and texts as unit vectors with CLIP or SigLIP, on the GPU if there is one.
 
-    model: a folder or a name on the hub. param: the key of params.yaml that errors name. Raises FileNotFoundError if the model is missing.
+    model: a folder or a name on the hub. param: the key of params.yaml that errors name. precision: of weights and products; bf16 is fp32
+    on a CPU without bf16 instructions. Raises FileNotFoundError if the model is missing.
     """
 
-    def __init__(self, model: str, param: str):
+    def __init__(self, model: str, param: str, precision: str = "fp32"):
         self.device = resolve_device()
+        dtype = compute_dtype(self.device, precision)
         with loading_errors(param, model):
             self.processor = AutoProcessor.from_pretrained(model, **NO_REMOTE_CODE)
-            self.model = AutoModel.from_pretrained(model, dtype=torch.float32, **SAFETENSORS_ONLY).to(self.device).eval()
+            self.model = AutoModel.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(self.device).eval()
 
     @torch.inference_mode()
     def encode_images(self, images: list[Image.Image]) -> np.ndarray:
         """Returns (N, d) unit vectors."""
-        inputs = self.processor(images=images, return_tensors="pt").to(self.device)
+        inputs = self.processor(images=images, return_tensors="pt").to(self.device, self.model.dtype)
         return _normalize(self.model.get_image_features(**inputs))
 
     @torch.inference_mode()

@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
-from sur_adapter.models.torch_utils import torch_dtype
+from sur_adapter.models.torch_utils import compute_dtype
 
 EOL_TEMPLATE = ('This sentence : "', '" means in one word:')  # before and after the prompt
 
@@ -59,7 +59,7 @@ class LanguageModel:
     """
 
     def __init__(self, model: str, config: LLMConfig, device: str = "cpu"):
-        dtype = torch_dtype(resolve_precision(config.precision, device))
+        dtype = compute_dtype(device, resolve_precision(config.precision, device))
         model_config = load_config(model)
         layers = select_layers(config.layers, num_layers(model_config), model)
         truncate_layers(model_config, max(layers))

@@ -35,7 +35,7 @@ from sur_adapter.models.llm import (
     select_layers,
 )
 from sur_adapter.models.rewrite_prompt import RewritePrompt, RewriterConfig
-from sur_adapter.models.torch_utils import torch_dtype
+from sur_adapter.models.torch_utils import compute_dtype
 
 MIN_PREFIX = 8  # tokens; a shorter common beginning of the prompts is not worth a cache of its own
 
@@ -78,7 +78,7 @@ class Rewriter:
 
     def __init__(self, config: RewriterConfig, model: str, device: str = "cpu", llm: LLMConfig | None = None):
         self.config = config
-        self.dtype = torch_dtype(resolve_precision(config.precision, device))
+        self.dtype = compute_dtype(device, resolve_precision(config.precision, device))
         model_config = load_config(model)
         depth = num_layers(model_config)
         self.layers = select_layers(llm.layers, depth, model) if llm and llm.layers else []

@@ -75,7 +75,7 @@ def prompt_attention(
     s = attention.sample(num_queries, generator)
     with torch.no_grad():
         target = attention.attend(s, complex_embeds)
-    return attention.losses(target, attention.attend(s, adapted_embeds), [slice(None)], mean)[0]
+    return attention.losses([(target, attention.attend(s, adapted_embeds))], [slice(None)], mean)[0]
 
 
 def pooled(complex_pooled: Tensor, adapted_pooled: Tensor, mean: Callable[[Tensor], Tensor] = lambda x: x) -> Tensor:

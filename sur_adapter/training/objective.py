@@ -16,7 +16,7 @@ from sur_adapter.training.distributed import DistributedContext
 from sur_adapter.training.prompt_attention import PromptAttention
 from sur_adapter.training.randomness import default_generators
 from sur_adapter.training.teacher import mean_over_tokens
-from sur_adapter.training.thinning import Prompts, thinned, whole
+from sur_adapter.training.thinning import Prompts, thinned, thinned_rows, whole
 
 VALIDATION_QUERIES = 32  # of each layer: more than in training, as fewer make the validation loss noisy
 GROUP_SIZE = 64  # prompts of similar length that are computed together
@@ -142,27 +142,29 @@ class Objective:
         num_queries = config.num_queries if adapter.training else max(config.num_queries, VALIDATION_QUERIES)
         s = self.attention.sample(num_queries, draws.pairs if "prompt" in parts else draws.text)
         with torch.no_grad():
-            target = self._target(adapter, rows, s, "llm" in parts and config.llm == "decoded")
+            targets = self._targets(rows, student.prompts, s, "llm" in parts and config.llm == "decoded")
         weights = [log_weight for _, log_weight in student.prompts.groups]
-        attended = [self.attention.attend(s, *group) for group in zip(student.adapted, weights, strict=True)]
-        adapted = student.prompts.restore(attended)  # (B, N, d)
-        values = self.attention.losses(target, adapted, list(parts.values()), draws.context.all_reduce_mean)
+        adapted = [self.attention.attend(s, *group) for group in zip(student.adapted, weights, strict=True)]
+        places = [student.prompts.places(part) for part in parts.values()]
+        values = self.attention.losses(zip(targets, adapted, strict=True), places, draws.context.all_reduce_mean)
         terms = dict(zip(parts, values, strict=True))
         for name, part in parts.items():
             if name == "prompt" or config.llm == "words":
                 terms[name] = terms[name] + self._pooled(rows[0 if name == "prompt" else -1], student, part, draws.context)
         return terms
 
-    def _target(self, adapter: SURAdapter, rows: list[TrainingBatch], s: Tensor, decoded: bool) -> Tensor:
-        """Computes o of what the adapted features should be, (B, N, d): E(complex), and for the text rows E(answer) or G(v)."""
-        own = rows[:-1] if decoded else rows
-        targets = []
-        if own:
-            prompts = self._prompts(adapter, joined(own, "complex"), joined(own, "complex_length"))
-            targets.append(prompts.map(lambda embeds, log_weight: self.attention.attend(s, embeds, log_weight)))
+    def _targets(self, rows: list[TrainingBatch], prompts: Prompts, s: Tensor, decoded: bool) -> list[Tensor]:
+        """Computes o of what the adapted features should be, (b, N, d) of each group of `prompts`.
+
+        It is that of E(complex), and for the text rows of E(answer) or G(v).
+        """
         if decoded:
-            targets.append(self.attention.attend(s, self.decoder(rows[-1].teacher)))
-        return torch.cat(targets)
+            own = [self.attention.attend(s, batch.complex) for batch in rows[:-1]]
+            return prompts.split(torch.cat([*own, self.attention.attend(s, self.decoder(rows[-1].teacher))]))
+        embeds, length = joined(rows, "complex"), joined(rows, "complex_length")
+        if not prompts.is_thinned or length is None:
+            return [self.attention.attend(s, part) for part in prompts.split(embeds)]
+        return [self.attention.attend(s, *thinned_rows(embeds, length, part, self.padding_tokens)) for part in prompts.rows]
 
     def _pooled(self, batch: TrainingBatch, student: Student, part: slice, context: DistributedContext) -> Tensor | float:
         """Computes the loss of SDXL's pooled vector, which has the weight of the tokens' loss; 0 if there is none."""

@@ -9,7 +9,8 @@ Folded into the query, the frozen weights need no keys and values of the prompt'
 which is query_bank.CrossAttention, up to rounding. The output is linear in o, so the difference of two prompts is that of their o.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from math import sqrt
 
 import torch
@@ -19,21 +20,50 @@ from torch import Tensor
 from sur_adapter.features.query_bank import CrossAttention
 
 
+@dataclass
+class LayerGroup:
+    """Layers of one shape, whose products are computed together. layers: their numbers."""
+
+    layers: list[int]
+    heads: int
+    to_v: Tensor  # (l·heads, d, e)
+    to_out: Tensor  # (l, heads·e, c_out)
+
+    @classmethod
+    def of(cls, numbers: list[int], layers: list[CrossAttention]) -> "LayerGroup":
+        heads = layers[0].heads
+        to_v = torch.cat([layer.to_v.unflatten(0, (heads, -1)).transpose(1, 2) for layer in layers])
+        return cls(numbers, heads, to_v, torch.stack([layer.to_out.T for layer in layers]))
+
+    def outputs(self, o: Tensor) -> Tensor:
+        """Computes Attn_l(q; c) − b_out of n queries: o (B, l·n·heads, d) -> (l, B, n, c_out)."""
+        batch, l, heads = len(o), len(self.layers), self.heads
+        o = o.view(batch, l, -1, heads, o.shape[-1])  # (B, l, n, heads, d)
+        n = o.shape[2]
+        values = o.permute(1, 3, 0, 2, 4).reshape(l * heads, batch * n, -1) @ self.to_v  # (l·heads, B·n, e)
+        values = values.view(l, heads, batch * n, -1).transpose(1, 2).reshape(l, batch * n, -1)  # (l, B·n, heads·e)
+        return (values @ self.to_out).view(l, batch, n, -1)
+
+
 class PromptAttention:
     """Cross-attention layers with their query banks. All of them have the dtype and width d of the first one."""
 
     def __init__(self, layers: list[CrossAttention]):
         self.layers, self.dtype = layers, layers[0].q.dtype
+        numbers: dict[tuple, list[int]] = {}
+        for number, layer in enumerate(layers):
+            numbers.setdefault((layer.heads, layer.to_v.shape, layer.to_out.shape), []).append(number)
+        self.groups = [LayerGroup.of(members, [layers[k] for k in members]) for members in numbers.values()]
 
     def sample(self, num_queries: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draws queries of each layer's bank and folds them: s of all layers, queries and heads, (N, d)."""
+        """Draws queries of each layer's bank and folds them: s of all layers, queries and heads, (N, d), in the order of the groups."""
         folded, num_queries = [], min(num_queries, *(len(layer.q) for layer in self.layers))
         for layer in self.layers:
             index = torch.randperm(len(layer.q), generator=generator)[:num_queries].to(layer.q.device)
             q = layer.q[index].unflatten(-1, (layer.heads, -1))  # (n, heads, e)
             s = torch.einsum("nhe,hed->nhd", q, layer.to_k.unflatten(0, (layer.heads, -1)))
             folded.append(s.flatten(0, 1) / sqrt(q.shape[-1]))
-        return torch.cat(folded).to(self.dtype)
+        return torch.cat([folded[k] for group in self.groups for k in group.layers]).to(self.dtype)
 
     def attend(self, s: Tensor, embeds: Tensor, log_weight: Tensor | None = None) -> Tensor:
         """Computes o of each prompt: s (N, d), embeds (B, T, d), log_weight (B, T) -> (B, N, d)."""
@@ -44,28 +74,42 @@ class PromptAttention:
         return logits.softmax(-1).to(embeds.dtype) @ embeds
 
     def outputs(self, o: Tensor) -> list[Tensor]:
-        """Computes Attn_l(q; c) − b_out of each layer: o (B, N, d) -> (B, n, c_out) each, n queries."""
-        heads = sum(layer.heads for layer in self.layers)
-        n, results = o.shape[1] // heads, []
-        for layer, part in zip(self.layers, o.split([n * layer.heads for layer in self.layers], 1), strict=True):
-            of_head = part.unflatten(1, (n, layer.heads))  # (B, n, heads, d)
-            values = torch.einsum("bnhd,hed->bnhe", of_head, layer.to_v.unflatten(0, (layer.heads, -1)))
-            results.append(F.linear(values.flatten(2), layer.to_out))
-        return results
+        """Computes Attn_l(q; c) − b_out of n queries: o (B, N, d) -> (l, B, n, c_out) of each group of layers."""
+        n = o.shape[1] // sum(layer.heads for layer in self.layers)
+        parts = o.split([n * group.heads * len(group.layers) for group in self.groups], 1)
+        return [group.outputs(part) for group, part in zip(self.groups, parts, strict=True)]
 
-    def losses(self, target: Tensor, adapted: Tensor, parts: list[slice], mean: Callable[[Tensor], Tensor] = lambda x: x) -> list[Tensor]:
-        """Computes losses.prompt_attention of each part of the prompts, from the o of both: target, adapted (B, N, d)."""
-        with torch.no_grad():
-            targets = self.outputs(target)
-        errors = self.outputs(adapted - target.detach())
-        return [self._loss([t[part] for t in targets], [e[part] for e in errors], mean) for part in parts]
+    def losses(
+        self,
+        pairs: Iterable[tuple[Tensor, Tensor]],
+        parts: list[slice | Tensor],
+        mean: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> list[Tensor]:
+        """Computes losses.prompt_attention of each part of the prompts.
+
+        pairs: o of the target and of the adapted features, (b, N, d) each, of all groups of prompts. parts: rows of all prompts, in
+        the order of the groups.
+        """
+        targets, errors = [], []
+        for target, adapted in pairs:
+            with torch.no_grad():
+                targets.append(self.outputs(target))
+            squares = [error.float().square().mean((2, 3)) for error in self.outputs(adapted - target.detach())]
+            errors.append(torch.cat(squares))  # (layers, b)
+        all_targets = [torch.cat(members, 1).float() for members in zip(*targets, strict=True)]  # (l, B, n, c_out) of each group of layers
+        all_errors = torch.cat(errors, 1)
+        return [self._loss([target[:, part] for target in all_targets], all_errors[:, part], mean) for part in parts]
 
     @staticmethod
-    def _loss(targets: list[Tensor], errors: list[Tensor], mean: Callable[[Tensor], Tensor]) -> Tensor:
-        """Computes mean over l of mean(errors_l²) / Var[targets_l]; (B, n, c_out) each. torch.var takes ten times as long here."""
-        with torch.no_grad():
-            targets = [target.float() for target in targets]
-            centre = mean(torch.cat([target.mean((0, 1)) for target in targets])).split([target.shape[-1] for target in targets])
-            variance = mean(torch.stack([(t - c).square().mean() for t, c in zip(targets, centre, strict=True)]))
-        squares = torch.stack([error.float().square().mean() for error in errors])
-        return (squares / variance.clamp_min(1e-8)).mean()
+    @torch.no_grad()
+    def _variance(targets: list[Tensor], mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """Computes Var of each layer, (layers,), over prompts, queries and channels. torch.var takes ten times as long here."""
+        centre = mean(torch.cat([target.mean((1, 2)).flatten() for target in targets]))
+        sizes = [len(target) * target.shape[-1] for target in targets]
+        centres = [c.view(len(t), 1, 1, -1) for c, t in zip(centre.split(sizes), targets, strict=True)]
+        return mean(torch.cat([(t - c).square().mean((1, 2, 3)) for t, c in zip(targets, centres, strict=True)]))
+
+    @classmethod
+    def _loss(cls, targets: list[Tensor], errors: Tensor, mean: Callable[[Tensor], Tensor]) -> Tensor:
+        """Computes mean over l of mean(errors_l) / Var[targets_l]: targets (l, B, n, c_out) of each group, errors (layers, B)."""
+        return (errors.mean(1) / cls._variance(targets, mean).clamp_min(1e-8)).mean()

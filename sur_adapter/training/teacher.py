@@ -96,7 +96,7 @@ def fit_decoder(
             s = attention.sample(config.num_queries, generator)
             with torch.no_grad():
                 target = attention.attend(s, batch.complex)
-            loss = attention.losses(target, attention.attend(s, decoder(batch.teacher)), [slice(None)])[0]
+            loss = attention.losses([(target, attention.attend(s, decoder(batch.teacher)))], [slice(None)])[0]
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(decoder.parameters(), 1.0)

@@ -18,7 +18,20 @@ class Prompts:
 
     groups: list[tuple[Tensor, Tensor | None]]  # features (b, T, d) and log w (b, T), -inf where there is no token; None: all weigh 1
     lengths: list[Tensor | None]  # (b,): real tokens, of each group
+    rows: list[Tensor] | None = None  # (b,): the prompts of each group; None: the groups have the order of the prompts
     order: Tensor | None = None  # (B,): where each prompt is in the concatenated groups; None: in its place
+
+    @property
+    def is_thinned(self) -> bool:
+        return self.rows is not None
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """Splits values of the prompts, (B, …), into those of each group."""
+        return list(values.split([len(x) for x, _ in self.groups])) if self.rows is None else [values[rows] for rows in self.rows]
+
+    def places(self, part: slice) -> slice | Tensor:
+        """Returns where some prompts are in the concatenated groups."""
+        return part if self.order is None else self.order[part]
 
     def restore(self, values: list[Tensor]) -> Tensor:
         """Concatenates values of the groups, (b, …) each, in the order of the prompts: (B, …)."""
@@ -43,12 +56,15 @@ def thinned(embeds: Tensor, length: Tensor, padding_tokens: int, group_size: int
     embeds (B, L, d), length (B,): real tokens with start and end token.
     """
     order = length.argsort(stable=True)
-    groups, lengths = [], []
-    for rows in order.split(group_size):
-        position, log_weight = kept_tokens(length[rows], embeds.shape[1], padding_tokens)
-        groups.append((embeds[rows[:, None], position], log_weight))
-        lengths.append(length[rows])
-    return Prompts(groups, lengths, order.argsort())
+    rows = list(order.split(group_size))
+    groups = [thinned_rows(embeds, length, part, padding_tokens) for part in rows]
+    return Prompts(groups, [length[part] for part in rows], rows, order.argsort())
+
+
+def thinned_rows(embeds: Tensor, length: Tensor, rows: Tensor, padding_tokens: int) -> tuple[Tensor, Tensor]:
+    """Returns the kept tokens of some prompts, rows (b,): features (b, T, d) and log w (b, T)."""
+    position, log_weight = kept_tokens(length[rows], embeds.shape[1], padding_tokens)
+    return embeds[rows[:, None], position], log_weight
 
 
 def kept_tokens(length: Tensor, num_tokens: int, padding_tokens: int) -> tuple[Tensor, Tensor]:

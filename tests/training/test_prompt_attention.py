@@ -43,8 +43,12 @@ def test_each_part_of_the_prompts_has_its_own_variance():
     s = attention.sample(4, torch.Generator())
     target, adapted = (attention.attend(s, torch.randn(12, 9, 32) * torch.linspace(1, 3, 12)[:, None, None]) for _ in range(2))
     parts = [slice(0, 5), slice(5, 12)]
-    apart = [attention.losses(target[part], adapted[part], [slice(None)])[0] for part in parts]
-    assert torch.allclose(torch.stack(attention.losses(target, adapted, parts)), torch.stack(apart))
+    apart = [attention.losses([(target[part], adapted[part])], [slice(None)])[0] for part in parts]
+    assert torch.allclose(torch.stack(attention.losses([(target, adapted)], parts)), torch.stack(apart))
+    order = torch.randperm(12)
+    groups = [(target[rows], adapted[rows]) for rows in order.split(8)]
+    places = [order.argsort()[part] for part in parts]
+    assert torch.allclose(torch.stack(attention.losses(groups, places)), torch.stack(apart))
 
 
 def test_a_bank_with_fewer_queries_than_asked_for_gives_all_of_them():

@@ -92,7 +92,7 @@ def test_the_decoder_learns_answers_that_it_has_not_seen_and_is_the_same_for_a_s
     s = attention.sample(8, torch.Generator())
     target = attention.attend(s, new.complex)
     error, mean_error = (
-        attention.losses(target, o, [slice(None)])[0]
+        attention.losses([(target, o)], [slice(None)])[0]
         for o in (attention.attend(s, decoder(new.teacher)), target.mean(0, keepdim=True).expand_as(target))
     )
     assert error < mean_error, "better than one answer for all sentences"

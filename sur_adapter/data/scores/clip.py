@@ -27,13 +27,15 @@ class Config:
     """Section `scores.clip` of params.yaml.
 
     model: a CLIP, a folder or a name on the hub. measures: those to compute. batch_size: images. head: for
-    `aesthetic`, a safetensors file with `weight` (1, d) and `bias` (1).
+    `aesthetic`, a safetensors file with `weight` (1, d) and `bias` (1). precision: of the CLIP; bf16 is fp32 on a CPU without bf16
+    instructions.
     """
 
     model: str
     measures: tuple[Literal["simple", "complex", "aesthetic"], ...]
     batch_size: int = 100
     head: str | None = None
+    precision: Literal["fp32", "bf16"] = "bf16"
 
     def __post_init__(self):
         if self.batch_size < 1:
@@ -44,7 +46,7 @@ class Config:
 
 def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> dict[str, list]:
     """Returns measure -> N values: max(cos, 0), None if there is no text; for `aesthetic`, the output of the head."""
-    encoder, values = _load_encoder(config.model), {name: [] for name in config.measures}
+    encoder, values = _load_encoder(config.model, config.precision), {name: [] for name in config.measures}
     head = _load_head(config.head, encoder) if "aesthetic" in config.measures else None
     images, starts = iter(images), range(0, len(rows), config.batch_size)
     batches = prefetch(list(islice(images, config.batch_size)) for _ in starts)
@@ -60,9 +62,9 @@ def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> di
 
 
 @cache
-def _load_encoder(model: str) -> CLIPEncoder:
+def _load_encoder(model: str, precision: str) -> CLIPEncoder:
     """Loads the model once for all shards."""
-    return CLIPEncoder(model, "scores.clip.model")
+    return CLIPEncoder(model, "scores.clip.model", precision)
 
 
 def _load_head(file: str | None, encoder: CLIPEncoder) -> Callable[[np.ndarray], np.ndarray]:
