@@ -110,7 +110,7 @@ class Run:
     @property
     def params(self) -> dict:
         """Returns the workspace's params with what the row changes. Raises ValueError for a key that they lack."""
-        values = deepcopy(self.workspace.params)
+        values = deepcopy(self.workspace.params) | {"executor": {"kind": "inline"}}  # several runs share the cores already
         for key, value in (self.row.shared | self.row.changes | {"train.seed": self.seed}).items():
             *parents, last = key.removeprefix("+").split(".")
             section = values

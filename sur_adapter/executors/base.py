@@ -32,8 +32,9 @@ class ExecutorConfig:
 
     kind: where workers run. workers: how many; auto: as many as the GPUs, or else the CPU cores, allow. threads: of torch in each worker;
     null: as many as in the stage's own process. Sums on a CPU depend on it: with 1, outputs are the same bytes for any number of cores.
-    gpus: for each worker; 0 reserves none. address: of a Ray cluster; auto joins the one on this machine, null starts one. retries: how often a task is given to another
-    worker after its own was lost. store: fsspec address through which files travel to workers and back; null: all share one file system.
+    gpus: for each worker; 0 reserves none. address: of a Ray cluster; auto joins the one on this machine, null starts one. retries: how
+    often a task is given to another worker after its own was lost. store: fsspec address through which files travel to workers and back;
+    null: all share one file system.
     """
 
     kind: Literal["inline", "processes", "ray"] = "inline"

@@ -91,8 +91,7 @@ class RayExecutor(BaseExecutor):
         fits = [cpu >= self.num_threads and gpu >= config.gpus for cpu, gpu in zip(cpus, gpus, strict=True)]
         if config.gpus <= max_gpus and not any(fits):
             raise ValueError(
-                f"no machine of the cluster has {self.num_threads} CPUs for each worker, as many as this process has threads: set "
-                "OMP_NUM_THREADS"
+                f"no machine of the cluster has {self.num_threads} CPUs for each worker, one for each of its threads: set executor.threads"
             )
         workers = resolve_num_workers(config, self.num_threads, 1, max_gpus)
         if config.workers != "auto":

@@ -37,12 +37,12 @@ class LayerGroup:
 
     def outputs(self, o: Tensor) -> Tensor:
         """Computes Attn_l(q; c) − b_out of n queries: o (B, l·n·heads, d) -> (l, B, n, c_out)."""
-        batch, l, heads = len(o), len(self.layers), self.heads
-        o = o.view(batch, l, -1, heads, o.shape[-1])  # (B, l, n, heads, d)
+        batch, count, heads = len(o), len(self.layers), self.heads
+        o = o.view(batch, count, -1, heads, o.shape[-1])  # (B, l, n, heads, d)
         n = o.shape[2]
-        values = o.permute(1, 3, 0, 2, 4).reshape(l * heads, batch * n, -1) @ self.to_v  # (l·heads, B·n, e)
-        values = values.view(l, heads, batch * n, -1).transpose(1, 2).reshape(l, batch * n, -1)  # (l, B·n, heads·e)
-        return (values @ self.to_out).view(l, batch, n, -1)
+        values = o.permute(1, 3, 0, 2, 4).reshape(count * heads, batch * n, -1) @ self.to_v  # (l·heads, B·n, e)
+        values = values.view(count, heads, batch * n, -1).transpose(1, 2).reshape(count, batch * n, -1)  # (l, B·n, heads·e)
+        return (values @ self.to_out).view(count, batch, n, -1)
 
 
 class PromptAttention:

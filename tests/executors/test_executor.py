@@ -19,7 +19,7 @@ from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.config import from_dict
 from sur_adapter.data.crawl import shard_writer
-from sur_adapter.executors.base import ExecutorConfig, ShardResult
+from sur_adapter.executors.base import ExecutorConfig, ShardResult, num_torch_threads, resolve_num_workers
 from sur_adapter.executors.executor import Executor
 from sur_adapter.generation import writer
 from sur_adapter.io import schema as records
@@ -49,6 +49,24 @@ def test_a_task_of_a_killed_process_is_retried_up_to_the_limit(tmp_path):
         pytest.raises(ValueError, match=r"were killed 1 times, perhaps for lack of memory: set fewer executor.workers"),
     ):
         list(executor.map([8, 9]))
+
+
+@pytest.mark.parametrize("kind", ["inline", "processes"])
+def test_a_worker_uses_the_threads_of_the_settings_and_leaves_those_of_the_stage(tmp_path, kind):
+    before = torch.get_num_threads()
+    other = 1 if before > 1 else 2
+    with Executor(partial(Parity, tmp_path), config=ExecutorConfig(kind=kind, workers=1, threads=other)) as executor:
+        assert list(executor.map([5, 5])) == [(5, other)] * 2
+    assert torch.get_num_threads() == before
+
+
+def test_with_one_thread_each_there_are_as_many_workers_as_cores():
+    assert resolve_num_workers(ExecutorConfig(threads=1), num_torch_threads(ExecutorConfig(threads=1)), 6, 0) == 6
+
+
+def test_no_thread_is_refused():
+    with pytest.raises(ValueError, match="threads is 0: give a whole number of at least 1, or null"):
+        ExecutorConfig(threads=0)
 
 
 def test_a_worker_uses_as_many_threads_as_the_stage(tmp_path):
