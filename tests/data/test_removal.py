@@ -95,7 +95,7 @@ def test_an_unknown_sample_is_an_error_and_a_second_call_changes_nothing(tmp_pat
 
 
 def test_dvc_commits_the_rewritten_shards_and_reruns_all_later_stages(tmp_path):
-    home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}})
+    home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}, "executor": {"kind": "inline"}})
     run(home, "dvc", "init", "-q", "-f")
     run(home, "dvc", "repro", "score@phash")
     key = read_table(home / "data/scores/phash").id[0]

@@ -21,6 +21,7 @@ SMALL = {
     "generate": {"per_category": 2, "seeds": 2, "num_inference_steps": 4},
     "sweep": {"strengths": [0, 0.5, 1], "per_category": 2},
     "evaluate": {"bootstrap_resamples": 200},
+    "executor": {"kind": "inline"},  # so little work is not worth processes of its own
 }
 
 
