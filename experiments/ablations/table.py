@@ -31,8 +31,10 @@ FIGURES = {
     "regressed": "quality.regressed",
 }
 ABOUT = ("seconds", "finished", "base", "settings", "code")  # duration, end (UTC); digests: without the row's changes, with them, code
-SHARES = ("reasoning_colour", "reasoning_number", "reasoning_pose", "held_out_near", "held_out_far", "known_words", "wild", "action", "color",
-          "counting")  # fmt: skip
+SHARES = (
+    "reasoning_colour", "reasoning_number", "reasoning_pose", "held_out_near", "held_out_far", "known_words", "wild", "action", "color",
+    "counting",
+)  # fmt: skip
 COLUMNS = ("what", "changed", "seeds", "gap", "difference", "reasoning", "difference", "colour", "number", "pose", "held out, near", "far",
            "hand written, known words", "wild", "action", "color", "counting", "on keywords")  # fmt: skip
 HEAD = """# Ablations
@@ -42,9 +44,9 @@ training seeds. `gap`: the share of the gap between plain sentences and keyword 
 interval over seeds (Student's t). `reasoning`: the share of correct images of sentences that imply an attribute, which the teacher is for;
 by what they imply in `colour`, `number` and `pose`. Each `difference`: of the column before it, from the default or from the line that is
 named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of sentences that
-imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect of the adapter on keyword prompts (with − without). All runs have
-the same prompts and noise, so the intervals describe the chance of training only, not the choice of prompts. Missing rows have not run with
-these params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect
+of the adapter on keyword prompts (with − without). All runs have the same prompts and noise, so the intervals describe the chance of
+training only, not the choice of prompts. Missing rows have not run with these params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
 """
 FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
