@@ -46,7 +46,8 @@ by what they imply in `colour`, `number` and `pose`. Each `difference`: of the c
 named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of sentences that
 imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect
 of the adapter on keyword prompts (with − without). All runs have the same prompts and noise, so the intervals describe the chance of
-training only, not the choice of prompts. Missing rows have not run with these params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+training only, not the choice of prompts. Missing rows have not run with these params; results of older defaults are in
+[before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
 """
 FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
