@@ -49,7 +49,9 @@ def metrics(gap: float, reasoning: float = 0.4) -> dict:
     semantic = {"gap_closed": {"value": gap}, "overall": {"adapter": {"value": 0.7}}, "on_complex": {"value": -0.01}}
     semantic |= {name: {"adapter": {"value": 0.7}} for name in ("action", "color", "counting")}
     kinds = {name: {"value": reasoning} for name in ("overall", "reasoning_colour", "reasoning_number", "reasoning_pose")}
-    sets = {"reasoning": {"adapter": kinds}, "hand_written": {"adapter": {"overall": {"value": 0.6}}}}
+    written = {name: {"value": 0.6} for name in ("overall", "known_words", "wild")}
+    held_out = {name: {"value": 0.2} for name in ("held_out_near", "held_out_far")}
+    sets = {name: {"adapter": figures} for name, figures in (("reasoning", kinds), ("hand_written", written), ("held_out", held_out))}
     return {"semantic": semantic, "sets": sets, "quality": {"regressed": 0}}
 
 
@@ -110,7 +112,7 @@ def test_a_row_changes_the_params_that_it_names_and_no_others(name):
             del at(changed, place)[last]
         else:
             at(changed, place)[last] = at(PARAMS, key)
-    assert changed == PARAMS
+    assert changed == PARAMS | {"executor": {"kind": "inline"}}  # several runs share the cores
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -186,7 +188,8 @@ def test_rows_train_and_draw_with_their_adapter_share_the_other_images_and_run_o
         assert runs.overall[name] == written["semantic"]["overall"]["adapter"]["value"]
         config = json.loads(Path(f"data/ablations/{name}-s0/adapter/config.json").read_text())
         assert config["about"]["loss"]["w_llm"] == float(name == "ours") and config["about"]["train"]["seed"] == 0
-    assert runs[[figure for figure in FIGURES if figure not in ("gap", "on_complex")]].notna().all(axis=None)
+    unknown = {"gap", "on_complex", "held_out_near", "held_out_far"}  # few prompts; development prompts hold no set of held-out expressions
+    assert runs[[figure for figure in FIGURES if figure not in unknown]].notna().all(axis=None)
 
     page = Path("README.md").read_text(encoding="utf-8")
     assert ROWS["no-llm"].label in page and page == format_page(results.read())
