@@ -8,6 +8,7 @@ from time import sleep
 import numpy as np
 import pytest
 import torch
+from helpers.repository import ROOT
 from helpers.small_models import SOURCES, digest, encode, iter_shards, write_shards
 from helpers.stages import caption, score
 from PIL import Image
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTImageProcessor
 
 from miniature.scenes import COLORS, make
+from miniature.words import complex_prompt
 from sur_adapter.data.scores import keywords, nsfw
 from sur_adapter.data.scores.keywords import keyword_share
 from sur_adapter.data.scores.phash import phash
@@ -22,6 +24,7 @@ from sur_adapter.io.images import open_image
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.models.clip import CLIPEncoder, text_scores
+from sur_adapter.models.torch_utils import has_bf16
 
 REAL = Path(__file__).parents[3] / "shared" / "realdata"
 
@@ -181,12 +184,22 @@ def test_a_safety_model_can_only_raise_the_nsfw_score(tmp_path):
         nsfw.score(images, rows, nsfw.Config(str(tmp_path / "odd")))
 
 
+def test_scores_in_bf16_are_those_in_fp32_up_to_rounding():
+    scenes, values = [make(seed) for seed in range(24)], {}
+    texts = [complex_prompt(scene, 0) for scene in scenes]
+    for precision in ("fp32", "bf16"):
+        encoder = CLIPEncoder(str(ROOT / "models/miniature/clip"), "scores.clip.model", precision)
+        values[precision] = np.array(text_scores(encoder, encoder.encode_images([scene.draw() for scene in scenes]), texts))
+    differences = np.abs(values["bf16"] - values["fp32"])
+    assert values["fp32"].min() > 0.4 and differences.max() < 0.02 and (differences.max() > 0 or not has_bf16("cpu"))
+
+
 def test_an_aesthetic_head_is_linear_in_the_embedding_and_must_fit_its_width(raw, captions, models, tmp_path):
     width = AutoConfig.from_pretrained(models / "clip").projection_dim
     head, rng = tmp_path / "head.safetensors", np.random.default_rng(0)
     weight = rng.normal(size=(1, width)).astype(np.float32)
     save_file({"weight": weight, "bias": np.float32([5])}, head)
-    config = {"model": str(models / "clip"), "measures": ["aesthetic"], "head": str(head)}
+    config = {"model": str(models / "clip"), "measures": ["aesthetic"], "head": str(head), "precision": "fp32"}
     score(raw, captions, tmp_path / "clip", scores={"clip": config}, sources=SOURCES)
     values = read_table(tmp_path / "clip" / "aesthetic").value
     images = [image for _, _, read_images in iter_shards(raw / "miniature") for image in read_images()]
