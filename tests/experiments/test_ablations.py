@@ -326,12 +326,13 @@ def test_the_committed_table_is_that_of_the_results():
     assert (folder / "README.md").read_text(encoding="utf-8") == format_page(Results(folder / "results.csv", folder / "README.md").read())
 
 
-def test_the_readme_has_the_gap_closed_by_the_full_length_trainings():
+def test_the_readme_has_the_figures_of_the_full_length_trainings():
     results = pd.read_csv(ROOT / "experiments/ablations/results.csv")
-    gaps = results[results.row == "full"].gap
+    full, no_llm = (results[results.row == row].set_index("seed") for row in ("full", "full-no-llm"))
+    number = {3: "Three", 4: "Four", 5: "Five"}[len(full)]
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    if gaps.empty:  # not run with these params: then the README must not quote figures of others
-        assert "one training, seed 0" in text and "trainings with different seeds" not in text
-    else:
-        mean, half = interval(gaps)
-        assert len(gaps) == 5 and f"Five trainings with different seeds close {mean:.2f} ± {half:.2f} of it;" in text
+    assert f"{number} trainings with different seeds close {'{:.2f} ± {:.2f}'.format(*interval(full.gap))} of it;" in text
+    assert len(no_llm) >= 3 and set(no_llm.index) <= set(full.index)
+    for column, label in (("reasoning", "implied attributes"), ("held_out_near", "a known key word"), ("held_out_far", "no known word")):
+        mean, half = interval((full[column] - no_llm[column]).dropna())
+        assert f"{label} {mean:+.2f} ± {half:.2f}".replace("-", "−") in text, label
