@@ -11,7 +11,7 @@ from torch import Tensor
 from sur_adapter.features.writer import to_storage_dtype
 from sur_adapter.io.images import open_image
 from sur_adapter.models.stable_diffusion import load_component
-from sur_adapter.models.torch_utils import resolve_device, torch_dtype
+from sur_adapter.models.torch_utils import compute_dtype, resolve_device
 
 FIX_HINT = "set cache.vae.precision to fp32"
 
@@ -20,7 +20,8 @@ def load_vae(model: str, precision: str) -> AutoencoderKL:
     """Loads the VAE. One that overflows in fp16, as SDXL's (`force_upcast` in its config), runs in fp32 if fp16 is chosen."""
     if precision == "fp16" and AutoencoderKL.load_config(model, subfolder="vae").get("force_upcast", True):
         precision = "fp32"
-    return load_component(model, AutoencoderKL, "vae", torch_dtype=torch_dtype(precision)).eval().to(resolve_device())
+    device = resolve_device()
+    return load_component(model, AutoencoderKL, "vae", torch_dtype=compute_dtype(device, precision)).eval().to(device)
 
 
 def check_sizes(sizes: Iterable[tuple[int, int]], vae: AutoencoderKL) -> None:

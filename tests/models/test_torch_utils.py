@@ -1,10 +1,18 @@
 """The dtype of matrix products on a device, and an optimizer without bf16."""
 
+import re
+
 import pytest
 import torch
+from helpers.repository import ROOT
 from torch import nn
 
+from sur_adapter.features.latents import load_vae
 from sur_adapter.models import torch_utils
+from sur_adapter.models.captioner import CaptionConfig, Captioner
+from sur_adapter.models.clip import CLIPEncoder
+from sur_adapter.models.llm import LanguageModel, LLMConfig
+from sur_adapter.models.rewriter import Rewriter, RewriterConfig
 from sur_adapter.training.optim import Fp32Muon, build_optimizers
 
 
@@ -18,6 +26,29 @@ def test_bf16_products_are_fp32_on_a_cpu_that_would_emulate_them(supported, dtyp
     monkeypatch.setattr(torch_utils, "has_bf16", lambda device: supported)
     assert product_dtype("bf16") is dtype is torch_utils.compute_dtype("cpu", "bf16")
     assert product_dtype("fp32") is torch.float32
+
+
+MODELS = ROOT / "models/miniature"
+LOADERS = {  # of frozen models, in bf16
+    "captioner": lambda: Captioner(CaptionConfig(str(MODELS / "blip"), precision="bf16"), "cpu").model,
+    "CLIP": lambda: CLIPEncoder(str(MODELS / "clip"), "scores.clip.model", "bf16").model,
+    "LLM": lambda: LanguageModel(str(MODELS / "llama"), LLMConfig(layers=(1,), precision="bf16")).model,
+    "rewriter": lambda: Rewriter(RewriterConfig(precision="bf16"), str(MODELS / "llama")).model,
+    "VAE": lambda: load_vae(str(MODELS / "stable-diffusion"), "bf16"),
+}
+
+
+@pytest.mark.parametrize("supported, dtype", [(True, torch.bfloat16), (False, torch.float32)])
+@pytest.mark.parametrize("name", LOADERS)
+def test_a_frozen_model_is_fp32_on_a_cpu_that_would_emulate_bf16(name, supported, dtype, monkeypatch):
+    monkeypatch.setattr(torch_utils, "has_bf16", lambda device: supported)
+    assert LOADERS[name]().dtype is dtype
+
+
+def test_no_other_module_takes_the_dtype_of_a_precision_without_asking_the_device():
+    files = [file for folder in ("sur_adapter", "stages") for file in (ROOT / folder).rglob("*.py")]
+    callers = {file.name for file in files if re.search(r"\btorch_dtype\(", file.read_text(encoding="utf-8"))}
+    assert callers == {"torch_utils.py"}
 
 
 def test_every_gpu_keeps_the_precision_of_the_params():

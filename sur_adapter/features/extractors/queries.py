@@ -23,7 +23,7 @@ from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import batched
 from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.stable_diffusion import TextEncoders, cross_attention_layers, load_component, predict_noise, scale_latents
-from sur_adapter.models.torch_utils import resolve_device, torch_dtype
+from sur_adapter.models.torch_utils import compute_dtype, resolve_device
 
 NEEDS_IMAGES = True
 NUM_IMAGES = 96  # that the bank is recorded from
@@ -50,7 +50,11 @@ def extract(pairs: pd.DataFrame, images: ImageIndex, out: Path, config: Config, 
     device = resolve_device()
     rows = pairs[pairs["split"] == "train"].head(NUM_IMAGES)
     encoders, vae = TextEncoders(models.diffusion, device), load_vae(models.diffusion, "fp32")
-    unet = load_component(models.diffusion, UNet2DConditionModel, "unet", torch_dtype=torch_dtype(config.precision)).to(device).eval()
+    unet = (
+        load_component(models.diffusion, UNet2DConditionModel, "unet", torch_dtype=compute_dtype(device, config.precision))
+        .to(device)
+        .eval()
+    )
     scheduler = load_component(models.diffusion, DDPMScheduler, "scheduler")
     generator = torch.Generator().manual_seed(config.seed)
     layers = cross_attention_layers(unet)
