@@ -8,7 +8,7 @@ from sur_adapter.training import losses
 from sur_adapter.training.prompt_attention import PromptAttention
 
 torch.manual_seed(0)
-SHAPES = ((4, 64, 64), (4, 128, 128), (2, 128, 96))  # heads, heads·e, c_out
+SHAPES = ((4, 64, 64), (4, 128, 128), (2, 128, 96), (4, 64, 64), (4, 128, 128))  # heads, heads·e, c_out; two shapes occur twice
 LAYERS = [
     CrossAttention(heads, *(torch.randn(shape) / shape[-1] ** 0.5 for shape in ((200, w), (w, 32), (w, 32), (c, w), (c,))))
     for heads, w, c in SHAPES
