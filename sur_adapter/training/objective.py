@@ -142,7 +142,7 @@ class Objective:
         num_queries = config.num_queries if adapter.training else max(config.num_queries, VALIDATION_QUERIES)
         s = self.attention.sample(num_queries, draws.pairs if "prompt" in parts else draws.text)
         with torch.no_grad():
-            targets = self._targets(rows, student.prompts, s, "llm" in parts and config.llm == "decoded")
+            targets = self._targets(adapter, rows, student.prompts, s, "llm" in parts and config.llm == "decoded")
         weights = [log_weight for _, log_weight in student.prompts.groups]
         adapted = [self.attention.attend(s, *group) for group in zip(student.adapted, weights, strict=True)]
         places = [student.prompts.places(part) for part in parts.values()]
@@ -153,14 +153,15 @@ class Objective:
                 terms[name] = terms[name] + self._pooled(rows[0 if name == "prompt" else -1], student, part, draws.context)
         return terms
 
-    def _targets(self, rows: list[TrainingBatch], prompts: Prompts, s: Tensor, decoded: bool) -> list[Tensor]:
+    def _targets(self, adapter: SURAdapter, rows: list[TrainingBatch], prompts: Prompts, s: Tensor, decoded: bool) -> list[Tensor]:
         """Computes o of what the adapted features should be, (b, N, d) of each group of `prompts`.
 
         It is that of E(complex), and for the text rows of E(answer) or G(v).
         """
         if decoded:
-            own = [self.attention.attend(s, batch.complex) for batch in rows[:-1]]
-            return prompts.split(torch.cat([*own, self.attention.attend(s, self.decoder(rows[-1].teacher))]))
+            own = [self._prompts(adapter, batch.complex, batch.complex_length) for batch in rows[:-1]]
+            targets = [part.map(lambda embeds, log_weight: self.attention.attend(s, embeds, log_weight)) for part in own]
+            return prompts.split(torch.cat([*targets, self.attention.attend(s, self.decoder(rows[-1].teacher))]))
         embeds, length = joined(rows, "complex"), joined(rows, "complex_length")
         if not prompts.is_thinned or length is None:
             return [self.attention.attend(s, part) for part in prompts.split(embeds)]
