@@ -32,7 +32,7 @@ class ProcessExecutor(BaseExecutor):
             self.num_running = len(running)
             if not running:
                 return
-            self.pool = self.pool or self._start_pool(min(self.num_workers, len(running)))
+            self.pool = self.pool or self._start_pool()
             try:
                 running = {number: (task, future or self.pool.submit(_run_task, task)) for number, (task, future) in running.items()}
                 wait([future for _, future in running.values()], return_when=FIRST_COMPLETED)
@@ -49,14 +49,14 @@ class ProcessExecutor(BaseExecutor):
                         "smaller batch size of the stage"
                     ) from error
 
-    def _start_pool(self, num_workers: int) -> ProcessPoolExecutor:
+    def _start_pool(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")  # CUDA does not support fork
         reader, self.stage_alive = context.Pipe(duplex=False)
         ranks = context.SimpleQueue()
-        for rank in range(num_workers):
+        for rank in range(self.num_workers):
             ranks.put(rank)
         factory = pickle.dumps(self.worker_factory)  # unpickled in the worker, after its environment is set
-        return ProcessPoolExecutor(num_workers, context, _start_worker, (factory, self.num_threads, self.config.gpus, ranks, reader))
+        return ProcessPoolExecutor(self.num_workers, context, _start_worker, (factory, self.num_threads, self.config.gpus, ranks, reader))
 
     def close(self) -> None:
         if self.pool:

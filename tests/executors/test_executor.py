@@ -19,7 +19,7 @@ from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.config import from_dict
 from sur_adapter.data.crawl import shard_writer
-from sur_adapter.executors.base import ExecutorConfig, ShardResult, num_torch_threads, resolve_num_workers
+from sur_adapter.executors.base import ExecutorConfig, LazyWorker, ShardResult, num_torch_threads, resolve_num_workers
 from sur_adapter.executors.executor import Executor
 from sur_adapter.generation import writer
 from sur_adapter.io import schema as records
@@ -62,6 +62,34 @@ def test_a_worker_uses_the_threads_of_the_settings_and_leaves_those_of_the_stage
 
 def test_with_one_thread_each_there_are_as_many_workers_as_cores():
     assert resolve_num_workers(ExecutorConfig(threads=1), num_torch_threads(ExecutorConfig(threads=1)), 6, 0) == 6
+
+
+def test_workers_that_have_finished_leave_nothing_behind(tmp_path):
+    """A worker that shows a bar holds a semaphore of tqdm, of which multiprocessing warns if the worker is killed."""
+    code = """
+from helpers.executor_workers import ProgressBar
+from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.executors.executor import Executor
+if __name__ == "__main__":
+    with Executor(ProgressBar, config=ExecutorConfig(kind="processes", workers=2, threads=1)) as executor:
+        print(len(list(executor.map([1, 2, 3]))))
+"""
+    (tmp_path / "stage.py").write_text(code)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    done = subprocess.run([sys.executable, tmp_path / "stage.py"], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n" and "leaked" not in done.stderr
+
+
+def test_a_worker_that_computes_keeps_freed_memory(monkeypatch):
+    calls = []
+    monkeypatch.setattr("sur_adapter.models.torch_utils.keep_freed_memory", lambda: calls.append("kept"))
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a worker sets variables of its own process
+    before = torch.get_num_threads()
+    try:
+        worker = LazyWorker(lambda: lambda: lambda task: task, before)
+        assert [worker(1), worker(2)] == [1, 2] and calls == ["kept"]
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_no_thread_is_refused():
