@@ -28,7 +28,7 @@ InputFiles = Callable[[Any], Iterable]  # task -> the paths that a worker reads 
 
 @dataclass(frozen=True)
 class ExecutorConfig:
-    """Section `executor` of params.yaml. No stage tracks it: outputs are the same bytes wherever the workers run.
+    """Section `executor` of params.yaml. No stage tracks it: with as many threads, outputs are the same bytes wherever the workers run.
 
     kind: where workers run. workers: how many; auto: as many as the GPUs, or else the CPU cores, allow. threads: of torch in each worker;
     null: as many as in the stage's own process. Sums on a CPU depend on it: with 1, outputs are the same bytes for any number of cores.
