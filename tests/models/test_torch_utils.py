@@ -28,6 +28,21 @@ def test_bf16_products_are_fp32_on_a_cpu_that_would_emulate_them(supported, dtyp
     assert product_dtype("fp32") is torch.float32
 
 
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        (["architecture", "avx2", "avx512_f", "avx512_bw", "avx512_dq", "avx512_vl"], False),
+        (["avx512_f", "avx512_bf16"], True),
+        (["amx_bf16"], True),
+        (["neon", "bf16"], True),
+        (["neon"], False),
+    ],
+)
+def test_avx512_alone_is_no_bf16(names, expected, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
+    assert torch_utils.has_bf16("cpu") is expected
+
+
 MODELS = ROOT / "models/miniature"
 LOADERS = {  # of frozen models, in bf16
     "captioner": lambda: Captioner(CaptionConfig(str(MODELS / "blip"), precision="bf16"), "cpu").model,
