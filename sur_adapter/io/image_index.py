@@ -6,24 +6,25 @@ from copy import copy
 from functools import cache
 from pathlib import Path
 
-from sur_adapter.io.schema import check_id
+from sur_adapter.io.schema import check_id, image_id
 from sur_adapter.io.shards import check_end_of_archive, plain_members, tar_errors
 
 
 class ImageIndex(Mapping):
-    """Maps ids to image bytes. ids: those to look up in the tars of all folders of `raw`.
+    """Maps the ids of images, or of their captions, to image bytes. ids: those to look up in the tars of all folders of `raw`.
 
     Raises ValueError if a tar is corrupt, an id has no image, or the bytes of an image do not match its id.
     """
 
     def __init__(self, raw: Path, ids: set[str]):
-        self._locations = {
-            key: location for folder in sorted(p for p in raw.iterdir() if p.is_dir()) for key, location in _members(folder) if key in ids
-        }
-        if missing := sorted(ids - self._locations.keys()):
-            raise ValueError(f"{raw} holds no image for {len(missing)} of {len(ids)} kept pairs ({missing[0]}, …): run `dvc repro` again")
+        images = {image_id(key) for key in ids}
+        folders = sorted(path for path in raw.iterdir() if path.is_dir())
+        self._locations = {key: location for folder in folders for key, location in _members(folder) if key in images}
+        if missing := sorted(images - self._locations.keys()):
+            raise ValueError(f"{raw} lacks {len(missing)} of {len(images)} images of kept pairs ({missing[0]}, …): run `dvc repro` again")
 
     def __getitem__(self, key: str) -> bytes:
+        key = image_id(key)
         file, start, size = self._locations[key]
         with file.open("rb") as opened:
             opened.seek(start)
@@ -33,7 +34,7 @@ class ImageIndex(Mapping):
 
     def files(self, ids: Iterable[str]) -> set[Path]:
         """Returns the tars that hold the images of `ids`."""
-        return {self._locations[key][0] for key in ids}
+        return {self._locations[image_id(key)][0] for key in ids}
 
     def with_local_paths(self, to_local: Callable[[Path], Path]) -> "ImageIndex":
         """Returns a copy for a machine that has the tars at other paths. to_local: a path here -> the path there."""

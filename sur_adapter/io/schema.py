@@ -1,6 +1,7 @@
 """The data contract: the columns of the tables, the ids, and how rows are split and sharded.
 
 Pixels are stored in WebDataset tars and text in Parquet; an id joins them: the first 16 hex digits of the SHA-256 of the image's bytes.
+An image with several captions has a row for each: `<id>` is its first, `<id>-1` the second (see `caption_id`).
 Equal content gives equal bytes: no timestamps, no user names, fixed order.
 """
 
@@ -32,12 +33,22 @@ RAW_SCHEMA = pa.schema(
         ("dropped", pa.string()),  # the reason, or null if the row is kept
     ]
 )
-CAPTIONS_SCHEMA = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())])
+CAPTIONS_SCHEMA = pa.schema([("id", pa.string()), ("simple_prompt", pa.string())])  # id: of the caption
 
 
 def record_id(data: bytes) -> str:
     """Returns the id of an image: the digest of its bytes."""
     return short_digest(data)
+
+
+def caption_id(image: str, number: int) -> str:
+    """Returns the id of an image's caption, numbered from 0; that of the first is the id of the image."""
+    return f"{image}-{number}" if number else image
+
+
+def image_id(key: str) -> str:
+    """Returns the id of the image of a caption, or of an image itself."""
+    return key.partition("-")[0]
 
 
 def check_id(file: Path, key: str, data: bytes) -> None:

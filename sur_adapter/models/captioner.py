@@ -1,7 +1,8 @@
 """Captions images with BLIP or any other image-to-text model of transformers (BLIP-2, GIT, Florence, …).
 
-Captions are sampled, so that equal contents are described in many ways. They depend on the image and the seed alone: the noise is seeded by
-the image's id, so neither the batch nor the global random state matters.
+Captions are sampled, so that equal contents are described in many ways. They depend on the image, their number and the seed alone: the
+noise is seeded by the image's id, so neither the batch nor the global random state matters, and more captions of an image leave the first
+ones equal.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,12 +35,14 @@ MAX_NEW_TOKENS = 40  # BLIP's captions rarely exceed 20 tokens
 class CaptionConfig:
     """Section `caption` of params.yaml.
 
-    model: a folder or a name on the hub. top_p: nucleus sampling; null takes the most likely token (greedy). candidates: captions sampled
-    per image, of which `judge`, a CLIP model, selects the best (CapFilt, Li et al., arXiv 2201.12086). use_source_captions: keep the
-    caption that a source already has. precision: of weights and products; bf16 is fp32 on a CPU without bf16 instructions.
+    model: a folder or a name on the hub. sentences: captions of each image; each makes a pair with the keyword prompt. top_p: nucleus
+    sampling; null takes the most likely token (greedy). candidates: samples for each caption, of which `judge`, a CLIP model, selects the
+    best (CapFilt, Li et al., arXiv 2201.12086). use_source_captions: the first caption is the one that the source already has, if any.
+    precision: of weights and products; bf16 is fp32 on a CPU without bf16 instructions.
     """
 
     model: str
+    sentences: int = 1
     top_p: float | None = None
     seed: int = 0
     batch_size: int = 32
@@ -53,6 +56,11 @@ class CaptionConfig:
             raise ValueError(f"batch_size is {self.batch_size}: give at least 1")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}: give a share above 0 and up to 1, or null for greedy decoding")
+        if self.sentences < 1 or (self.sentences > 1 and self.top_p is None):
+            raise ValueError(
+                f"sentences is {self.sentences} and top_p {self.top_p}: give at least 1 sentence per image, and for more a top_p to sample "
+                "them with (without it all captions of an image are equal)"
+            )
         if self.candidates < 1 or (self.candidates > 1) != bool(self.judge and self.top_p):
             raise ValueError(
                 f"candidates is {self.candidates}, top_p {self.top_p}, judge {self.judge!r}: several candidates need a top_p to sample "
@@ -74,29 +82,32 @@ class Captioner:
         self.judge = CLIPEncoder(judge, "caption.judge") if judge else None
         decoder = self.model.config.get_text_config(decoder=True)
         self.max_length = min(MAX_NEW_TOKENS, getattr(decoder, "max_position_embeddings", MAX_NEW_TOKENS))
-        self.top_p, self.seed, self.candidates = config.top_p, config.seed, config.candidates
+        self.top_p, self.seed, self.candidates, self.sentences = config.top_p, config.seed, config.candidates, config.sentences
 
-    def caption_batches(self, images: Iterable[Image.Image], ids: list[str], batch_size: int) -> Iterator[list[str]]:
-        """Yields the captions of each batch; the images of the next batches are decoded meanwhile."""
+    def caption_batches(self, images: Iterable[Image.Image], ids: list[str], batch_size: int) -> Iterator[list[list[str]]]:
+        """Yields the captions of each batch, as `caption` does; the images of the next batches are decoded meanwhile."""
         batches = prefetch((batch_ids, self._pixels(batch), batch) for batch_ids, batch in _batches(ids, iter(images), batch_size))
         for batch_ids, pixels, batch in batches:
-            yield self._best_captions(pixels, batch, batch_ids)
+            yield self._captions(pixels, batch, batch_ids)
 
-    def caption(self, images: list[Image.Image], ids: list[str]) -> list[str]:
-        """Returns one caption for each image (RGB); the ids seed the sampling noise."""
-        return self._best_captions(self._pixels(images), images, ids)
+    def caption(self, images: list[Image.Image], ids: list[str]) -> list[list[str]]:
+        """Returns for each image (RGB) its captions, `sentences` of them; the ids seed the sampling noise."""
+        return self._captions(self._pixels(images), images, ids)
 
     def _pixels(self, images: list[Image.Image]) -> torch.Tensor:
         return self.image_processor(images=images, return_tensors="pt").pixel_values  # (B, 3, H, W)
 
-    def _best_captions(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[str]:
-        """Samples the candidates of each image and selects the one with the highest CLIP score; the first of equals."""
-        candidates = [
-            self._sample(pixels, [f"{self.seed} {i}" if k == 0 else f"{self.seed} {i} {k}" for i in ids]) for k in range(self.candidates)
-        ]
+    def _captions(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[list[str]]:
+        image_embeds = self.judge.encode_images(images) if self.judge else None  # (B, d)
+        sentences = [self._best_samples(pixels, image_embeds, ids, number) for number in range(self.sentences)]
+        return [list(captions) for captions in zip(*sentences, strict=True)]
+
+    def _best_samples(self, pixels: torch.Tensor, image_embeds: np.ndarray | None, ids: list[str], number: int) -> list[str]:
+        """Returns caption `number` of each image: of its candidates the one with the highest CLIP score, the first of equals."""
+        numbers = range(number * self.candidates, (number + 1) * self.candidates)
+        candidates = [self._sample(pixels, [f"{self.seed} {i} {k}" if k else f"{self.seed} {i}" for i in ids]) for k in numbers]
         if self.candidates == 1:
             return candidates[0]
-        image_embeds = self.judge.encode_images(images)  # (B, d)
         best = np.argmax([cosine_scores(image_embeds, self.judge.encode_texts(texts)) for texts in candidates], axis=0)  # (B,)
         return [candidates[k][row] for row, k in enumerate(best)]
 

@@ -1,7 +1,7 @@
 """export: writes the kept pairs in SURD's layout, which `load_dataset("imagefolder", data_dir=...)` reads too.
 
 One folder per split, with the images and a `metadata.jsonl`: {"file_name": with its extension, "text": the plain sentence, "prompt": the
-keyword prompt} on each line.
+keyword prompt} on each line. An image with several captions has a line for each.
 """
 
 import json
@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from sur_adapter.config import Params
+from sur_adapter.io.schema import image_id
 from sur_adapter.io.shards import read_table, read_tar
 
 
@@ -36,17 +37,18 @@ def export(pairs: pd.DataFrame, raw: Path, folder: Path) -> int:
     kept = pairs[pairs.dropped.isna()]
     file_names = {}
     for source in kept.source.unique():
-        split = dict(kept.loc[kept.source == source, ["id", "split"]].itertuples(index=False))
+        rows = kept[kept.source == source]
+        split = dict(zip(rows.id.map(image_id), rows["split"], strict=True))
         for key, ext, data in read_tar(raw / source):
             if key in split and key not in file_names:
                 file_names[key] = f"{key}.{ext}"
                 (folder / split[key]).mkdir(parents=True, exist_ok=True)
                 (folder / split[key] / file_names[key]).write_bytes(data)
-    if missing := set(kept.id) - set(file_names):
+    if missing := set(kept.id.map(image_id)) - set(file_names):
         raise ValueError(f"{len(missing)} images, {min(missing)} the first, are in no tar under {raw}: run `dvc repro`, then export again")
     for split, rows in kept.groupby("split"):
         lines = [
-            json.dumps({"file_name": file_names[r.id], "text": r.simple_prompt, "prompt": r.complex_prompt}, ensure_ascii=False)
+            json.dumps({"file_name": file_names[image_id(r.id)], "text": r.simple_prompt, "prompt": r.complex_prompt}, ensure_ascii=False)
             for r in rows.itertuples()
         ]
         (folder / split / "metadata.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8", newline="\n")

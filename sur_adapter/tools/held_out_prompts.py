@@ -1,7 +1,8 @@
 """suite: writes the held-out test pairs as prompts to evaluate on, beside or instead of prompts with ground truth.
 
 One JSON object per line: {"id": of the image, "category": "held_out", "prompt": the plain sentence, "complex_prompt": the cleaned keyword
-prompt}. What such an image must show is unknown: set `evaluate.judge` to null, and arms are compared by CLIP score.
+prompt}. Of an image with several captions, the first kept one is the sentence. What such an image must show is unknown: set
+`evaluate.judge` to null, and arms are compared by CLIP score.
 """
 
 import json
@@ -13,6 +14,7 @@ import pandas as pd
 from sur_adapter.config import Params
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.io.atomic import atomic_write
+from sur_adapter.io.schema import image_id
 from sur_adapter.io.shards import read_table
 
 CATEGORY = "held_out"
@@ -29,7 +31,7 @@ def run(args: Namespace, params: Params) -> None:
 
 
 def write_held_out_prompts(pairs: pd.DataFrame, folder: Path) -> int:
-    """Writes the kept pairs of the test split to held_out.jsonl in `folder`, sorted by id; returns how many.
+    """Writes a prompt for each image of the kept pairs of the test split to held_out.jsonl in `folder`, sorted by id; returns how many.
 
     pairs: id, simple_prompt, complex_prompt, clean_prompt (optional), dropped, split. Raises ValueError if the file exists, or if
     there is no such pair.
@@ -38,6 +40,8 @@ def write_held_out_prompts(pairs: pd.DataFrame, folder: Path) -> int:
     if file.exists():
         raise ValueError(f"{file} exists already: remove it, or name another folder; files are never overwritten")
     held_out = pairs[pairs.dropped.isna() & (pairs["split"] == "test")].sort_values("id")
+    images = held_out.id.map(image_id)
+    held_out = held_out.assign(id=images)[~images.duplicated()]
     if held_out.empty:
         raise ValueError(f"none of {len(pairs)} pairs is kept in the test split: raise filter.test in params.yaml and run `dvc repro`")
     prompts = [

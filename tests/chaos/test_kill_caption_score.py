@@ -58,7 +58,7 @@ def run_with_kills(random: Random, counts: list[int], *job, **sections) -> None:
 
 @pytest.mark.parametrize("seed", range(int(os.environ.get("SUR_KILLS", "1"))))
 def test_captioning_that_is_killed_gives_the_bytes_of_an_uninterrupted_run(shards, models, tmp_path, seed):
-    config = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": BATCH_SIZE}
+    config = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": BATCH_SIZE, "sentences": 2}
     caption(shards / "miniature", tmp_path / "uninterrupted", caption=config)
     random = Random(seed)
     counts = sorted(random.sample(range(1, 9), 2))
@@ -84,11 +84,11 @@ def test_a_finished_batch_is_captioned_again_only_if_an_input_has_changed(shards
     first: list[str] = []
 
     class StoppingCaptioner(Captioner):
-        def _best_captions(self, pixels, images, ids):
+        def _captions(self, pixels, images, ids):
             if len(first) >= 22:
                 raise KeyboardInterrupt
             first.extend(ids)
-            return super()._best_captions(pixels, images, ids)
+            return super()._captions(pixels, images, ids)
 
     config = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": BATCH_SIZE}
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
@@ -96,7 +96,7 @@ def test_a_finished_batch_is_captioned_again_only_if_an_input_has_changed(shards
         caption(shards / "miniature", tmp_path / "out", caption=config)
     assert 22 <= len(first) < 26 and not (tmp_path / "out").exists()
     rest: list[str] = []
-    monkeypatch.setattr(Captioner, "_best_captions", lambda self, pixels, images, ids: rest.extend(ids) or ["a red circle"] * len(ids))
+    monkeypatch.setattr(Captioner, "_captions", lambda self, pixels, images, ids: rest.extend(ids) or [["a red circle"]] * len(ids))
     caption(shards / "miniature", tmp_path / "other", caption=config | {"seed": 1})
     assert len(rest) == len(read_table(tmp_path / "other")), "the batches of another seed are not used"
     rest.clear()
@@ -111,7 +111,7 @@ def test_a_finished_shard_is_scored_again_only_if_a_caption_has_changed(shards, 
 
     def score_captions(images, rows, config):
         scored.append(len(rows))
-        return [str(row["simple_prompt"]) for row in rows]
+        return [str(row["captions"][0]) for row in rows]
 
     def score_two_shards(images, rows, config):
         if len(scored) == 2:

@@ -75,7 +75,7 @@ def test_labels_beyond_the_text_length_of_clip_are_left_out():
 def test_a_caption_comes_first_if_a_captioner_is_configured():
     interrogator = Interrogator(InterrogatorConfig(CLIP, caption=BLIP, flavors=1, labels=LABELS))
     image = make(3, "counting").draw()
-    assert interrogator.prompts([image], ["a"])[0].startswith(interrogator.captioner.caption([image], ["a"])[0] + ", ")
+    assert interrogator.prompts([image], ["a"])[0].startswith(interrogator.captioner.caption([image], ["a"])[0][0] + ", ")
 
 
 def test_a_folder_is_interrogated_if_configured_and_prompt_by_is_set(tmp_path):

@@ -57,9 +57,30 @@ def test_the_captions_of_a_source_are_used_unless_use_source_captions_is_false(m
 
 def test_captions_are_sampled_by_the_seed_or_greedy(models):
     image, ids = [make(5).draw()] * 20, [str(i) for i in range(20)]
-    sampled = [Captioner(CaptionConfig(str(models / "blip"), 0.95, seed), "cpu").caption(image, ids) for seed in (0, 1)]
+
+    def captions(**config) -> list[str]:
+        return [text for (text,) in Captioner(CaptionConfig(str(models / "blip"), **config), "cpu").caption(image, ids)]
+
+    sampled = [captions(top_p=0.95, seed=seed) for seed in (0, 1)]
     assert len(set(sampled[0])) > 5 and sampled[0] != sampled[1]
-    assert len(set(Captioner(CaptionConfig(str(models / "blip")), "cpu").caption(image, ids))) == 1
+    assert len(set(captions())) == 1
+
+
+def test_more_captions_of_an_image_leave_the_first_ones_equal(models):
+    images, ids = [make(i).draw() for i in range(6)], [str(i) for i in range(6)]
+    one, three = (Captioner(CaptionConfig(str(models / "blip"), n, 0.95), "cpu").caption(images, ids) for n in (1, 3))
+    assert [texts[:1] for texts in three] == one and all(len(set(texts)) == 3 for texts in three)
+    blip, judge = str(models / "blip"), str(models / "clip")
+    selected = Captioner(CaptionConfig(blip, 2, 0.95, candidates=3, judge=judge), "cpu").caption(images, ids)
+    captioner = Captioner(CaptionConfig(blip, 6, 0.95), "cpu")
+    samples = captioner.caption(images, ids)
+    assert all(texts[0] in six[:3] and texts[1] in six[3:] for texts, six in zip(selected, samples, strict=True))
+
+
+def test_several_captions_without_sampling_are_a_clear_error():
+    for wrong in ({"sentences": 3}, {"sentences": 0, "top_p": 0.9}):
+        with pytest.raises(ValueError, match="give at least 1 sentence per image, and for more a top_p to sample them with"):
+            CaptionConfig("blip", **wrong)
 
 
 def test_any_image_to_text_model_of_transformers_works(models, tmp_path):
@@ -79,7 +100,8 @@ def test_any_image_to_text_model_of_transformers_works(models, tmp_path):
         folder = tmp_path / type(model).__name__
         for part in (model, tokenizer, BlipImageProcessor(size={"height": 64, "width": 64})):
             part.save_pretrained(folder)
-        captions = Captioner(CaptionConfig(str(folder), 0.9), "cpu").caption([make(1).draw(), make(2).draw()], ["a", "b"])
+        captions = Captioner(CaptionConfig(str(folder), top_p=0.9), "cpu").caption([make(1).draw(), make(2).draw()], ["a", "b"])
+        captions = [text for (text,) in captions]
         assert len(captions) == 2 and captions[0] != captions[1] and all(captions)
 
 
@@ -93,13 +115,13 @@ def test_the_candidate_with_the_highest_clip_score_is_selected(models):
         return cosine_scores(embeds, clip.encode_texts(captions))
 
     def captions(count: int) -> list[str]:
-        config = CaptionConfig(blip, 0.95, candidates=count, judge=judge if count > 1 else None)
-        return Captioner(config, "cpu").caption(images, ids)
+        config = CaptionConfig(blip, top_p=0.95, candidates=count, judge=judge if count > 1 else None)
+        return [text for (text,) in Captioner(config, "cpu").caption(images, ids)]
 
     by_count = np.stack([scores(captions(count)) for count in (1, 2, 4, 16)])  # (4, 12)
     assert (np.diff(by_count, axis=0) > -1e-6).all(), "the first candidates do not depend on how many there are"
     assert (by_count[-1] - by_count[0] > 0.001).sum() > 4
-    captioner = Captioner(CaptionConfig(blip, 0.95, candidates=4, judge=judge), "cpu")
+    captioner = Captioner(CaptionConfig(blip, top_p=0.95, candidates=4, judge=judge), "cpu")
     samples = [captioner._sample(captioner._pixels(images), [f"0 {i} {k}" if k else f"0 {i}" for i in ids]) for k in range(4)]
     assert by_count[2] == pytest.approx(np.max([scores(sample) for sample in samples], axis=0), abs=1e-6)
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from sur_adapter.io.atomic import atomic_write_text
-from sur_adapter.io.schema import RAW_SCHEMA, record_id
+from sur_adapter.io.schema import RAW_SCHEMA, image_id, record_id
 from sur_adapter.io.shards import read_table, read_tar, write_table, write_tar
 
 KEPT_COLUMNS = ("id", "source", "dropped")  # of a removed row
@@ -71,7 +71,7 @@ def forget(value: str, raw: Path, file: Path) -> int:
 
 
 def _matching(rows: pd.DataFrame, value: str) -> pd.DataFrame:
-    matches = (rows.id == value) | (rows.url == value) | (rows.user == hash_value(value))
+    matches = (rows.id == image_id(value)) | (rows.url == value) | (rows.user == hash_value(value))
     return rows[matches | rows.id.isin(set(rows.id[matches]))]
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sur_adapter.data.filtering.hamming import close_pairs, connected_groups, unique_hashes, unpack_hashes
 from sur_adapter.data.filtering.minhash import near_equal_prompts
-from sur_adapter.io.schema import assign_split
+from sur_adapter.io.schema import assign_split, image_id
 from sur_adapter.io.text import did_you_mean
 
 SPLITS = ("test", "validation", "train")  # a group whose frozen ids have several splits takes the first of these
@@ -68,8 +68,8 @@ def nest_min_scores(values: Mapping | None, scores: Iterable[str]) -> Mapping | 
 def select_pairs(table: pd.DataFrame, config: FilterConfig, frozen_splits: pd.Series | None = None) -> pd.DataFrame:
     """Returns the joined table with `dropped`, `group` and `split`; the first reason to drop a row counts, in the order of these lines.
 
-    frozen_splits: id -> split. A group takes the split of its frozen ids, test before validation before train; an id that is frozen to
-    another split is dropped as `other_split`.
+    frozen_splits: an image's id -> split. A group takes the split of its frozen images, test before validation before train; an image that
+    is frozen to another split is dropped as `other_split`.
     """
     table = table.copy()
 
@@ -81,14 +81,16 @@ def select_pairs(table: pd.DataFrame, config: FilterConfig, frozen_splits: pd.Se
     drop("nsfw", table.nsfw_level.notna() & ~table.nsfw_level.isin(config.allowed_nsfw_levels))
     drop("too_small", table[["width", "height"]].min(axis=1) < config.min_side)
     drop("no_caption", table.simple_prompt.fillna("").str.strip() == "")
-    drop("near_duplicate", find_near_duplicates(table.dropped.isna().to_numpy(), hashes, close))
+    images = table.id.map(image_id)
+    drop("same_caption", table.assign(image=images).duplicated(["image", "simple_prompt"]) & (images != table.id))
+    drop("near_duplicate", find_near_duplicates(table.dropped.isna().to_numpy(), hashes, close, images.to_numpy()))
     for score, lowest in config.min_scores.items():
         drop(score, ~(pd.to_numeric(table[score]) >= lowest))  # drops null as well
     table["group"] = group_rows(table, hashes, close, config.prompt_overlap)
     split = {group: assign_split(group, config.test, config.validation) for group in table.group.dropna().unique()}
     table["split"] = table.group.map(split)
     if frozen_splits is not None and len(frozen_splits):
-        frozen = table.id.map(frozen_splits)
+        frozen = images.map(frozen_splits)
         rank = frozen.map({name: k for k, name in enumerate(SPLITS)}).groupby(table.group).transform("min")
         table["split"] = rank.map(dict(enumerate(SPLITS))).fillna(table.split)
         drop("other_split", frozen.notna() & (frozen != table.split))
@@ -111,17 +113,22 @@ def number_hashes(table: pd.DataFrame, bits: int) -> tuple[np.ndarray, np.ndarra
     return numbers, close_pairs(hashes, bits)
 
 
-def find_near_duplicates(kept: np.ndarray, hashes: np.ndarray, close: np.ndarray) -> np.ndarray:
-    """Marks the rows whose hash equals, or is close to, that of an earlier kept row. kept: rows that no other rule drops, (N,)."""
+def find_near_duplicates(kept: np.ndarray, hashes: np.ndarray, close: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """Marks the rows whose hash equals, or is close to, that of an earlier kept row of another image.
+
+    kept: rows that no other rule drops, (N,). images: the id of each row's image, (N,).
+    """
     neighbours: dict[int, list[int]] = {}
     for a, b in close.tolist():
         neighbours.setdefault(a, []).append(b)
         neighbours.setdefault(b, []).append(a)
     shared = np.isin(hashes, close) | pd.Series(hashes).duplicated(keep=False).to_numpy()  # all other rows have no near duplicate
-    duplicate, kept_hashes = np.zeros(len(hashes), bool), set()
+    duplicate, kept_hashes, seen = np.zeros(len(hashes), bool), set(), {}
     for row in np.flatnonzero(shared & kept & (hashes >= 0)):
-        own = int(hashes[row])
-        duplicate[row] = own in kept_hashes or any(other in kept_hashes for other in neighbours.get(own, ()))
+        own, image = int(hashes[row]), images[row]
+        if image not in seen:
+            seen[image] = own in kept_hashes or any(other in kept_hashes for other in neighbours.get(own, ()))
+        duplicate[row] = seen[image]
         if not duplicate[row]:
             kept_hashes.add(own)
     return duplicate

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sur_adapter.data.filtering.filtering import SPLITS
+from sur_adapter.io.schema import caption_id, image_id
 from sur_adapter.io.shards import read_table, write_table
 
 CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width", "height", "nsfw", "licence", "dropped"]
@@ -24,19 +25,37 @@ def score_tables(folder: Path, scores: Mapping[str, Mapping | None]) -> dict[str
 
 
 def join_tables(raw: Path, captions: Path, scores: Mapping[str, Path], sources: list[str]) -> pd.DataFrame:
-    """Joins all rows of all sources with their captions and scores by id; rows that the crawl dropped have null there.
+    """Joins all rows of all sources with their captions and scores by id; an image with several captions has a row for each.
 
-    The crawl's column `nsfw` becomes `nsfw_level`, since a score may be named nsfw. An image that two sources hold counts once: the later
-    row is dropped as `duplicate`.
+    Rows that the crawl dropped have null there. The crawl's column `nsfw` becomes `nsfw_level`, since a score may be named nsfw. An image
+    that two sources hold counts once: the later row is dropped as `duplicate`.
     """
     table = _read_all(raw, sources, CRAWLED).rename(columns={"nsfw": "nsfw_level"})
     kept = table.dropped.isna()
     table.loc[kept & table.id.where(kept).duplicated(), "dropped"] = "duplicate"
-    ids = pa.array(table.id.where(table.dropped.isna()))  # null for a duplicate: it has its original's id, but not its scores
-    table["simple_prompt"] = _look_up(ids, _read_all(captions, sources, ["id", "simple_prompt"]))
+    captions = _read_all(captions, sources, ["id", "simple_prompt"])
+    table = _repeat_for_captions(table, captions.id)
+    ids = table.id.where(table.dropped.isna())  # null for a duplicate: it has its original's id, but not its scores
+    table["simple_prompt"] = _look_up(pa.array(ids), captions)
+    images = ids.map(image_id, na_action="ignore")
     for name, folder in scores.items():
-        table[name] = _look_up(ids, _read_all(folder, [f"{source}.parquet" for source in sources], ["id", "value"]))
+        values = _read_all(folder, [f"{source}.parquet" for source in sources], ["id", "value"])
+        of_captions = (values.id.map(image_id) != values.id).any()
+        table[name] = _look_up(pa.array(ids if of_captions else images), values)
     return table
+
+
+def _repeat_for_captions(table: pd.DataFrame, captions: pd.Series) -> pd.DataFrame:
+    """Repeats each row that is not dropped for all captions of its image, and gives it the id of the caption. captions: their ids."""
+    further = captions[captions.map(image_id) != captions].drop_duplicates()  # two sources may hold the same image
+    if further.empty:
+        return table
+    counts = further.map(image_id).value_counts()
+    repeats = 1 + table.id.where(table.dropped.isna()).map(counts).fillna(0).astype(int)
+    table = table.loc[table.index.repeat(repeats)]
+    number = table.groupby(level=0).cumcount()
+    table["id"] = [caption_id(image, k) for image, k in zip(table.id, number, strict=True)]
+    return table.reset_index(drop=True)
 
 
 def _look_up(ids: pa.Array, table: pd.DataFrame) -> np.ndarray | pd.api.extensions.ExtensionArray:
@@ -50,7 +69,10 @@ def _read_all(folder: Path, names: list[str], columns: list[str]) -> pd.DataFram
 
 
 def read_frozen_splits(file: Path) -> pd.Series:
-    """Reads a CSV table of id and split as id -> split. Raises FileNotFoundError if it is missing, ValueError if it is not such a table."""
+    """Reads a CSV table of an image's id and split as id -> split.
+
+    Raises FileNotFoundError if it is missing, ValueError if it is not such a table.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing: write a table of id and split there, or only its header (id,split) to freeze nothing")
     try:

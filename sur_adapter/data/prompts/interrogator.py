@@ -90,7 +90,7 @@ class Interrogator:
     def prompts(self, images: list[Image.Image], ids: list[str]) -> list[str]:
         """Writes a prompt for each image (RGB): caption, medium, artist, movement, flavors, as many as fit into CLIP's text length."""
         image_embeds = self.clip.encode_images(images)  # (B, d)
-        prompts = [[caption] for caption in self.captioner.caption(images, ids)] if self.captioner else [[] for _ in images]
+        prompts = self.captioner.caption(images, ids) if self.captioner else [[] for _ in images]
         for name, labels in self.labels.items():
             similarity = image_embeds @ self.label_embeds[name].T  # (B, N)
             best = np.argsort(-similarity, axis=1, kind="stable")[:, : self.counts.get(name, 1)]  # (B, k)

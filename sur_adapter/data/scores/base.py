@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from PIL import Image
@@ -15,6 +16,7 @@ from tqdm import tqdm
 
 from sur_adapter.executors.base import ShardResult
 from sur_adapter.io.raw_shards import captions_file, read_shard
+from sur_adapter.io.schema import caption_id, image_id
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.registry import load
@@ -25,16 +27,17 @@ class Score(Protocol):
 
     Config: type  # a frozen dataclass
 
-    def score(self, images: Iterable[Image.Image], rows: list[dict], config: Any) -> list[float | str | None] | dict[str, list]:
+    def score(self, images: Iterable[Image.Image], rows: list[dict], config: Any) -> list | dict[str, list]:
         """Scores the rows of one shard.
 
         images: N images (RGB), in the order of the rows; they are decoded on iteration, so a score that needs none costs no decoding.
-        rows: N dicts of the columns of `RAW_SCHEMA`, with `simple_prompt` as captioned; None where there is no value.
-        config: a `Config`.
+        rows: N dicts of the columns of `RAW_SCHEMA`; `captions`, the list of the image's captions, takes the place of `simple_prompt`. None
+        where there is no value. config: a `Config`.
 
-        Returns N numbers or texts, None where there is nothing to measure. A score of several measures has a key `measures`, their names,
-        and returns a dict of such lists, one for each: they become the scores `<name>_<measure>`. Raises ValueError or FileNotFoundError,
-        with the key of params.yaml, if the configuration cannot be used.
+        Returns N numbers or texts, None where there is nothing to measure. A score of captions returns N lists instead, with a value for
+        each caption of the row. A score of several measures has a key `measures`, their names, and returns a dict of such lists, one for
+        each: they become the scores `<name>_<measure>`. Raises ValueError or FileNotFoundError, with the key of params.yaml, if the
+        configuration cannot be used.
         """
         ...
 
@@ -45,7 +48,10 @@ def scores_file(source: str, number: str) -> str:
 
 
 class ScoreWorker:
-    """Scores one shard, given by (source, number), with the plug-in `name`; its table of id and measures is kept in `work`."""
+    """Scores one shard, given by (source, number), with the plug-in `name`; its table of id and measures is kept in `work`.
+
+    Values of captions are lists there.
+    """
 
     def __init__(self, work: WorkCache, raw: Path, captions: Path, name: str, config: Any):
         self.work, self.raw, self.captions, self.name, self.config = work, raw, captions, name, config
@@ -70,8 +76,17 @@ def write_scores(work: WorkCache, sources: list[str], out: Path) -> None:
     for source in sources:
         table = pd.concat([read_table(file) for file in sorted(work.folder.glob(scores_file(source, "[0-9]*")))])
         for measure in table.columns[1:]:
-            values = table[["id", measure]].rename(columns={measure: "value"})
+            values = _per_caption(table[["id", measure]].set_axis(["id", "value"], axis=1))
             write_table(out / measure / f"{source}.parquet", values, _schema(values.value))
+
+
+def _per_caption(table: pd.DataFrame) -> pd.DataFrame:
+    """Gives each caption a row, if the values are lists of the images' captions; else returns the table."""
+    if not table.value.map(lambda value: isinstance(value, list | np.ndarray)).any():
+        return table
+    numbers = table.value.map(lambda values: range(len(values)))
+    ids = [caption_id(image, k) for image, count in zip(table.id, numbers, strict=True) for k in count]
+    return pd.DataFrame({"id": ids, "value": [value for values in table.value for value in values]})
 
 
 def _schema(values: pd.Series) -> pa.Schema:
@@ -80,6 +95,8 @@ def _schema(values: pd.Series) -> pa.Schema:
 
 
 def _with_captions(rows: pd.DataFrame, captions: Path) -> pd.DataFrame:
-    """Puts the captions into `simple_prompt`, in the order of the rows; missing values become None."""
-    rows = rows.drop(columns="simple_prompt").merge(read_table(captions), "left", "id", validate="1:1")
-    return rows.astype(object).where(rows.notna(), None)
+    """Puts the captions of each row into `captions`; missing values become None."""
+    table = read_table(captions)
+    by_image = table.simple_prompt.groupby(table.id.map(image_id), sort=False).agg(list)
+    rows = rows.drop(columns="simple_prompt").astype(object).where(rows.notna(), None)
+    return rows.assign(captions=[by_image[image] for image in rows.id])

@@ -1,6 +1,6 @@
 """CLIP scores: how well an image agrees with its texts. Each image is encoded once for all measures.
 
-simple: the agreement with the caption. complex: with the keyword prompt. aesthetic: a linear head on the image's unit vector.
+simple: the agreement with each caption. complex: with the keyword prompt. aesthetic: a linear head on the image's unit vector.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,8 +18,6 @@ from safetensors.numpy import load_file
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models.clip import CLIPEncoder, text_scores
-
-TEXTS = {"simple": lambda row: row["simple_prompt"], "complex": effective_prompt}
 
 
 @dataclass(frozen=True)
@@ -45,7 +43,8 @@ class Config:
 
 
 def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> dict[str, list]:
-    """Returns measure -> N values: max(cos, 0), None if there is no text; for `aesthetic`, the output of the head."""
+    """Returns measure -> N values: max(cos, 0), None if there is no text; for `simple` a list for each image; for `aesthetic`, the output
+    of the head."""
     encoder, values = _load_encoder(config.model, config.precision), {name: [] for name in config.measures}
     head = _load_head(config.head, encoder) if "aesthetic" in config.measures else None
     images, starts = iter(images), range(0, len(rows), config.batch_size)
@@ -53,12 +52,20 @@ def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> di
     for start, batch in zip(starts, batches, strict=True):
         image_embeds = encoder.encode_images(batch)  # (B, d)
         for name in config.measures:
-            if name in TEXTS:
-                texts = [TEXTS[name](row) for row in rows[start : start + config.batch_size]]
-                values[name] += text_scores(encoder, image_embeds, texts)
+            batch_rows = rows[start : start + config.batch_size]
+            if name == "simple":
+                values[name] += _caption_scores(encoder, image_embeds, [row["captions"] for row in batch_rows])
+            elif name == "complex":
+                values[name] += text_scores(encoder, image_embeds, [effective_prompt(row) for row in batch_rows])
             else:
                 values[name] += head(image_embeds).tolist()
     return values
+
+
+def _caption_scores(encoder: CLIPEncoder, image_embeds: np.ndarray, captions: list[list[str]]) -> list[list[float]]:
+    """Scores each caption against its image. image_embeds: (B, d); captions: of each image, the same number."""
+    by_number = [text_scores(encoder, image_embeds, list(texts)) for texts in zip(*captions, strict=True)]
+    return [list(scores) for scores in zip(*by_number, strict=True)]
 
 
 @cache

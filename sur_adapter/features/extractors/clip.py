@@ -15,6 +15,7 @@ import torch
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.features.writer import extract_shards, to_storage_dtype, weights_hash
+from sur_adapter.io.schema import image_id
 from sur_adapter.io.shards import batched
 from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.fingerprint import fingerprint
@@ -48,7 +49,7 @@ def model_files(model: str) -> list[str]:
 
 
 class TextEncoderExtractor:
-    """Encodes the simple and the complex prompt of each pair."""
+    """Encodes the simple and the complex prompt of each pair; the complex one once for all captions of an image."""
 
     def __init__(self, model: str, config: Config):
         self.encoders, self.batch_size = TextEncoders(model, resolve_device()), config.batch_size
@@ -57,8 +58,10 @@ class TextEncoderExtractor:
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        simple = self.encode("simple", rows["simple_prompt"].tolist())
-        return simple | self.encode("complex", [effective_prompt(row) for row in rows.to_dict("records")])
+        position, _ = pd.factorize(rows["id"].map(image_id))  # (N,), of the row's image among all images
+        images = rows[~pd.Series(position).duplicated().to_numpy()].to_dict("records")
+        columns = self.encode("complex", [effective_prompt(row) for row in images])
+        return self.encode("simple", rows["simple_prompt"].tolist()) | {name: values[position] for name, values in columns.items()}
 
     def encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
         """Encodes prompts: column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""

@@ -24,6 +24,7 @@ from sur_adapter.features.writer import extract_shards, weights_hash
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.images import FORMATS
 from sur_adapter.io.prefetch import prefetch
+from sur_adapter.io.schema import image_id
 from sur_adapter.io.shards import batched
 from sur_adapter.models.config import ModelsConfig
 
@@ -66,7 +67,7 @@ def model_files(model: str) -> list[str]:
 
 
 class LatentExtractor:
-    """Encodes the image of each pair. sizes: (width, height) of the buckets."""
+    """Encodes the image of each pair, once for all pairs of an image. sizes: (width, height) of the buckets."""
 
     def __init__(self, images: Mapping[str, bytes], model: str, sizes: tuple[tuple[int, int], ...], config: Config):
         self.vae = load_vae(model, config.precision)
@@ -76,12 +77,14 @@ class LatentExtractor:
         self.about["precision"] = str(self.vae.dtype).removeprefix("torch.")
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
-        ids = rows["id"].tolist()
-        features: list[tuple] = [()] * len(ids)  # of each row: time ids, latents, and latents of the mirrored image
+        images = rows["id"].map(image_id)
+        ids = images.unique().tolist()
+        features: list[tuple] = [()] * len(ids)  # of each image: time ids, latents, and latents of the mirrored image
         for numbers, pixels, time_ids in prefetch(self._batches(ids)):
             inputs = [pixels, pixels.flip(-1)] if self.flips else [pixels]
             for number, *row in zip(numbers, time_ids, *(encode_images(self.vae, x) for x in inputs), strict=True):
                 features[number] = tuple(row)
+        features = [features[k] for k in pd.factorize(images)[0]]
         time_ids, *latents = zip(*features, strict=True)
         columns = dict(zip(("latents", "latents_flipped"), latents, strict=False))
         if len(self.sizes) == 1:
@@ -89,7 +92,7 @@ class LatentExtractor:
         return {"frame": np.array(time_ids, np.int32), **columns}
 
     def _batches(self, ids: list[str]) -> Iterator[tuple[list[int], Tensor, list[list[int]]]]:
-        """Yields row numbers, their images (B, 3, H, W) and time ids; a batch is of one bucket, rows in their order."""
+        """Yields numbers of ids, their images (B, 3, H, W) and time ids; a batch is of one bucket, images in their order."""
         buckets: dict[int, list[int]] = {}
         for number, key in enumerate(ids):
             buckets.setdefault(self._bucket(key), []).append(number)

@@ -19,7 +19,9 @@ from sur_adapter.tools.planner.settings import PlanSettings
 from sur_adapter.tools.planner.stage_costs import StageCost
 
 BASE_BYTES = 0.61 * 2**30  # of a stage's libraries, before it has done anything (crawl.json)
-FILTER_REASONS = {"no_prompt", "nsfw", "too_small", "no_caption", "near_duplicate", "other_split", "made_up_prompt"}  # beside the scores
+FILTER_REASONS = {  # beside the scores
+    "no_prompt", "nsfw", "too_small", "no_caption", "same_caption", "near_duplicate", "other_split", "made_up_prompt",
+}  # fmt: skip
 IMAGE_BYTES = {  # mean size: measured on 5,642 of the miniature's; published by DiffusionDB (2 million PNG, 14 million WebP)
     "miniature": 1039,
     "diffusiondb": 1.6e12 / 2e6,
@@ -102,12 +104,15 @@ Stages = list[tuple[str, Callable[[], StageCost], object]]  # name, its cost, wh
 
 
 def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: int, image_bytes: float, rates: MeasuredRates) -> Stages:
-    models = settings.models
+    models, sentences = settings.models, settings.caption.sentences
     stages = [
         ("crawl", lambda: stage_costs.crawl(total, crawled, image_bytes), total),
         ("caption", lambda: stage_costs.caption(crawled, settings.caption), total),
-        *((f"score@{name}", lambda n=name, c=config: stage_costs.score(crawled, n, c), total) for name, config in settings.scores.items()),
-        ("filter", lambda: stage_costs.filter_pairs(total), total),
+        *(
+            (f"score@{name}", lambda n=name, c=config: stage_costs.score(crawled, n, c, sentences), total)
+            for name, config in settings.scores.items()
+        ),
+        ("filter", lambda: stage_costs.filter_pairs(total + crawled * (sentences - 1)), total),
         ("cache@clip", lambda: stage_costs.cache_clip(kept, models, settings.cache_clip), total),
         ("cache@llm", lambda: stage_costs.cache_llm(kept, models, settings.cache_llm, rates.tokens_per_prompt), total),
         ("cache@vae", lambda: stage_costs.cache_vae(kept, models, settings.cache_vae), total),
@@ -156,15 +161,18 @@ def candidates(sources: dict[str, Any], rows: int | None) -> dict[str, int | Non
 
 
 def surviving_rows(total: int | None, settings: PlanSettings, funnel: dict | None) -> tuple[int, int, str]:
-    """Returns (rows that the crawl keeps, rows that the filter keeps, a note on where this comes from)."""
+    """Returns (images that the crawl keeps, pairs that the filter keeps, a note on where this comes from)."""
     if total is None:
         return 0, 0, ""
+    sentences = settings.caption.sentences
     if not funnel or set(funnel["by_source"]) != set(settings.sources):
         why = "has other sources" if funnel else "does not exist"
-        return total, total, f"all rows are assumed to be kept: the funnel of an earlier run {why}"
+        return total, total * sentences, f"all rows are assumed to be kept: the funnel of an earlier run {why}"
     reasons = FILTER_REASONS | set(settings.filter)
     crawled = funnel["kept"] + sum(count for reason, count in funnel["dropped"].items() if reason in reasons)
-    crawl_share, filter_share = crawled / funnel["in"], funnel["kept"] / funnel["in"]
+    images = crawled / sentences
+    rows = images + funnel["in"] - crawled
+    crawl_share, filter_share = images / rows, funnel["kept"] / rows
     note = f"the crawl keeps {crawl_share:.1%} of the rows and the filter {filter_share:.1%}, as in the last run"
     return round(total * crawl_share), round(total * filter_share), note
 

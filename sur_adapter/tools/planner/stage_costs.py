@@ -62,9 +62,9 @@ def crawl(candidates: int, kept: int, image_bytes: float) -> StageCost:
 
 def caption(rows: int, config: CaptionConfig) -> StageCost:
     one, batch = (caption_cost(config.model, size) for size in (1, config.batch_size))
-    operations = {"captions": (one.flops * config.candidates * rows, "bf16")}
+    operations = {"captions": (one.flops * config.sentences * config.candidates * rows, "bf16")}
     memory = 4 * num_weights(captioner(config.model)) + batch.peak_bytes
-    return StageCost(rows, rows * ROW_BYTES["captions"], memory, operations, images_decoded=rows)
+    return StageCost(rows, rows * config.sentences * ROW_BYTES["captions"], memory, operations, images_decoded=rows)
 
 
 @cache
@@ -93,15 +93,15 @@ def clip_cost(model: str, batch_size: int, texts: int) -> Cost:
     return measure_cost(call)
 
 
-def score(rows: int, name: str, config: Any) -> StageCost:
-    """Estimates one score. config: the `Config` of the score."""
+def score(rows: int, name: str, config: Any, sentences: int = 1) -> StageCost:
+    """Estimates one score. config: the `Config` of the score. sentences: captions of each image."""
     if name != "clip":
         note = "its model is not counted" if name == "nsfw" else ""
         row_bytes = ROW_BYTES["phash" if name == "phash" else "score"]
         return StageCost(rows, rows * row_bytes, images_decoded=rows * (name in ("phash", "nsfw")), note=note)
-    texts = sum(measure != "aesthetic" for measure in config.measures)
+    texts = sum({"simple": sentences, "complex": 1, "aesthetic": 0}[measure] for measure in config.measures)
     one, batch = (clip_cost(config.model, size, texts) for size in (1, config.batch_size))
-    disk = rows * ROW_BYTES["score"] * len(config.measures)
+    disk = rows * ROW_BYTES["score"] * (texts + ("aesthetic" in config.measures))
     memory = 4 * num_weights(clip_model(config.model)) + batch.peak_bytes
     return StageCost(rows, disk, memory, {"encoding": (one.flops * rows, "fp32")}, images_decoded=rows)
 
