@@ -38,10 +38,13 @@ def compute_dtype(device: str, precision: str) -> torch.dtype:
     return torch.float32 if dtype is torch.bfloat16 and not has_bf16(device) else dtype
 
 
-def autocast(device: str, precision: str) -> AbstractContextManager:
-    """Runs matrix products in `compute_dtype`; weights, and operations that need more range, stay fp32."""
+def autocast(device: str, precision: str, share_casts: bool = True) -> AbstractContextManager:
+    """Runs matrix products in `compute_dtype`; weights, and operations that need more range, stay fp32.
+
+    share_casts: whether a weight is cast once for all its products; for threads with graphs of their own it must not be.
+    """
     dtype = compute_dtype(device, precision)
-    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not torch.float32)
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not torch.float32, cache_enabled=share_casts)
 
 
 def keep_freed_memory() -> None:
@@ -50,8 +53,9 @@ def keep_freed_memory() -> None:
     Returned blocks are faulted in again page by page, which takes a fifth of a training step on a CPU (measured by
     `python -m experiments.benchmarks.train`). With another C library nothing changes.
     """
-    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    trim_threshold, mmap_threshold, arena_max = -1, -3, -8  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX of malloc.h
     with suppress(AttributeError, OSError, TypeError):
         libc = ctypes.CDLL(None)
         libc.mallopt(mmap_threshold, 2**25)  # the largest value that glibc accepts
         libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(arena_max, 1)  # other threads too: glibc returns the memory of their own arenas whatever the threshold

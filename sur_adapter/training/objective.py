@@ -13,22 +13,36 @@ from sur_adapter.training import losses
 from sur_adapter.training.batch import TrainingBatch, joined
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.distributed import DistributedContext
+from sur_adapter.training.group_threads import MapGroups, in_turn
 from sur_adapter.training.prompt_attention import PromptAttention
 from sur_adapter.training.randomness import default_generators
 from sur_adapter.training.teacher import mean_over_tokens
 from sur_adapter.training.thinning import Prompts, thinned, thinned_rows, whole
 
 VALIDATION_QUERIES = 32  # of each layer: more than in training, as fewer make the validation loss noisy
-GROUP_SIZE = 64  # prompts of similar length that are computed together
+GROUP_SIZE = 64
+
+
+@dataclass
+class Comparison:
+    """What cross-attention outputs under the adapted features are compared with.
+
+    s (N, d): the folded queries. parts: term -> its rows of all prompts. targets: of each group of prompts, computes o (b, N, d).
+    """
+
+    s: Tensor
+    parts: dict[str, slice]
+    targets: list[Callable[[], Tensor]]
 
 
 @dataclass
 class Student:
-    """What the adapter makes of prompts, in the groups of `prompts`."""
+    """What the adapter makes of prompts, in the groups of `prompts`. errors: PromptAttention.errors of each group, if it is compared."""
 
     prompts: Prompts
     query: list[Tensor]  # (b, T, d) each
     adapted: list[Tensor]  # (b, T, d) each
+    errors: list[tuple[Tensor, list[Tensor]]]
     pooled: Tensor | None  # (B, p)
 
 
@@ -74,18 +88,20 @@ class Objective:
         context: DistributedContext | None = None,
         text: TrainingBatch | None = None,
         text_generator: torch.Generator | None = None,
+        map_groups: MapGroups = in_turn,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns the loss, and each unweighted term whose weight is not 0, without gradient.
 
         generator: of all random numbers of the pairs; None is torch's default. context: which shard of the global batch `batch` is.
         text: text rows, which change neither the random numbers nor the other terms of the pairs. text_generator: of their random numbers.
+        map_groups: computes the groups of prompts; GroupThreads.map has graphs of their own for them.
         """
         draws = Draws(generator, text_generator, context or DistributedContext())
         batch, replaced = self._replace_simple(batch, generator, draws.context)
         batch, emptied = self._replace_by_empty(batch, generator, draws.context)
         rows = [batch] if text is None else [batch, text]
-        student = self._student(adapter, rows, draws)
-        terms = self._attention_terms(adapter, rows, student, draws, text is not None)
+        student, comparison = self._student(adapter, rows, draws, text is not None, map_groups)
+        terms = self._attention_terms(rows, student, comparison, draws)
         if self.config.w_prompt and "prompt" not in terms:
             adapted = student.prompts.restore(student.adapted)[: len(batch)]
             terms["prompt"] = self.kl(batch.complex, adapted, self._mask(batch, "simple", "complex"))
@@ -101,23 +117,36 @@ class Objective:
     def text_loss(self, adapter: SURAdapter, text: TrainingBatch, generator: torch.Generator | None = None) -> Tensor:
         """Computes L_llm of text rows alone, unweighted, as the validation needs it."""
         draws = Draws(generator, generator, DistributedContext())
-        student = self._student(adapter, [text], draws)
+        student, comparison = self._student(adapter, [text], draws, has_text=True)
         if self.config.uses_projection:
             return self._kl_llm([text], student, self._project(adapter, text, True), None)
-        return self._attention_terms(adapter, [text], student, draws, has_text=True)["llm"]
+        return self._attention_terms([text], student, comparison, draws)["llm"]
 
-    def _student(self, adapter: SURAdapter, rows: list[TrainingBatch], draws: Draws) -> Student:
+    def _student(
+        self, adapter: SURAdapter, rows: list[TrainingBatch], draws: Draws, has_text: bool, map_groups: MapGroups = in_turn
+    ) -> tuple[Student, Comparison | None]:
         """Runs the adapter on pairs and text rows together, or on each alone if the network has dropout: it draws for whole batches."""
         dropout = adapter.config.variant == "official"
         prompts = self._prompts(adapter, joined(rows, "simple"), joined(rows, "simple_length"), list(map(len, rows)) if dropout else None)
-        query, adapted = [], []
-        for number, (x, log_weight) in enumerate(prompts.groups):
-            generator = draws.text if dropout and number else draws.pairs
-            with default_generators(generator if adapter.training else None, x.device):
-                query.append(adapter.query(x, log_weight))
-            adapted.append(adapter.adapt(x, query[-1], log_weight=log_weight))
+        comparison = self._comparison(adapter, rows, prompts, draws, has_text)
+
+        def compute(number: int) -> tuple:
+            x, log_weight = prompts.groups[number]
+            generator = (draws.text if number else draws.pairs) if dropout and adapter.training else None
+            with default_generators(generator, x.device):
+                query = adapter.query(x, log_weight)
+            adapted = adapter.adapt(x, query, log_weight=log_weight)
+            if comparison is None:
+                return query, adapted
+            with torch.no_grad():
+                target = comparison.targets[number]()
+            return query, adapted, *self.attention.errors(target, self.attention.attend(comparison.s, adapted, log_weight))
+
+        groups = (in_turn if dropout else map_groups)(compute, len(prompts.groups))
+        query, adapted, *errors = zip(*groups, strict=True)
         pooled = joined(rows, "simple_pooled")
-        return Student(prompts, query, adapted, None if pooled is None else adapter.pool(pooled))
+        pooled = None if pooled is None else adapter.pool(pooled)
+        return Student(prompts, list(query), list(adapted), list(zip(*errors, strict=True)), pooled), comparison
 
     def _prompts(self, adapter: SURAdapter, embeds: Tensor, length: Tensor | None, parts: list[int] | None = None) -> Prompts:
         """Leaves out padding in training, unless a term needs every token."""
@@ -127,10 +156,10 @@ class Objective:
             return whole(embeds, length, parts)
         return thinned(embeds, length, self.padding_tokens, GROUP_SIZE)
 
-    def _attention_terms(
-        self, adapter: SURAdapter, rows: list[TrainingBatch], student: Student, draws: Draws, has_text: bool
-    ) -> dict[str, Tensor]:
-        """Computes L_prompt of the pairs and L_llm of the text rows where they compare cross-attention outputs, on the same queries."""
+    def _comparison(
+        self, adapter: SURAdapter, rows: list[TrainingBatch], prompts: Prompts, draws: Draws, has_text: bool
+    ) -> Comparison | None:
+        """Prepares what L_prompt of the pairs and L_llm of the text rows compare, on the same queries; None if neither compares outputs."""
         config, sizes = self.config, list(map(len, rows))
         parts = {}
         if config.w_prompt and config.prompt == "attention" and len(rows) > has_text:
@@ -138,34 +167,42 @@ class Objective:
         if config.w_llm and config.llm != "kl" and has_text:
             parts["llm"] = slice(sum(sizes) - sizes[-1], sum(sizes))
         if not parts:
-            return {}
+            return None
         num_queries = config.num_queries if adapter.training else max(config.num_queries, VALIDATION_QUERIES)
         s = self.attention.sample(num_queries, draws.pairs if "prompt" in parts else draws.text)
-        with torch.no_grad():
-            targets = self._targets(adapter, rows, student.prompts, s, "llm" in parts and config.llm == "decoded")
-        weights = [log_weight for _, log_weight in student.prompts.groups]
-        adapted = [self.attention.attend(s, *group) for group in zip(student.adapted, weights, strict=True)]
-        places = [student.prompts.places(part) for part in parts.values()]
-        values = self.attention.losses(zip(targets, adapted, strict=True), places, draws.context.all_reduce_mean)
-        terms = dict(zip(parts, values, strict=True))
-        for name, part in parts.items():
-            if name == "prompt" or config.llm == "words":
-                terms[name] = terms[name] + self._pooled(rows[0 if name == "prompt" else -1], student, part, draws.context)
-        return terms
+        return Comparison(s, parts, self._targets(adapter, rows, prompts, s, "llm" in parts and config.llm == "decoded"))
 
-    def _targets(self, adapter: SURAdapter, rows: list[TrainingBatch], prompts: Prompts, s: Tensor, decoded: bool) -> list[Tensor]:
-        """Computes o of what the adapted features should be, (b, N, d) of each group of `prompts`.
+    def _targets(
+        self, adapter: SURAdapter, rows: list[TrainingBatch], prompts: Prompts, s: Tensor, decoded: bool
+    ) -> list[Callable[[], Tensor]]:
+        """Returns, for each group of `prompts`, what computes o of what the adapted features should be, (b, N, d).
 
         It is that of E(complex), and for the text rows of E(answer) or G(v).
         """
         if decoded:
-            own = [self._prompts(adapter, batch.complex, batch.complex_length) for batch in rows[:-1]]
-            targets = [part.map(lambda embeds, log_weight: self.attention.attend(s, embeds, log_weight)) for part in own]
-            return prompts.split(torch.cat([*targets, self.attention.attend(s, self.decoder(rows[-1].teacher))]))
+            with torch.no_grad():
+                own = [self._prompts(adapter, batch.complex, batch.complex_length) for batch in rows[:-1]]
+                targets = [part.map(lambda embeds, log_weight: self.attention.attend(s, embeds, log_weight)) for part in own]
+                targets = prompts.split(torch.cat([*targets, self.attention.attend(s, self.decoder(rows[-1].teacher))]))
+            return [lambda value=target: value for target in targets]
         embeds, length = joined(rows, "complex"), joined(rows, "complex_length")
         if not prompts.is_thinned or length is None:
-            return [self.attention.attend(s, part) for part in prompts.split(embeds)]
-        return [self.attention.attend(s, *thinned_rows(embeds, length, part, self.padding_tokens)) for part in prompts.rows]
+            return [partial(self.attention.attend, s, part) for part in prompts.split(embeds)]
+        return [lambda p=part: self.attention.attend(s, *thinned_rows(embeds, length, p, self.padding_tokens)) for part in prompts.rows]
+
+    def _attention_terms(
+        self, rows: list[TrainingBatch], student: Student, comparison: Comparison | None, draws: Draws
+    ) -> dict[str, Tensor]:
+        """Computes L_prompt of the pairs and L_llm of the text rows where they compare cross-attention outputs."""
+        if comparison is None:
+            return {}
+        parts = comparison.parts
+        places = [student.prompts.places(part) for part in parts.values()]
+        terms = dict(zip(parts, self.attention.join(student.errors, places, draws.context.all_reduce_mean), strict=True))
+        for name, part in parts.items():
+            if name == "prompt" or self.config.llm == "words":
+                terms[name] = terms[name] + self._pooled(rows[0 if name == "prompt" else -1], student, part, draws.context)
+        return terms
 
     def _pooled(self, batch: TrainingBatch, student: Student, part: slice, context: DistributedContext) -> Tensor | float:
         """Computes the loss of SDXL's pooled vector, which has the weight of the tokens' loss; 0 if there is none."""

@@ -55,13 +55,16 @@ def orthogonalise(matrix: torch.Tensor, coefficients: tuple[float, float, float]
     return x.T if tall else x
 
 
+MUON_PARTS = 4  # optimizers that share the matrices, so that several threads can take a step
+
+
 def build_optimizers(
     model: nn.Module, lr: float, optimizer: str = "muon", weight_decay: float = 0.1, betas: tuple[float, float] = (0.9, 0.98)
 ) -> list[torch.optim.Optimizer]:
     """Builds the optimizers of the trainable parameters; norms and biases get no weight decay.
 
     `muon`: Muon (Jordan et al. 2024) for matrices, with updates scaled to the size of AdamW's (arXiv 2502.16982), and AdamW for the rest.
-    `adamw`: AdamW for all.
+    The matrices are shared by several optimizers, which changes no update. `adamw`: AdamW for all.
     """
     trainable = [p for p in model.parameters() if p.requires_grad]
     matrices = [p for p in trainable if p.ndim == 2]
@@ -70,5 +73,15 @@ def build_optimizers(
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
         return [torch.optim.AdamW(groups, lr=lr, betas=betas)]
     muon_class = torch.optim.Muon if all(has_bf16(p.device) for p in matrices) else Fp32Muon
-    muon = muon_class(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0)]
+    muons = [muon_class(part, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw") for part in _equal_parts(matrices)]
+    return [*muons, torch.optim.AdamW(others, lr=lr, betas=betas, weight_decay=0.0)]
+
+
+def _equal_parts(matrices: list[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Shares matrices between optimizers, for about the same work each; fewer matrices than MUON_PARTS have one each."""
+    parts, work = [[] for _ in range(min(MUON_PARTS, len(matrices)))], [0] * MUON_PARTS
+    for matrix in sorted(matrices, key=nn.Parameter.numel, reverse=True):
+        k = min(range(len(parts)), key=work.__getitem__)
+        parts[k].append(matrix)
+        work[k] += min(matrix.shape) * matrix.numel()
+    return parts

@@ -90,12 +90,24 @@ class PromptAttention:
         pairs: o of the target and of the adapted features, (b, N, d) each, of all groups of prompts. parts: rows of all prompts, in
         the order of the groups.
         """
-        targets, errors = [], []
-        for target, adapted in pairs:
-            with torch.no_grad():
-                targets.append(self.outputs(target))
-            squares = [error.float().square().mean((2, 3)) for error in self.outputs(adapted - target.detach())]
-            errors.append(torch.cat(squares))  # (layers, b)
+        return self.join([self.errors(*pair) for pair in pairs], parts, mean)
+
+    def errors(self, target: Tensor, adapted: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Compares o of a group of prompts, (b, N, d) each. Returns the squared errors of each layer and prompt, (layers, b), and the
+        outputs for the target, (l, b, n, c_out) of each group of layers."""
+        with torch.no_grad():
+            outputs = self.outputs(target)
+        squares = [error.float().square().mean((2, 3)) for error in self.outputs(adapted - target.detach())]
+        return torch.cat(squares), outputs
+
+    def join(
+        self,
+        groups: list[tuple[Tensor, list[Tensor]]],
+        parts: list[slice | Tensor],
+        mean: Callable[[Tensor], Tensor] = lambda x: x,
+    ) -> list[Tensor]:
+        """Computes the loss of each part of the prompts, as `losses`, from what `errors` returns for all groups."""
+        errors, targets = zip(*groups, strict=True)
         all_targets = [torch.cat(members, 1).float() for members in zip(*targets, strict=True)]  # (l, B, n, c_out) of each group of layers
         all_errors = torch.cat(errors, 1)
         return [self._loss([target[:, part] for target in all_targets], all_errors[:, part], mean) for part in parts]

@@ -51,12 +51,15 @@ def whole(embeds: Tensor, length: Tensor | None = None, parts: list[int] | None 
 
 
 def thinned(embeds: Tensor, length: Tensor, padding_tokens: int, group_size: int) -> Prompts:
-    """Keeps `padding_tokens` padding tokens of each prompt, sorts the prompts by length, and groups them by `group_size`.
+    """Keeps `padding_tokens` padding tokens of each prompt, sorts the prompts by length, and groups them.
 
+    Groups have `group_size` prompts in the mean and about as many tokens each, so that threads that share them end together.
     embeds (B, L, d), length (B,): real tokens with start and end token.
     """
-    order = length.argsort(stable=True)
-    rows = list(order.split(group_size))
+    order, count = length.argsort(stable=True), -(-len(length) // group_size)
+    tokens = length[order].long() + padding_tokens
+    number = (tokens.cumsum(0) - tokens) * count // tokens.sum()  # (B,), of the group
+    rows = list(order.split(number.bincount(minlength=count).tolist()))
     groups = [thinned_rows(embeds, length, part, padding_tokens) for part in rows]
     return Prompts(groups, [length[part] for part in rows], rows, order.argsort())
 

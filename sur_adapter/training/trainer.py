@@ -2,11 +2,14 @@
 
 With several processes (accelerate), `batch_size` is that of all together: every process draws the random numbers of the whole batch and
 takes its own rows, so the adapter is the same, up to rounding, for any number of processes.
+
+On a CPU, each group of prompts is computed by one thread (group_threads.py), and so is each part of the optimizer's step.
 """
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Protocol
 
@@ -26,6 +29,7 @@ from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.checkpoint import BestWeights, load_checkpoint, save_checkpoint
 from sur_adapter.training.config import TrainConfig
 from sur_adapter.training.distributed import DistributedContext
+from sur_adapter.training.group_threads import GroupThreads, MapGroups, in_turn, one_thread_each
 from sur_adapter.training.metrics import mean_metrics
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.optim import build_optimizers, lr_lambda
@@ -76,6 +80,7 @@ class Trainer:
         self.stateful |= {f"optimizer {number}": optimizer for number, optimizer in enumerate(self.optimizers)}
         self.stateful |= {f"lr_scheduler {number}": lr_scheduler for number, lr_scheduler in enumerate(self.lr_schedulers)}
         self.loss_module = accelerator.prepare_model(LossModule(adapter, objective, self.context), device_placement=False)
+        self.threads = None  # GroupThreads while it trains, if groups are computed side by side
 
     def fit(
         self, train: PairDataset, validation: PairDataset, cache: WorkCache | None = None, text: dict[str, PairDataset] | None = None
@@ -87,6 +92,12 @@ class Trainer:
         Every `checkpointing_steps` steps all that the next step depends on is saved in `cache` (the first process's), so a training that
         was killed continues from there and ends in the same weights. Raises ValueError if memory is short, or if the loss is not finite.
         """
+        with self._group_threads():
+            return self._fit(train, validation, cache, text)
+
+    def _fit(
+        self, train: PairDataset, validation: PairDataset, cache: WorkCache | None, text: dict[str, PairDataset] | None
+    ) -> tuple[list[dict], float]:
         config = self.config
         state = load_checkpoint(cache, self.stateful, self.context.world_size)
         first, history, step_metrics = state.get("step", 0), state.get("history", []), state.get("step_metrics", [])
@@ -119,8 +130,12 @@ class Trainer:
         for optimizer in self.optimizers:
             self.scaler.unscale_(optimizer)
         gradient_norm = nn.utils.clip_grad_norm_(self.adapter.parameters(), self.config.max_grad_norm or float("inf"))
-        for optimizer in self.optimizers:
-            self.scaler.step(optimizer)
+        steps = [partial(self.scaler.step, optimizer) for optimizer in self.optimizers]
+        if self.threads:
+            self.threads.run(steps)
+        else:
+            for take_step in steps:
+                take_step()
         self.scaler.update()
         for lr_scheduler in self.lr_schedulers:
             lr_scheduler.step()
@@ -135,9 +150,27 @@ class Trainer:
         (batch, text), accumulation_steps = inputs.micro_batches[number], len(inputs.micro_batches)
         no_sync = nullcontext() if number == accumulation_steps - 1 else self.accelerator.no_sync(self.loss_module)
         with no_sync, attention_kernels(self.device), autocast(self.device, self.config.precision):
-            loss, terms = self.loss_module(batch, inputs.generator, text, inputs.text_generator)
+            options = {"map_groups": self.threads.map} if self.threads else {}
+            loss, terms = self.loss_module(batch, inputs.generator, text, inputs.text_generator, **options)
             self.scaler.scale(loss if accumulation_steps == 1 else loss / accumulation_steps).backward()
+            if self.threads:
+                self.threads.backward()
         return {"loss": loss.detach()} | terms
+
+    @contextmanager
+    def _group_threads(self) -> Iterator[None]:
+        """Computes groups of prompts side by side, with all threads of torch, on a CPU that no other process of the training uses."""
+        if torch.device(self.device).type != "cpu" or self.context.world_size > 1:
+            yield
+            return
+        context = partial(autocast, self.device, self.config.precision, share_casts=False)
+        self.threads = GroupThreads(self.adapter.parameters(), torch.get_num_threads(), context)
+        try:
+            with one_thread_each():
+                yield
+        finally:
+            self.threads.close()
+            self.threads = None
 
     @torch.no_grad()
     def validate(self, validation: PairDataset, text: PairDataset | None = None) -> dict[str, float]:
@@ -205,9 +238,14 @@ class LossModule(nn.Module):
         self.adapter, self.objective, self.context = adapter, objective, context
 
     def forward(
-        self, batch: TrainingBatch, generator: torch.Generator, text: TrainingBatch | None, text_generator: torch.Generator
+        self,
+        batch: TrainingBatch,
+        generator: torch.Generator,
+        text: TrainingBatch | None,
+        text_generator: torch.Generator,
+        map_groups: MapGroups = in_turn,
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.objective(self.adapter, batch, generator, self.context, text, text_generator)
+        return self.objective(self.adapter, batch, generator, self.context, text, text_generator, map_groups=map_groups)
 
 
 def attention_kernels(device: str) -> AbstractContextManager:

@@ -38,12 +38,12 @@ class Recording(Objective):
         super().__init__(*args, **options)
         self.fixed, self.seen = adapter(trained=True).train(), []
 
-    def __call__(self, made, batch, generator=None, context=None, text=None, text_generator=None):
+    def __call__(self, made, batch, generator=None, context=None, text=None, text_generator=None, **options):
         if made.training:
             copies = [g.clone_state() for g in (generator, text_generator)]
             terms = super().__call__(self.fixed, batch, copies[0], context, text, copies[1])[1]
             self.seen.append((batch.simple.sum().item(), terms["prompt"].item()))
-        return super().__call__(made, batch, generator, context, text, text_generator)
+        return super().__call__(made, batch, generator, context, text, text_generator, **options)
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])

@@ -14,7 +14,7 @@ from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.diffusion_loss import DiffusionLoss
 from sur_adapter.training.objective import Objective
-from sur_adapter.training.optim import build_optimizers, lr_lambda
+from sur_adapter.training.optim import MUON_PARTS, build_optimizers, lr_lambda
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +63,13 @@ def test_dropout_of_the_published_network_is_on_in_training_and_differs_between_
 
 def test_muon_updates_the_matrices_and_adamw_the_rest_and_no_parameter_is_left_out():
     made = adapter()
-    muon, adamw = build_optimizers(made, 1e-3)
-    held = [{id(p): p for group in o.param_groups for p in group["params"]} for o in (muon, adamw)]
-    assert {p.ndim for p in held[0].values()} == {2} and held[0].keys().isdisjoint(held[1])
-    assert len(held[0]) + len(held[1]) == len(list(made.parameters()))
+    *muons, adamw = build_optimizers(made, 1e-3)
+    assert len(muons) == MUON_PARTS and not any(isinstance(o, torch.optim.AdamW) for o in muons)
+    held = [[p for group in o.param_groups for p in group["params"]] for o in (*muons, adamw)]
+    assert {p.ndim for part in held[:-1] for p in part} == {2} and all(p.ndim != 2 for p in held[-1])
+    assert sorted(id(p) for part in held for p in part) == sorted(id(p) for p in made.parameters()), "each exactly once"
+    work = [sum(min(p.shape) * p.numel() for p in part) for part in held[:-1]]
+    assert max(work) < 1.5 * sum(work) / len(work), "the threads that take their steps end together"
 
 
 @pytest.mark.parametrize("lr_scheduler", ["cosine", "linear"])
