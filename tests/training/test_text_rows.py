@@ -113,11 +113,11 @@ def test_a_killed_training_on_text_resumes_and_ends_in_the_same_bits(llm, varian
     class Stopping(Objective):
         calls = 0
 
-        def __call__(self, made, *batch):
+        def __call__(self, made, *batch, **options):
             Stopping.calls += made.training
             if Stopping.calls == limit:
                 raise KeyboardInterrupt
-            return super().__call__(made, *batch)
+            return super().__call__(made, *batch, **options)
 
     def run(cache=None):
         torch.manual_seed(1)
