@@ -1,7 +1,8 @@
 """Device, dtype and memory helpers."""
 
 import ctypes
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 
 import torch
 
@@ -45,6 +46,18 @@ def autocast(device: str, precision: str, share_casts: bool = True) -> AbstractC
     """
     dtype = compute_dtype(device, precision)
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not torch.float32, cache_enabled=share_casts)
+
+
+@contextmanager
+def single_thread() -> Iterator[None]:
+    """Computes each operation of torch on a CPU in one thread, so that sums have the same last bits on every number of cores. A decorator
+    too."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def keep_freed_memory() -> None:

@@ -7,7 +7,7 @@ the groups are added in their order, so the weights have the same bytes for any 
 
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -74,14 +74,3 @@ class GroupThreads:
 
 def _has_graph(value: Any) -> bool:
     return isinstance(value, Tensor) and value.requires_grad
-
-
-@contextmanager
-def one_thread_each():
-    """Sets torch to one thread for each operation of this thread; afterwards it has as many as before."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from sur_adapter.models.torch_utils import autocast
+from sur_adapter.models.torch_utils import autocast, single_thread
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.prompt_attention import PromptAttention
@@ -40,6 +40,7 @@ def mean_over_tokens(teacher: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@single_thread()
 def standardise(projection: nn.Linear, dataset: Rows, seed: int) -> None:
     """Sets a projection to P z(v) and freezes it: weight = P / std, bias = −P · mean / std.
 
@@ -75,6 +76,7 @@ class AnswerDecoder(nn.Module):
         return self.out(self.layers(tokens, self.project(teacher), memory_key_padding_mask=absent))
 
 
+@single_thread()
 def fit_decoder(
     text: Rows, attention: PromptAttention, config: LossConfig, *, seed: int, device: str, precision: str
 ) -> tuple[AnswerDecoder, float]:

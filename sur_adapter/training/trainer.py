@@ -24,12 +24,12 @@ from tqdm import tqdm
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.io.work_cache import WorkCache
-from sur_adapter.models.torch_utils import autocast
+from sur_adapter.models.torch_utils import autocast, single_thread
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.checkpoint import BestWeights, load_checkpoint, save_checkpoint
 from sur_adapter.training.config import TrainConfig
 from sur_adapter.training.distributed import DistributedContext
-from sur_adapter.training.group_threads import GroupThreads, MapGroups, in_turn, one_thread_each
+from sur_adapter.training.group_threads import GroupThreads, MapGroups, in_turn
 from sur_adapter.training.metrics import mean_metrics
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.optim import build_optimizers, lr_lambda
@@ -166,7 +166,7 @@ class Trainer:
         context = partial(autocast, self.device, self.config.precision, share_casts=False)
         self.threads = GroupThreads(self.adapter.parameters(), torch.get_num_threads(), context)
         try:
-            with one_thread_each():
+            with single_thread():
                 yield
         finally:
             self.threads.close()

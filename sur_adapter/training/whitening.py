@@ -7,6 +7,7 @@ from torch import Tensor
 
 from sur_adapter.adapter.blocks import Whitening
 from sur_adapter.features.store import FeatureSplit
+from sur_adapter.models.torch_utils import single_thread
 
 MAX_ROWS = 4096  # of each split
 CHUNK = 256  # rows read at once
@@ -29,6 +30,7 @@ def sample_tokens(splits: Iterable[FeatureSplit]) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
+@single_thread()
 def fit_whitening(whitening: Whitening, tokens: Iterable[Tensor]) -> None:
     """Sets μ to the mean of the tokens and W = V (Λ + ε)^−½ Vᵀ, of their covariance V Λ Vᵀ, with ε = FLOOR · mean(Λ).
 

@@ -6,14 +6,24 @@ from functools import partial
 import pytest
 import torch
 from helpers import training_setup as setup
-from helpers.training_setup import adapter, features, fit, layers, sentences
+from helpers.training_setup import (
+    adapter,
+    cached,
+    cached_sentences,
+    features,
+    fit,
+    layers,
+    sentences,
+    stage_params,
+    train_stage,
+)
 
-from sur_adapter.models.torch_utils import autocast
+from sur_adapter.models.torch_utils import autocast, single_thread
 from sur_adapter.training import objective as objectives
 from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.diffusion_loss import DiffusionLoss
-from sur_adapter.training.group_threads import GroupThreads, one_thread_each
+from sur_adapter.training.group_threads import GroupThreads
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.teacher import AnswerDecoder
 
@@ -126,7 +136,21 @@ def test_a_training_has_the_same_weights_for_any_number_of_threads(unet, set_thr
 
 def test_the_number_of_threads_is_restored_after_an_error(set_threads):
     set_threads(2)
-    with pytest.raises(KeyError), one_thread_each():
+    with pytest.raises(KeyError), single_thread():
         assert torch.get_num_threads() == 1
         raise KeyError
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("llm", ["words", "decoded"])
+def test_the_stage_writes_the_same_bytes_for_any_number_of_threads(tmp_path, own_work, set_threads, llm):
+    loss = {"w_diffusion": 0.0, "w_prompt": 1.0, "w_llm": 0.5, "llm": llm, "sentences": 8, "decoder_steps": 5, "complex_prompt_prob": 0.2}
+    written = []
+    for threads in (1, 2, 3):
+        paths = cached(tmp_path / str(threads))
+        rows = cached_sentences(tmp_path / f"{threads}/sentences", [-0.1] * 48)
+        set_threads(threads)
+        params = stage_params(loss, {"precision": "bf16", "padding_tokens": 4})
+        train_stage(paths, rows, params | {"adapter": {"heads": 4, "whiten": True}})
+        written.append({file.name: file.read_bytes() for folder in paths[4:] for file in sorted(folder.glob("*"))})
+    assert len(written[0]) >= 3 and all(other == written[0] for other in written[1:])
