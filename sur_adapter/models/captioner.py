@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from transformers import (
     AutoImageProcessor,
     AutoModelForImageTextToText,
@@ -79,6 +80,8 @@ class Captioner:
             self.tokenizer = AutoTokenizer.from_pretrained(model, **NO_REMOTE_CODE)
             dtype = compute_dtype(device, config.precision)
             self.model = AutoModelForImageTextToText.from_pretrained(model, dtype=dtype, **SAFETENSORS_ONLY).to(device).eval()
+        if config.sentences * config.candidates > 1 and hasattr(self.model, "vision_model"):  # BLIP, BLIP-2, …
+            self.model.vision_model = LastOutput(self.model.vision_model)
         self.judge = CLIPEncoder(judge, "caption.judge") if judge else None
         decoder = self.model.config.get_text_config(decoder=True)
         self.max_length = min(MAX_NEW_TOKENS, getattr(decoder, "max_position_embeddings", MAX_NEW_TOKENS))
@@ -99,6 +102,7 @@ class Captioner:
 
     def _captions(self, pixels: torch.Tensor, images: list[Image.Image], ids: list[str]) -> list[list[str]]:
         image_embeds = self.judge.encode_images(images) if self.judge else None  # (B, d)
+        pixels = pixels.to(self.model.device, self.model.dtype)  # once, so that all samples get the same tensor
         sentences = [self._best_samples(pixels, image_embeds, ids, number) for number in range(self.sentences)]
         return [list(captions) for captions in zip(*sentences, strict=True)]
 
@@ -123,6 +127,20 @@ class Captioner:
             max_new_tokens=self.max_length - 1,
         )
         return [text.strip() for text in self.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+class LastOutput(nn.Module):
+    """A vision model that computes the features of a batch of images once for all captions, as long as the batch is the same tensor."""
+
+    def __init__(self, vision_model: nn.Module):
+        super().__init__()
+        self.vision_model, self.pixels, self.output = vision_model, None, None
+
+    def forward(self, pixel_values: torch.Tensor, **options):
+        if self.pixels is not pixel_values:
+            self.output = self.vision_model(pixel_values=pixel_values, **options)
+            self.pixels = pixel_values
+        return self.output
 
 
 def _batches(ids: list[str], images: Iterator[Image.Image], size: int) -> Iterator[tuple[list[str], list[Image.Image]]]:

@@ -11,6 +11,7 @@ from transformers import (
     Blip2Config,
     Blip2ForConditionalGeneration,
     BlipImageProcessor,
+    BlipVisionModel,
     GPT2Config,
     VisionEncoderDecoderConfig,
     VisionEncoderDecoderModel,
@@ -66,9 +67,12 @@ def test_captions_are_sampled_by_the_seed_or_greedy(models):
     assert len(set(captions())) == 1
 
 
-def test_more_captions_of_an_image_leave_the_first_ones_equal(models):
+def test_more_captions_of_an_image_leave_the_first_ones_equal(models, monkeypatch):
     images, ids = [make(i).draw() for i in range(6)], [str(i) for i in range(6)]
+    encoded, forward = [], BlipVisionModel.forward
+    monkeypatch.setattr(BlipVisionModel, "forward", lambda self, **options: encoded.append(options) or forward(self, **options))
     one, three = (Captioner(CaptionConfig(str(models / "blip"), n, 0.95), "cpu").caption(images, ids) for n in (1, 3))
+    assert len(encoded) == 2, "the features of the images are computed once for all captions"
     assert [texts[:1] for texts in three] == one and all(len(set(texts)) == 3 for texts in three)
     blip, judge = str(models / "blip"), str(models / "clip")
     selected = Captioner(CaptionConfig(blip, 2, 0.95, candidates=3, judge=judge), "cpu").caption(images, ids)
