@@ -2,7 +2,8 @@
 
 A step of a small network is hundreds of short operations. Threads that share each of them wait for each other hundreds of times, and on a
 busy machine for a thread that is not running. Here one thread computes a group from its first operation to its gradients. The gradients of
-the groups are added in their order, so the weights have the same bytes for any number of threads.
+the groups are added in their order, so the weights have the same bytes for any number of threads up to twice as many as groups; from there
+on, several threads share a group.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -22,14 +23,18 @@ def in_turn(function: Callable[[int], tuple], count: int) -> list[tuple]:
 
 
 class GroupThreads:
-    """Maps functions over groups of prompts, with one thread of torch each. The gradients go to the parameters that are given.
+    """Maps functions over groups of prompts, each computed in a thread of its own. The gradients go to the parameters that are given.
 
-    context: makes what a thread enters to compute, as autocast, which torch keeps for each thread.
+    num_threads: of all groups together. num_groups: how many there are. context: makes what a thread enters to compute, as autocast, which
+    torch keeps for each thread.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], num_threads: int, context: Callable[[], AbstractContextManager]):
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], num_threads: int, num_groups: int, context: Callable[[], AbstractContextManager]
+    ):
         self.parameters, self.context = [p for p in parameters if p.requires_grad], context
-        self.pool = ThreadPoolExecutor(num_threads, "group", lambda: torch.set_num_threads(1))
+        threads_of_group = max(1, num_threads // num_groups)
+        self.pool = ThreadPoolExecutor(num_threads // threads_of_group, "group", lambda: torch.set_num_threads(threads_of_group))
         self.graphs: list[tuple[list[Tensor], list[Tensor]]] = []  # of each group: outputs, and their copies outside of its graph
 
     def map(self, function: Callable[[int], tuple], count: int) -> list[tuple]:

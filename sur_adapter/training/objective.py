@@ -20,7 +20,7 @@ from sur_adapter.training.teacher import mean_over_tokens
 from sur_adapter.training.thinning import Prompts, thinned, thinned_rows, whole
 
 VALIDATION_QUERIES = 32  # of each layer: more than in training, as fewer make the validation loss noisy
-GROUP_SIZE = 64
+GROUP_SIZE = 32  # prompts of similar length that are computed together, in the mean
 
 
 @dataclass
@@ -114,6 +114,17 @@ class Objective:
         loss = sum(self.weights[name] * value for name, value in terms.items())
         return loss, {name: value.detach() for name, value in terms.items()}
 
+    def needs_all_tokens(self, variant: str) -> bool:
+        """Whether a training of this variant of the adapter computes all tokens, and all prompts together."""
+        config = self.config
+        by_token = bool(config.w_diffusion) or (bool(config.w_prompt) and config.prompt == "kl")
+        return by_token or variant == "official" or self.padding_tokens is None
+
+    def num_groups(self, num_pairs: int) -> int:
+        """Returns in how many groups the prompts of a step are computed, pairs and text rows, if it does not need all tokens."""
+        num_text = self.config.sentences if self.config.w_llm else 0
+        return -(-(num_pairs + num_text) // GROUP_SIZE)
+
     def text_loss(self, adapter: SURAdapter, text: TrainingBatch, generator: torch.Generator | None = None) -> Tensor:
         """Computes L_llm of text rows alone, unweighted, as the validation needs it."""
         draws = Draws(generator, generator, DistributedContext())
@@ -150,9 +161,7 @@ class Objective:
 
     def _prompts(self, adapter: SURAdapter, embeds: Tensor, length: Tensor | None, parts: list[int] | None = None) -> Prompts:
         """Leaves out padding in training, unless a term needs every token."""
-        config, needs_all = self.config, adapter.config.variant == "official" or not adapter.training
-        needs_all = needs_all or config.w_diffusion or (config.w_prompt and config.prompt == "kl")
-        if needs_all or length is None or self.padding_tokens is None:
+        if not adapter.training or length is None or self.needs_all_tokens(adapter.config.variant):
             return whole(embeds, length, parts)
         return thinned(embeds, length, self.padding_tokens, GROUP_SIZE)
 

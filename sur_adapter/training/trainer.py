@@ -3,7 +3,8 @@
 With several processes (accelerate), `batch_size` is that of all together: every process draws the random numbers of the whole batch and
 takes its own rows, so the adapter is the same, up to rounding, for any number of processes.
 
-On a CPU, each group of prompts is computed by one thread (group_threads.py), and so is each part of the optimizer's step.
+On a CPU, each group of prompts is computed by one thread (group_threads.py), and so is each part of the optimizer's step, unless a loss
+needs the prompts together.
 """
 
 from collections.abc import Callable, Iterator
@@ -159,12 +160,17 @@ class Trainer:
 
     @contextmanager
     def _group_threads(self) -> Iterator[None]:
-        """Computes groups of prompts side by side, with all threads of torch, on a CPU that no other process of the training uses."""
-        if torch.device(self.device).type != "cpu" or self.context.world_size > 1:
+        """Computes groups of prompts side by side, with all threads of torch, on a CPU that no other process of the training uses.
+
+        Without groups, as with the U-Net of the diffusion loss, all threads share each operation.
+        """
+        whole = self.objective.needs_all_tokens(self.adapter.config.variant)
+        if torch.device(self.device).type != "cpu" or self.context.world_size > 1 or whole:
             yield
             return
         context = partial(autocast, self.device, self.config.precision, share_casts=False)
-        self.threads = GroupThreads(self.adapter.parameters(), torch.get_num_threads(), context)
+        groups = self.objective.num_groups(self.config.batch_size)
+        self.threads = GroupThreads(self.adapter.parameters(), torch.get_num_threads(), groups, context)
         try:
             with single_thread():
                 yield

@@ -81,7 +81,7 @@ def gradients(made, objective: Objective, text: TrainingBatch, threads: GroupThr
 def test_the_gradients_of_threads_are_those_of_one_graph(unet, name):
     text = sentences(8) if LOSSES[name]["llm"] == "decoded" or name == "kl" else TrainingBatch(**vars(sentences(8)) | {"teacher": None})
     alone, side_by_side = adapter(trained=True).train(), adapter(trained=True).train()
-    threads = GroupThreads(side_by_side.parameters(), 3, partial(autocast, "cpu", "fp32", share_casts=False))
+    threads = GroupThreads(side_by_side.parameters(), 3, 4, partial(autocast, "cpu", "fp32", share_casts=False))
     expected = gradients(alone, goal(unet, **LOSSES[name]), text, None)
     found = gradients(side_by_side, goal(unet, **LOSSES[name]), text, threads)
     threads.close()
@@ -93,7 +93,7 @@ def test_the_gradients_of_threads_are_those_of_one_graph(unet, name):
 def test_each_group_is_computed_by_one_thread_of_torch_and_several_at_a_time(set_threads):
     set_threads(2)
     parameter, seen, meeting = torch.nn.Parameter(torch.ones(3)), [], threading.Barrier(2, timeout=60)
-    threads = GroupThreads([parameter], 2, partial(autocast, "cpu", "bf16", share_casts=False))
+    threads = GroupThreads([parameter], 2, 4, partial(autocast, "cpu", "bf16", share_casts=False))
 
     def compute(number: int) -> tuple:
         meeting.wait()  # neither ends before the other begins
@@ -110,8 +110,25 @@ def test_each_group_is_computed_by_one_thread_of_torch_and_several_at_a_time(set
     threads.close()
 
 
+@pytest.mark.parametrize(("num_threads", "num_groups", "workers", "each"), [(1, 4, 1, 1), (7, 4, 7, 1), (8, 4, 4, 2), (16, 1, 1, 16)])
+def test_from_twice_as_many_threads_as_groups_on_several_share_a_group(set_threads, num_threads, num_groups, workers, each):
+    set_threads(1)
+    threads = GroupThreads([], num_threads, num_groups, partial(autocast, "cpu", "fp32"))
+    assert threads.pool._max_workers == workers
+    assert threads.map(lambda number: (torch.get_num_threads(),), num_groups) == [(each,)] * num_groups
+    threads.close()
+
+
+def test_the_unet_of_the_diffusion_loss_has_all_threads(unet, set_threads, monkeypatch):
+    set_threads(2)
+    seen, forward = [], DiffusionLoss.__call__
+    monkeypatch.setattr(DiffusionLoss, "__call__", lambda *batch: seen.append(torch.get_num_threads()) or forward(*batch))
+    fit(adapter(), goal(unet, "words", w_diffusion=1.0), pairs(), pairs(4), steps=1, batch_size=8, lr=1e-3)
+    assert seen[0] == 2
+
+
 def test_an_error_of_a_group_is_raised():
-    threads = GroupThreads([], 2, partial(autocast, "cpu", "fp32"))
+    threads = GroupThreads([], 2, 2, partial(autocast, "cpu", "fp32"))
     with pytest.raises(RuntimeError, match="can't allocate memory"):
         threads.map(lambda number: (_ for _ in ()).throw(RuntimeError("can't allocate memory")), 2)
     threads.close()
