@@ -56,7 +56,7 @@ def sweep(
             scales.remove(scale)
     if not scales:
         return
-    pipe = load_pipeline(models.diffusion).to(resolve_device())
+    pipe = load_pipeline(models.diffusion, generate.scheduler).to(resolve_device())
     handle = attach(pipe, network)
     sampling = replace(generate, per_category=config.per_category, seeds=config.seeds)
     for scale in scales:

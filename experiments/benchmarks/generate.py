@@ -24,7 +24,7 @@ def main() -> None:
     params = YAML(typ="safe").load(Path("params.yaml"))
     names = ("num_inference_steps", "guidance_scale", "batch_size", "precision")
     settings = {name: params["generate"][name] for name in names}
-    pipe = diffusion.load_pipeline(params["models"]["diffusion"]).to(resolve_device())
+    pipe = diffusion.load_pipeline(params["models"]["diffusion"], params["generate"].get("scheduler")).to(resolve_device())
     one = settings | {"batch_size": 1}
     forms = {"many at a time": settings, "one at a time": one, "one at a time, fp32": one | {"precision": "fp32"}}
     figures = {

@@ -23,8 +23,8 @@ class GenerateConfig:
     """Section `generate` of params.yaml.
 
     prompts: file or folder of prompts, which dvc.yaml passes on. per_category: the first prompts of each category; seeds: images of each
-    prompt; set_seeds: of those of sets other than the main one, null for `seeds`. precision: of matrix products and convolutions; the
-    latents stay in fp32 between the steps. seed: of the initial noise.
+    prompt; set_seeds: of those of sets other than the main one, null for `seeds`. scheduler: of models.stable_diffusion.SCHEDULERS, null
+    for the model's own. precision: of matrix products and convolutions; the latents stay in fp32 between the steps. seed: of the initial noise.
     """
 
     per_category: int
@@ -36,6 +36,7 @@ class GenerateConfig:
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
     set_seeds: int | None = None
+    scheduler: Literal["ddim", "dpmpp_2m", "dpmpp_2m_karras", "euler", "unipc"] | None = None
 
     def __post_init__(self):
         for name in ("per_category", "seeds", "set_seeds", "num_inference_steps", "batch_size"):

@@ -83,7 +83,7 @@ class ImageWorker:
 
     def __init__(self, work: WorkCache, adapter: Path | None, models: ModelsConfig, config: GenerateConfig):
         self.work, self.resolution, self.config = work, models.resolution, config
-        self.pipe = load_pipeline(models.diffusion).to(resolve_device())
+        self.pipe = load_pipeline(models.diffusion, config.scheduler).to(resolve_device())
         if adapter:
             attach(self.pipe, SURAdapter.from_pretrained(adapter))
 

@@ -156,14 +156,29 @@ def load_component(model: str, cls, subfolder: str, **options):
         return cls.from_pretrained(model, subfolder=subfolder, **safe, **options)
 
 
-def load_pipeline(model: str) -> "DiffusionPipeline":
-    """Loads a pipeline of the class that the model's index names, without its safety checker and progress bar."""
-    from diffusers import DiffusionPipeline
+SCHEDULERS = {  # name in params.yaml: class of diffusers, its options; only such as draw no noise of their own
+    "ddim": ("DDIMScheduler", {}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+
+
+def load_pipeline(model: str, scheduler: str | None = None) -> "DiffusionPipeline":
+    """Loads a pipeline of the class that the model's index names, without its safety checker and progress bar.
+
+    scheduler: a name of SCHEDULERS, which takes the noise levels of the model's own; None: the model's own.
+    """
+    import diffusers
 
     with loading_errors("models.diffusion", model, "pipeline"):
-        has_checker = "safety_checker" in DiffusionPipeline.load_config(model)
+        has_checker = "safety_checker" in diffusers.DiffusionPipeline.load_config(model)
         options = {"safety_checker": None, "requires_safety_checker": False} if has_checker else {}
-        pipe = DiffusionPipeline.from_pretrained(model, **SAFETENSORS_ONLY, **options)
+        pipe = diffusers.DiffusionPipeline.from_pretrained(model, **SAFETENSORS_ONLY, **options)
+    if scheduler:
+        class_name, options = SCHEDULERS[scheduler]
+        pipe.scheduler = getattr(diffusers, class_name).from_config(pipe.scheduler.config, **options)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -1,15 +1,17 @@
 """Images of an arm are named by prompt and seed; their initial noise depends neither on the arm nor on the batch."""
 
 from io import BytesIO
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
+import torch
 from helpers.repository import ROOT
 from PIL import Image
 
 from sur_adapter.config import from_dict
 from sur_adapter.generation.sampling import GenerateConfig, generate_images, image_jobs
-from sur_adapter.models.stable_diffusion import load_pipeline
+from sur_adapter.models.stable_diffusion import SCHEDULERS, load_pipeline
 from sur_adapter.models.torch_utils import has_bf16
 
 ROWS = [{"id": "a"}, {"id": "b"}, {"id": "c"}]
@@ -48,12 +50,33 @@ def test_bf16_gives_the_same_images_up_to_rounding(pipe):
     assert (max(differences) > 0) == has_bf16("cpu"), "without instructions for bf16 products are fp32"
 
 
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_draws_the_same_image_in_any_batch_and_again(name):
+    sampler = load_pipeline(str(ROOT / "models/miniature/stable-diffusion"), name)
+    together, again, alone = images(sampler), images(sampler), images(sampler, batch_size=1)
+    assert all((together[key] == again[key]).all() for key in together), "a scheduler draws no noise and keeps no state"
+    assert all(np.abs(together[key] - alone[key]).mean() < 0.5 for key in together)
+
+
+def test_a_scheduler_has_its_options_and_the_noise_levels_of_the_model(pipe):
+    for name, (class_name, options) in SCHEDULERS.items():
+        scheduler = load_pipeline(str(ROOT / "models/miniature/stable-diffusion"), name).scheduler
+        assert type(scheduler).__name__ == class_name and scheduler.config.items() >= options.items()
+        assert torch.equal(scheduler.alphas_cumprod, pipe.scheduler.alphas_cumprod)
+    assert type(pipe.scheduler).__name__ == "DDIMScheduler", "null is the model's own"
+
+
+def test_the_names_of_schedulers_are_those_that_params_yaml_takes():
+    assert set(SCHEDULERS) == set(get_args(get_args(get_type_hints(GenerateConfig)["scheduler"])[0]))
+
+
 @pytest.mark.parametrize(
     "changes, sentence",
     [
         ({"precision": "fp12"}, "generate.precision is 'fp12' .*: choose fp32 or bf16 or fp16"),
         ({"seeds": 0}, "generate.seeds is 0: give a whole number of at least 1"),
         ({"num_inference_steps": "many"}, "generate.num_inference_steps is 'many': give a whole number"),
+        ({"scheduler": "dpmpp_2m_caras"}, r"generate.scheduler is 'dpmpp_2m_caras' \(did you mean 'dpmpp_2m_karras'\?\)"),
         ({"guidance": 3.0}, r"generate.guidance is unknown \(did you mean 'guidance_scale'\?\)"),
     ],
 )

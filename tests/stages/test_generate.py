@@ -31,7 +31,7 @@ def adapter(tmp_path_factory):
 def loads(monkeypatch) -> list[str]:
     """The pipelines that are loaded in this process, by name."""
     own, names = writer.load_pipeline, []
-    monkeypatch.setattr(writer, "load_pipeline", lambda name: names.append(name) or own(name))
+    monkeypatch.setattr(writer, "load_pipeline", lambda name, *more: names.append(name) or own(name, *more))
     return names
 
 
