@@ -24,7 +24,8 @@ class GenerateConfig:
 
     prompts: file or folder of prompts, which dvc.yaml passes on. per_category: the first prompts of each category; seeds: images of each
     prompt; set_seeds: of those of sets other than the main one, null for `seeds`. scheduler: of models.stable_diffusion.SCHEDULERS, null
-    for the model's own. precision: of matrix products and convolutions; the latents stay in fp32 between the steps. seed: of the initial noise.
+    for the model's own. precision: of matrix products and convolutions; the latents stay in fp32 between the steps. seed: of the initial
+    noise.
     """
 
     per_category: int
