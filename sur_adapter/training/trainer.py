@@ -205,7 +205,7 @@ class Trainer:
         return mean if self.context.world_size == 1 else self.context.all_reduce_mean(torch.tensor(mean, device=self.device)).item()
 
     def _batches(self, train: PairDataset, text: PairDataset | None, steps: range) -> Iterator[StepInputs]:
-        """Yields the inputs of each step. For a GPU they are prefetched."""
+        """Yields the inputs of each step; those of the next ones are read meanwhile."""
 
         def draw(step: int) -> StepInputs:
             generators = [step_generator(self.config.seed, step, stream) for stream in (0, TEXT)]
@@ -213,7 +213,7 @@ class Trainer:
             sentences = self._draw(text, self.objective.config.sentences, generators[1]) if text is not None else [None] * len(pairs)
             return StepInputs(list(zip(pairs, sentences, strict=True)), *generators)
 
-        return prefetch(map(draw, steps)) if torch.device(self.device).type == "cuda" else map(draw, steps)
+        return prefetch(map(draw, steps))
 
     def _draw(self, dataset: PairDataset, batch_size: int, generator: torch.Generator) -> list[TrainingBatch]:
         """Draws the rows of all micro-batches of a step, and reads those of this process."""

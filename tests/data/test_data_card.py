@@ -9,7 +9,8 @@ from sur_adapter.data.filtering.data_card import data_card
 
 def rows(prompts: list[str | None]) -> pd.DataFrame:
     same = {"source": "s", "licence": None, "nsfw_level": None, "simple_prompt": "a cat", "dropped": None}
-    return pd.DataFrame(same | {"complex_prompt": prompts}, index=range(len(prompts)))
+    ids = [f"{i:016x}" for i in range(len(prompts))]
+    return pd.DataFrame(same | {"id": ids, "complex_prompt": prompts}, index=range(len(prompts)))
 
 
 def lengths(table: pd.DataFrame) -> str:

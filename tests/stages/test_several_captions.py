@@ -98,6 +98,7 @@ def test_the_filter_decides_on_each_caption_and_keeps_an_image_in_one_split(raw,
     assert kept.groupby(images).clip_complex.nunique().max() == 1 and kept.clip_complex.notna().all()
     funnel = json.loads((tmp_path / "funnel.json").read_text())
     assert funnel["in"] == len(pairs) == funnel["kept"] + sum(funnel["dropped"].values())
+    assert f"{len(pairs)} rows of {len(crawled)} images in, {len(kept)} pairs kept" in (tmp_path / "data.md").read_text()
 
 
 def test_near_duplicates_of_an_image_are_dropped_with_all_captions_and_a_repeated_caption_is_dropped(raw, captioned, scored, tmp_path):

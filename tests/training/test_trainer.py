@@ -197,11 +197,11 @@ def test_a_killed_training_resumes_and_ends_in_the_same_bits(stopped, config, tm
     calls, made = [], adapter()
 
     class Stopping(Objective):
-        def __call__(self, *batch):
+        def __call__(self, *batch, **options):
             calls.append(1)
             if len(calls) == limit:
                 raise KeyboardInterrupt
-            return super().__call__(*batch)
+            return super().__call__(*batch, **options)
 
     goal, accumulation = Stopping(text_only().config), config.get("gradient_accumulation_steps", 1)
     limit = stopped * accumulation + stopped // 10  # also called by the validation

@@ -16,13 +16,14 @@ POLICY = {
 def data_card(rows: pd.DataFrame, counts: dict, levels: list[str]) -> str:
     """Returns the data card as Markdown.
 
-    rows: source, licence, nsfw_level, simple_prompt, complex_prompt and dropped of every row; too_long if that was scored. counts: as in
-    funnel.json. levels: the allowed NSFW levels.
+    rows: id, source, licence, nsfw_level, simple_prompt, complex_prompt and dropped of every row; too_long if that was scored. counts: as
+    in funnel.json. levels: the allowed NSFW levels.
     """
-    kept = rows.dropped.isna()
+    kept, further_captions = rows.dropped.isna(), int(rows.id.str.contains("-", regex=False).sum())
+    of_images = f" of {len(rows) - further_captions:,} images" if further_captions else ""
     sections = [
         "# Data card",
-        f"{counts['in']:,} rows in, {counts['kept']:,} pairs kept: "
+        f"{counts['in']:,} rows{of_images} in, {counts['kept']:,} pairs kept: "
         + ", ".join(f"{n:,} {split}" for split, n in counts["by_split"].items())
         + ".",
         "## Sources and licences",
