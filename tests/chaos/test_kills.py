@@ -15,6 +15,7 @@ TINY = {
     "sentences": {"sources": {"miniature": {"count": 60}}},
     "train": {"steps": 10, "checkpointing_steps": 2},
     "generate": {"per_category": 1, "num_inference_steps": 2},
+    "executor": {"kind": "inline"},  # workers would import the libraries again in every stage
 }
 
 
@@ -22,7 +23,7 @@ TINY = {
 def test_stages_killed_at_random_moments_write_the_bytes_of_an_undisturbed_run(tmp_path, own_work, seed):
     folder = tmp_path / "home"
     folder.mkdir()
-    changes = merge({key: dict(value) for key, value in SMALL.items()}, {})
+    changes = {key: dict(value) for key, value in SMALL.items()} | {"executor": {}}
     copy(folder, "miniature", merge(changes, TINY))
     shutil.rmtree(folder / "reports")
     killer = StageKiller(folder, own_work, seed)
