@@ -45,6 +45,14 @@ def test_all_copies_of_a_removed_sample_are_removed_and_a_new_crawl_does_not_add
     assert files(tmp_path / "again" / "miniature") == files(raw)
 
 
+def test_an_image_is_removed_by_the_id_of_any_of_its_captions(tmp_path):
+    rows = [{"source": "s", "url": f"u{i}", "data": png(color), "dropped": None} for i, color in enumerate(("red", "blue"))]
+    write_shards(raw := tmp_path / "raw" / "s", apply_removals(rows, set()))
+    image = read_table(raw).id[1]
+    assert forget(f"{image}-2", raw.parent, tmp_path / "forgotten.txt") == 1
+    assert [key for key, _, _ in read_tar(raw)] == [read_table(raw).id[0]] and read_table(raw).dropped[1] == "forgotten"
+
+
 def test_a_removed_row_has_its_id_its_source_and_the_reason_only(tmp_path):
     values = {f.name: 8 if f.type == "int32" else f"a {f.name}" for f in RAW_SCHEMA if f.name != "id"} | {"source": "s", "dropped": None}
     others = [values | {"url": f"u{i}", "data": png(color)} for i, color in enumerate(("red", "blue"))]
