@@ -26,8 +26,7 @@ from sur_adapter.io.hashing import file_digest, folder_digest, short_digest
 FOLDER = Path("data/ablations")
 FEATURES, PAIRS, SENTENCES = Path("data/features"), Path("data/pairs.parquet"), Path("data/sentences.parquet")
 FUNNEL = "reports/funnel.json"
-DATA = ("sources", "caption", "scores", "filter")  # sections that decide the pairs
-READ = ("models", "cache", "sentences", "adapter", "loss", "train", "generate", "evaluate")  # sections that a run reads
+READ = ("models", "cache", "sentences", "adapter", "loss", "train", "generate", "evaluate")  # sections that a run depends on
 PARTS = {  # features that a row can change: the keys of params.yaml that they depend on
     "sentences": ("models", "sentences", "cache.sentences", "cache.llm", "loss.llm"),
     "llm": ("models", "cache.llm", "loss.llm"),
@@ -82,9 +81,8 @@ class Workspace:
 
     @property
     def settings(self) -> str:
-        """The digest of the params that every run depends on, without what a row changes. Machines that round differently have features
-        of their own with the same params."""
-        return _digest({name: self.params.get(name) for name in (*DATA, *READ)})
+        """The digest of all that every run depends on, without what a row changes."""
+        return _digest([_read_sections(self.params), self.data])
 
 
 def data_digest() -> str:
@@ -218,5 +216,5 @@ def _prompts_digest(params: dict) -> str:
     return folder_digest(path, "*.jsonl") if path.is_dir() else file_digest(path)
 
 
-def _digest(values: list | dict) -> str:
+def _digest(values: list) -> str:
     return short_digest(json.dumps(values, sort_keys=True))

@@ -30,8 +30,7 @@ FIGURES = {
     "wild": "sets.hand_written.adapter.wild.value",
     "regressed": "quality.regressed",
 }
-ABOUT = ("seconds", "finished", "base", "features", "settings", "code")  # duration, end (UTC); digests: of the params without the row's
-# changes, of the features, of params and features with the changes, of the code
+ABOUT = ("seconds", "finished", "base", "settings", "code")  # duration, end (UTC); digests: without the row's changes, with them, code
 SHARES = (
     "reasoning_colour", "reasoning_number", "reasoning_pose", "held_out_near", "held_out_far", "known_words", "wild", "action", "color",
     "counting",
@@ -70,7 +69,7 @@ class Results:
         """Returns row, seed, FIGURES and ABOUT of each run."""
         if not self.file.exists():
             return pd.DataFrame(columns=["row", "seed", *FIGURES, *ABOUT])
-        return pd.read_csv(self.file, dtype=dict.fromkeys(("base", "features", "settings", "code"), str))
+        return pd.read_csv(self.file, dtype=dict.fromkeys(("base", "settings", "code"), str))
 
     def has(self, row: str, seed: int, settings: str, code: str | None = None) -> bool:
         """Tells whether a run with these settings is finished. code: digest of the code; None: of any code."""
@@ -107,7 +106,7 @@ def interval(x: np.ndarray) -> tuple[float, float]:
 
 
 def format_page(runs: pd.DataFrame) -> str:
-    """Formats the README: the runs at full length, then all others. Only runs from the same params as the last one count."""
+    """Formats the README: the runs at full length, then all others. Only runs from the same params and features as the last one count."""
     runs = runs[runs.row.isin(list(ROWS))]
     if len(runs):
         runs = runs[runs.base == runs.sort_values("finished").base.iloc[-1]]
@@ -123,8 +122,6 @@ def _section(text: str, runs: pd.DataFrame, names: list[str]) -> str:
         text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {len(runs)})."
         if (versions := runs.code.nunique()) > 1:
             text += f" The runs are of {versions} versions of the code."
-        if (machines := runs.features.nunique()) > 1:
-            text += f" They were on {machines} kinds of machines, whose features differ by rounding."
     lines = [COLUMNS, ["---"] * len(COLUMNS)] + [_line(runs, name) for name in names if (runs.row == name).any()]
     return text + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
 

@@ -56,7 +56,7 @@ def metrics(gap: float, reasoning: float = 0.4) -> dict:
 
 
 def about(base: str = "a", settings: str = "x", code: str = "c", finished: str = "2026-01-01T00:00:00", seconds: int = 90) -> dict:
-    return {"seconds": seconds, "finished": finished, "base": base, "features": "f", "settings": settings, "code": code}
+    return {"seconds": seconds, "finished": finished, "base": base, "settings": settings, "code": code}
 
 
 @pytest.fixture
@@ -307,14 +307,7 @@ def test_the_difference_is_relative_to_the_reference_row(results):
     assert "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in page and "of 3 versions of the code" in page
 
 
-def test_the_table_says_so_if_runs_have_features_of_several_machines(results):
-    for row, features in (("kl", "f"), ("ours", "g")):
-        results.add(row, 0, metrics(0.1), about() | {"features": features})
-    page = results.page.read_text(encoding="utf-8")
-    assert "They were on 2 kinds of machines, whose features differ by rounding." in page and f"| {ROWS['kl'].label} |" in page
-
-
-def test_the_table_has_only_runs_of_the_params_of_the_last_one(results):
+def test_the_table_has_only_runs_of_the_params_and_features_of_the_last_one(results):
     results.add("kl", 0, metrics(0.1), about(base="old"))
     results.add("ours", 0, metrics(0.5), about(base="new", finished="2026-01-02T00:00:00"))
     page = results.page.read_text(encoding="utf-8")
