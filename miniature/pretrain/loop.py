@@ -105,7 +105,8 @@ def save_half(model, path: Path, training: dict | None = None) -> None:
 def has_bf16() -> bool:
     """Whether the CPU computes bf16 products itself; others emulate them, 3 to 50 times slower than fp32."""
     capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    has_instructions = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"))
+    return torch.backends.mkldnn.is_available() and has_instructions
 
 
 @contextmanager

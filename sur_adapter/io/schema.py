@@ -51,6 +51,16 @@ def image_id(key: str) -> str:
     return key.partition("-")[0]
 
 
+def has_further_captions(ids: pd.Series) -> bool:
+    """Tells whether one of the ids is of a caption other than the first of its image."""
+    return bool(ids.str.contains("-", regex=False, na=False).any())
+
+
+def image_ids(ids: pd.Series) -> pd.Series:
+    """Returns the ids of the images of captions, null where there is no id. If each image has one caption, they are the same."""
+    return ids.map(image_id, na_action="ignore") if has_further_captions(ids) else ids
+
+
 def check_id(file: Path, key: str, data: bytes) -> None:
     """Raises ValueError if the bytes of image `key`, read from `file`, do not match its id."""
     if record_id(data) != key:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from sur_adapter.config import Params
-from sur_adapter.io.schema import image_id
+from sur_adapter.io.schema import image_id, image_ids
 from sur_adapter.io.shards import read_table, read_tar
 
 
@@ -38,13 +38,13 @@ def export(pairs: pd.DataFrame, raw: Path, folder: Path) -> int:
     file_names = {}
     for source in kept.source.unique():
         rows = kept[kept.source == source]
-        split = dict(zip(rows.id.map(image_id), rows["split"], strict=True))
+        split = dict(zip(image_ids(rows.id), rows["split"], strict=True))
         for key, ext, data in read_tar(raw / source):
             if key in split and key not in file_names:
                 file_names[key] = f"{key}.{ext}"
                 (folder / split[key]).mkdir(parents=True, exist_ok=True)
                 (folder / split[key] / file_names[key]).write_bytes(data)
-    if missing := set(kept.id.map(image_id)) - set(file_names):
+    if missing := set(image_ids(kept.id)) - set(file_names):
         raise ValueError(f"{len(missing)} images, {min(missing)} the first, are in no tar under {raw}: run `dvc repro`, then export again")
     for split, rows in kept.groupby("split"):
         lines = [

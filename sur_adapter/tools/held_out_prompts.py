@@ -14,7 +14,7 @@ import pandas as pd
 from sur_adapter.config import Params
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.io.atomic import atomic_write
-from sur_adapter.io.schema import image_id
+from sur_adapter.io.schema import image_ids
 from sur_adapter.io.shards import read_table
 
 CATEGORY = "held_out"
@@ -40,7 +40,7 @@ def write_held_out_prompts(pairs: pd.DataFrame, folder: Path) -> int:
     if file.exists():
         raise ValueError(f"{file} exists already: remove it, or name another folder; files are never overwritten")
     held_out = pairs[pairs.dropped.isna() & (pairs["split"] == "test")].sort_values("id")
-    images = held_out.id.map(image_id)
+    images = image_ids(held_out.id)
     held_out = held_out.assign(id=images)[~images.duplicated()]
     if held_out.empty:
         raise ValueError(f"none of {len(pairs)} pairs is kept in the test split: raise filter.test in params.yaml and run `dvc repro`")

@@ -106,6 +106,8 @@ def test_any_image_to_text_model_of_transformers_works(models, tmp_path):
             part.save_pretrained(folder)
         captions = Captioner(CaptionConfig(str(folder), top_p=0.9), "cpu").caption([make(1).draw(), make(2).draw()], ["a", "b"])
         captions = [text for (text,) in captions]
+        two = Captioner(CaptionConfig(str(folder), 2, 0.9), "cpu").caption([make(1).draw(), make(2).draw()], ["a", "b"])
+        assert [first for first, _ in two] == captions and all(first != second for first, second in two)
         assert len(captions) == 2 and captions[0] != captions[1] and all(captions)
 
 

@@ -86,6 +86,18 @@ def test_each_caption_has_a_score_and_each_image_is_scored_once(raw, captioned, 
         np.testing.assert_allclose(values["clip/simple"].value[number::SENTENCES], alone, atol=1e-6)
 
 
+def test_an_image_without_a_caption_has_no_score_for_it(raw, captioned, models, tmp_path):
+    table = read_table(captioned / "miniature")
+    lacking = table.id[SENTENCES * 4]
+    others = table[table.id.map(image_id) != lacking]
+    write_table(captioned / "miniature/captions-000000.parquet", others)
+    scores = {"clip": {"model": str(models / "clip"), "measures": ["simple"]}}
+    score(raw, captioned, tmp_path / "scores/clip", scores=scores, sources=SOURCES)
+    values = read_table(tmp_path / "scores/clip/simple").set_index("id").value
+    assert pd.isna(values[lacking]) and f"{lacking}-1" not in values.index
+    assert list(values[others.id].isna()) == list(others.simple_prompt == ""), "an empty caption has no score either"
+
+
 def test_the_filter_decides_on_each_caption_and_keeps_an_image_in_one_split(raw, pairs, tmp_path):
     crawled = read_table(raw / "miniature")
     kept, images_once = pairs[pairs.dropped.isna()], crawled[crawled.dropped.isna()].id.drop_duplicates()

@@ -207,6 +207,10 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
     plan_settings = settings("miniature")
     funnel = {"in": 100, "kept": 50, "dropped": {"truncated": 20, "nsfw": 20, "clip_simple": 10}, "by_source": {"miniature": {}}}
     assert surviving_rows(400, plan_settings, funnel)[:2] == (320, 200)
+    three = replace(plan_settings, caption=replace(plan_settings.caption, sentences=3, top_p=0.9))
+    rows = {"in": 260, "kept": 150, "dropped": {"truncated": 20, "nsfw": 60, "clip_simple": 30}, "by_source": {"miniature": {}}}
+    assert surviving_rows(400, three, rows)[:2] == (320, 600), "of 100 candidates 80 images with 3 captions each, of which 150 are kept"
+    assert "the crawl keeps 80.0% of the rows and the filter 50.0%" in surviving_rows(400, three, rows)[2]
     other = funnel | {"by_source": {"c": {}}}
     assert surviving_rows(400, plan_settings, other)[:2] == surviving_rows(400, plan_settings, None)[:2] == (400, 400)
 

@@ -8,7 +8,7 @@ import pandas as pd
 
 from sur_adapter.data.filtering.hamming import close_pairs, connected_groups, unique_hashes, unpack_hashes
 from sur_adapter.data.filtering.minhash import near_equal_prompts
-from sur_adapter.io.schema import assign_split, image_id
+from sur_adapter.io.schema import assign_split, image_ids
 from sur_adapter.io.text import did_you_mean
 
 SPLITS = ("test", "validation", "train")  # a group whose frozen ids have several splits takes the first of these
@@ -81,7 +81,7 @@ def select_pairs(table: pd.DataFrame, config: FilterConfig, frozen_splits: pd.Se
     drop("nsfw", table.nsfw_level.notna() & ~table.nsfw_level.isin(config.allowed_nsfw_levels))
     drop("too_small", table[["width", "height"]].min(axis=1) < config.min_side)
     drop("no_caption", table.simple_prompt.fillna("").str.strip() == "")
-    images = table.id.map(image_id)
+    images = image_ids(table.id)
     drop("same_caption", table.assign(image=images).duplicated(["image", "simple_prompt"]) & (images != table.id))
     drop("near_duplicate", find_near_duplicates(table.dropped.isna().to_numpy(), hashes, close, images.to_numpy()))
     for score, lowest in config.min_scores.items():

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sur_adapter.data.filtering.filtering import SPLITS
-from sur_adapter.io.schema import caption_id, image_id
+from sur_adapter.io.schema import caption_id, has_further_captions, image_ids
 from sur_adapter.io.shards import read_table, write_table
 
 CRAWLED = ["id", "source", "complex_prompt", "clean_prompt", "prompt_by", "width", "height", "nsfw", "licence", "dropped"]
@@ -37,20 +37,19 @@ def join_tables(raw: Path, captions: Path, scores: Mapping[str, Path], sources: 
     table = _repeat_for_captions(table, captions.id)
     ids = table.id.where(table.dropped.isna())  # null for a duplicate: it has its original's id, but not its scores
     table["simple_prompt"] = _look_up(pa.array(ids), captions)
-    images = ids.map(image_id, na_action="ignore")
+    images = image_ids(ids)
     for name, folder in scores.items():
         values = _read_all(folder, [f"{source}.parquet" for source in sources], ["id", "value"])
-        of_captions = (values.id.map(image_id) != values.id).any()
-        table[name] = _look_up(pa.array(ids if of_captions else images), values)
+        table[name] = _look_up(pa.array(ids if has_further_captions(values.id) else images), values)
     return table
 
 
 def _repeat_for_captions(table: pd.DataFrame, captions: pd.Series) -> pd.DataFrame:
     """Repeats each row that is not dropped for all captions of its image, and gives it the id of the caption. captions: their ids."""
-    further = captions[captions.map(image_id) != captions].drop_duplicates()  # two sources may hold the same image
-    if further.empty:
+    if not has_further_captions(captions):
         return table
-    counts = further.map(image_id).value_counts()
+    images = image_ids(captions)
+    counts = images[(images != captions) & ~captions.duplicated()].value_counts()  # two sources may hold the same image
     repeats = 1 + table.id.where(table.dropped.isna()).map(counts).fillna(0).astype(int)
     table = table.loc[table.index.repeat(repeats)]
     number = table.groupby(level=0).cumcount()

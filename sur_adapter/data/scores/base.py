@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from sur_adapter.executors.base import ShardResult
 from sur_adapter.io.raw_shards import captions_file, read_shard
-from sur_adapter.io.schema import caption_id, image_id
+from sur_adapter.io.schema import caption_id, image_ids
 from sur_adapter.io.shards import read_table, write_table
 from sur_adapter.io.work_cache import WorkCache
 from sur_adapter.registry import load
@@ -84,9 +84,8 @@ def _per_caption(table: pd.DataFrame) -> pd.DataFrame:
     """Gives each caption a row, if the values are lists of the images' captions; else returns the table."""
     if not table.value.map(lambda value: isinstance(value, list | np.ndarray)).any():
         return table
-    numbers = table.value.map(lambda values: range(len(values)))
-    ids = [caption_id(image, k) for image, count in zip(table.id, numbers, strict=True) for k in count]
-    return pd.DataFrame({"id": ids, "value": [value for values in table.value for value in values]})
+    rows = [(caption_id(image, k), value) for image, values in table.itertuples(index=False) for k, value in enumerate(values)]
+    return pd.DataFrame(rows, columns=["id", "value"])
 
 
 def _schema(values: pd.Series) -> pa.Schema:
@@ -95,8 +94,8 @@ def _schema(values: pd.Series) -> pa.Schema:
 
 
 def _with_captions(rows: pd.DataFrame, captions: Path) -> pd.DataFrame:
-    """Puts the captions of each row into `captions`; missing values become None."""
+    """Puts the captions of each row into `captions`, [None] for an image without one; missing values become None."""
     table = read_table(captions)
-    by_image = table.simple_prompt.groupby(table.id.map(image_id), sort=False).agg(list)
+    by_image = table.simple_prompt.groupby(image_ids(table.id), sort=False).agg(list)
     rows = rows.drop(columns="simple_prompt").astype(object).where(rows.notna(), None)
-    return rows.assign(captions=[by_image[image] for image in rows.id])
+    return rows.assign(captions=[by_image.get(image, [None]) for image in rows.id])

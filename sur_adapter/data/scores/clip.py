@@ -62,10 +62,11 @@ def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> di
     return values
 
 
-def _caption_scores(encoder: CLIPEncoder, image_embeds: np.ndarray, captions: list[list[str]]) -> list[list[float]]:
-    """Scores each caption against its image. image_embeds: (B, d); captions: of each image, the same number."""
-    by_number = [text_scores(encoder, image_embeds, list(texts)) for texts in zip(*captions, strict=True)]
-    return [list(scores) for scores in zip(*by_number, strict=True)]
+def _caption_scores(encoder: CLIPEncoder, image_embeds: np.ndarray, captions: list[list[str | None]]) -> list[list[float | None]]:
+    """Scores each caption against its image. image_embeds: (B, d); captions: of each image."""
+    position = [k for k, texts in enumerate(captions) for _ in texts]  # of the image of each caption
+    scores = iter(text_scores(encoder, image_embeds[position], [text for texts in captions for text in texts]))
+    return [[next(scores) for _ in texts] for texts in captions]
 
 
 @cache

@@ -15,7 +15,7 @@ import torch
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.executors.base import ExecutorConfig
 from sur_adapter.features.writer import extract_shards, to_storage_dtype, weights_hash
-from sur_adapter.io.schema import image_id
+from sur_adapter.io.schema import image_ids
 from sur_adapter.io.shards import batched
 from sur_adapter.models.config import ModelsConfig
 from sur_adapter.models.fingerprint import fingerprint
@@ -58,7 +58,7 @@ class TextEncoderExtractor:
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
-        position, _ = pd.factorize(rows["id"].map(image_id))  # (N,), of the row's image among all images
+        position, _ = pd.factorize(image_ids(rows["id"]))  # (N,), of the row's image among all images
         images = rows[~pd.Series(position).duplicated().to_numpy()].to_dict("records")
         columns = self.encode("complex", [effective_prompt(row) for row in images])
         return self.encode("simple", rows["simple_prompt"].tolist()) | {name: values[position] for name, values in columns.items()}

@@ -24,7 +24,7 @@ from sur_adapter.features.writer import extract_shards, weights_hash
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.images import FORMATS
 from sur_adapter.io.prefetch import prefetch
-from sur_adapter.io.schema import image_id
+from sur_adapter.io.schema import image_ids
 from sur_adapter.io.shards import batched
 from sur_adapter.models.config import ModelsConfig
 
@@ -77,7 +77,7 @@ class LatentExtractor:
         self.about["precision"] = str(self.vae.dtype).removeprefix("torch.")
 
     def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
-        images = rows["id"].map(image_id)
+        images = image_ids(rows["id"])
         ids = images.unique().tolist()
         features: list[tuple] = [()] * len(ids)  # of each image: time ids, latents, and latents of the mirrored image
         for numbers, pixels, time_ids in prefetch(self._batches(ids)):

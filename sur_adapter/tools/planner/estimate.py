@@ -161,7 +161,10 @@ def candidates(sources: dict[str, Any], rows: int | None) -> dict[str, int | Non
 
 
 def surviving_rows(total: int | None, settings: PlanSettings, funnel: dict | None) -> tuple[int, int, str]:
-    """Returns (images that the crawl keeps, pairs that the filter keeps, a note on where this comes from)."""
+    """Returns (images that the crawl keeps, pairs that the filter keeps, a note on where this comes from).
+
+    The funnel counts a row for each caption; the last run is taken to have had as many of each image as the settings.
+    """
     if total is None:
         return 0, 0, ""
     sentences = settings.caption.sentences
@@ -172,9 +175,10 @@ def surviving_rows(total: int | None, settings: PlanSettings, funnel: dict | Non
     crawled = funnel["kept"] + sum(count for reason, count in funnel["dropped"].items() if reason in reasons)
     images = crawled / sentences
     rows = images + funnel["in"] - crawled
-    crawl_share, filter_share = images / rows, funnel["kept"] / rows
-    note = f"the crawl keeps {crawl_share:.1%} of the rows and the filter {filter_share:.1%}, as in the last run"
-    return round(total * crawl_share), round(total * filter_share), note
+    crawl_share, pairs = images / rows, funnel["kept"] / rows
+    note = f"the crawl keeps {crawl_share:.1%} of the rows and the filter {pairs / sentences:.1%}, as in the last run"
+    note += f"; each image has {sentences} captions" if sentences > 1 else ""
+    return round(total * crawl_share), round(total * pairs), note
 
 
 def mean_size(

@@ -61,20 +61,22 @@ def crawl(candidates: int, kept: int, image_bytes: float) -> StageCost:
 
 
 def caption(rows: int, config: CaptionConfig) -> StageCost:
-    one, batch = (caption_cost(config.model, size) for size in (1, config.batch_size))
-    operations = {"captions": (one.flops * config.sentences * config.candidates * rows, "bf16")}
+    one, batch = (caption_cost(config.model, size, config.sentences * config.candidates) for size in (1, config.batch_size))
+    operations = {"captions": (one.flops * rows, "bf16")}
     memory = 4 * num_weights(captioner(config.model)) + batch.peak_bytes
     return StageCost(rows, rows * config.sentences * ROW_BYTES["captions"], memory, operations, images_decoded=rows)
 
 
 @cache
-def caption_cost(model: str, batch_size: int) -> Cost:
+def caption_cost(model: str, batch_size: int, samples: int = 1) -> Cost:
+    """Measures the cost of captioning images with `samples` captions each, which share the image's features."""
     blip = captioner(model)
     side = blip.config.vision_config.image_size
 
     def call() -> None:
         image_embeds = blip.vision_model(pixel_values=meta_tensor(batch_size, 3, side, side))[0]
-        blip.text_decoder(input_ids=token_ids(batch_size, CAPTION_TOKENS), encoder_hidden_states=image_embeds)
+        for _ in range(samples):
+            blip.text_decoder(input_ids=token_ids(batch_size, CAPTION_TOKENS), encoder_hidden_states=image_embeds)
 
     return measure_cost(call)
 
