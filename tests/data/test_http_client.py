@@ -268,11 +268,10 @@ def test_a_redirect_does_not_bypass_robots_txt():
         assert other.requests == []
 
 
-def test_a_host_gets_no_more_requests_per_second_or_at_a_time_than_configured():
-    times, busy, most = [], [], []
+def test_a_host_gets_no_more_requests_at_a_time_than_configured():
+    busy, most = [], []
 
     def answer(path, _):
-        times.append(time.monotonic())
         busy.append(path)
         most.append(len(busy))
         time.sleep(0.15)
@@ -280,16 +279,22 @@ def test_a_host_gets_no_more_requests_per_second_or_at_a_time_than_configured():
         return 200, {}, b"ok"
 
     with Site(answer) as site:
-        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=20, workers=2)
-    assert len(times) == 8 and max(most) == 2
-    assert min(b - a for a, b in zip(times, times[1:], strict=False)) > 0.03
+        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=None, workers=2)
+    assert len(most) == 8 and max(most) == 2
+
+
+def test_a_host_gets_no_more_requests_per_second_than_configured():
+    with Site(lambda *_: (200, {}, b"ok")) as site:
+        start = time.monotonic()  # of the whole: on a busy machine the site may see two requests together that were sent apart
+        get(*[f"{site.url}/{i}" for i in range(8)], private=[site.host], rate=20, workers=8)
+        assert time.monotonic() - start > 7 / 20
 
 
 def test_a_crawl_delay_is_obeyed():
-    times = []
-    with Site(lambda *_: times.append(time.monotonic()) or (200, {}, b"ok"), "User-agent: *\nCrawl-delay: 1") as site:
+    with Site(lambda *_: (200, {}, b"ok"), "User-agent: *\nCrawl-delay: 1") as site:
+        start = time.monotonic()
         get(site.url + "/a", site.url + "/b", private=[site.host])
-    assert times[1] - times[0] > 0.9
+        assert time.monotonic() - start > 1
 
 
 @pytest.mark.parametrize("retry_after", ["1", "date"])

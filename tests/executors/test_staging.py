@@ -83,7 +83,7 @@ def leave_unfinished_captions(monkeypatch, rules: dict) -> None:
         patched.setattr(captioning, "write_table", interrupt)
         caption(Path("raw/s"), Path("interrupted"), caption=rules)
     (unfinished,) = Path("work").glob("caption-*/000000-000000")
-    unfinished.write_text(json.dumps(["from before"] * 3))
+    unfinished.write_text(json.dumps([["from before"]] * 3))
 
 
 def interrupt(*_):
