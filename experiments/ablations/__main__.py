@@ -100,7 +100,7 @@ def _run(run: Run, results: Results, execute: Execute, code: str) -> str:
     start = time.monotonic()
     metrics = run.execute(execute)
     about = {"seconds": round(time.monotonic() - start), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    about |= {"base": run.workspace.settings, "settings": run.settings, "code": code}
+    about |= {"params": run.workspace.all_params, "base": run.workspace.settings, "settings": run.settings, "code": code}
     gap = results.add(run.name, run.seed, metrics, about)
     return f"gap closed {gap:.2f}, {about['seconds'] / 60:.1f} min"
 

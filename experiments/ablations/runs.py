@@ -26,6 +26,7 @@ from sur_adapter.io.hashing import file_digest, folder_digest, short_digest
 FOLDER = Path("data/ablations")
 FEATURES, PAIRS, SENTENCES = Path("data/features"), Path("data/pairs.parquet"), Path("data/sentences.parquet")
 FUNNEL = "reports/funnel.json"
+DATA = ("sources", "caption", "scores", "filter")  # sections that decide the pairs
 READ = ("models", "cache", "sentences", "adapter", "loss", "train", "generate", "evaluate")  # sections that a run depends on
 PARTS = {  # features that a row can change: the keys of params.yaml that they depend on
     "sentences": ("models", "sentences", "cache.sentences", "cache.llm", "loss.llm"),
@@ -83,6 +84,11 @@ class Workspace:
     def settings(self) -> str:
         """The digest of all that every run depends on, without what a row changes."""
         return _digest([_read_sections(self.params), self.data])
+
+    @property
+    def all_params(self) -> str:
+        """The digest of the params that every run and its features depend on, without what a row changes."""
+        return _digest([{name: self.params.get(name) for name in (*DATA, *READ)}])
 
 
 def data_digest() -> str:

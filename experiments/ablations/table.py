@@ -30,7 +30,8 @@ FIGURES = {
     "wild": "sets.hand_written.adapter.wild.value",
     "regressed": "quality.regressed",
 }
-ABOUT = ("seconds", "finished", "base", "settings", "code")  # duration, end (UTC); digests: without the row's changes, with them, code
+ABOUT = ("seconds", "finished", "params", "base", "settings", "code")
+# duration, end (UTC); digests: params without the row's changes, these and the features, with the row's changes, the code
 SHARES = (
     "reasoning_colour", "reasoning_number", "reasoning_pose", "held_out_near", "held_out_far", "known_words", "wild", "action", "color",
     "counting",
@@ -46,8 +47,8 @@ by what they imply in `colour`, `number` and `pose`. Each `difference`: of the c
 named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of sentences that
 imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect
 of the adapter on keyword prompts (with − without). All runs have the same prompts and noise, so the intervals describe the chance of
-training only, not the choice of prompts. Missing rows have not run with these params; results of older defaults are in
-[before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+training only, not the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these params;
+results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
 """
 FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
@@ -69,7 +70,7 @@ class Results:
         """Returns row, seed, FIGURES and ABOUT of each run."""
         if not self.file.exists():
             return pd.DataFrame(columns=["row", "seed", *FIGURES, *ABOUT])
-        return pd.read_csv(self.file, dtype=dict.fromkeys(("base", "settings", "code"), str))
+        return pd.read_csv(self.file, dtype=dict.fromkeys(("params", "base", "settings", "code"), str))
 
     def has(self, row: str, seed: int, settings: str, code: str | None = None) -> bool:
         """Tells whether a run with these settings is finished. code: digest of the code; None: of any code."""
@@ -106,18 +107,25 @@ def interval(x: np.ndarray) -> tuple[float, float]:
 
 
 def format_page(runs: pd.DataFrame) -> str:
-    """Formats the README: the runs at full length, then all others. Only runs from the same params and features as the last one count."""
-    runs = runs[runs.row.isin(list(ROWS))]
-    if len(runs):
-        runs = runs[runs.base == runs.sort_values("finished").base.iloc[-1]]
+    """Formats the README: the runs at full length, then all others.
+
+    Only runs with the params of the last one count, and in each of the two tables only runs from the same features as its last one: another
+    machine rounds the features differently, or their code has changed.
+    """
+    runs = _as_the_last(runs[runs.row.isin(list(ROWS))], "params")
     full = [name for name in ROWS if "train.steps" not in ROWS[name].shared]
     short = [name for name in ROWS if name not in full]
     shared = ", ".join(f"`{key}={json.dumps(value)}`" for key, value in ROWS[short[0]].shared.items())
     return HEAD + "\n\n".join([_section(FULL, runs, full), _section(f"{ONE_CHANGE}{shared}.", runs, short)]) + "\n"
 
 
+def _as_the_last(runs: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Returns the runs that have the same value in this column as the run that finished last."""
+    return runs[runs[column] == runs.sort_values("finished")[column].iloc[-1]] if len(runs) else runs
+
+
 def _section(text: str, runs: pd.DataFrame, names: list[str]) -> str:
-    runs = runs[runs.row.isin(names)]
+    runs = _as_the_last(runs[runs.row.isin(names)], "base")
     if len(runs):
         text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {len(runs)})."
         if (versions := runs.code.nunique()) > 1:

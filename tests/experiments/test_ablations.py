@@ -55,8 +55,10 @@ def metrics(gap: float, reasoning: float = 0.4) -> dict:
     return {"semantic": semantic, "sets": sets, "quality": {"regressed": 0}}
 
 
-def about(base: str = "a", settings: str = "x", code: str = "c", finished: str = "2026-01-01T00:00:00", seconds: int = 90) -> dict:
-    return {"seconds": seconds, "finished": finished, "base": base, "settings": settings, "code": code}
+def about(
+    params: str = "p", base: str = "a", settings: str = "x", code: str = "c", finished: str = "2026-01-01T00:00:00", seconds: int = 90
+) -> dict:
+    return {"seconds": seconds, "finished": finished, "params": params, "base": base, "settings": settings, "code": code}
 
 
 @pytest.fixture
@@ -307,11 +309,18 @@ def test_the_difference_is_relative_to_the_reference_row(results):
     assert "**-0.10 [-0.10, -0.10]** from: prompt loss `kl`, the paper's |" in page and "of 3 versions of the code" in page
 
 
-def test_the_table_has_only_runs_of_the_params_and_features_of_the_last_one(results):
-    results.add("kl", 0, metrics(0.1), about(base="old"))
-    results.add("ours", 0, metrics(0.5), about(base="new", finished="2026-01-02T00:00:00"))
-    page = results.page.read_text(encoding="utf-8")
-    assert f"| {ROWS['ours'].label} |" in page and f"| {ROWS['kl'].label} |" not in page and len(results.read()) == 2
+def test_each_table_has_only_runs_of_the_params_of_the_last_run_and_of_the_features_of_its_own_last_one(results):
+    runs = [("full", "p", "a"), ("kl", "p", "a"), ("ours", "p", "b"), ("keep-0", "p", "b")]
+    for day, (row, params, base) in enumerate(runs, 1):
+        results.add(row, 0, metrics(0.1 * day), about(params=params, base=base, finished=f"2026-01-0{day}T00:00:00"))
+    assert shown(results) == {"full", "ours", "keep-0"}, "the short runs started from other features than kl did; full is not compared with them"
+    results.add("depth-4", 0, metrics(0.5), about(params="q", base="c", finished="2026-01-05T00:00:00"))
+    assert shown(results) == {"depth-4"} and len(results.read()) == 5
+
+
+def shown(results: Results) -> set[str]:
+    lines = results.page.read_text(encoding="utf-8").splitlines()
+    return {name for name, row in ROWS.items() if any(line.startswith(f"| {row.label} |") for line in lines)}
 
 
 def test_neither_git_nor_dvc_sees_the_files_of_runs():
