@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from experiments.ablations.teachers import ACCURACIES, teacher_changes
 
-STEPS, PROMPTS = 800, 40  # of a short training; development prompts a file
+STEPS, PROMPTS = 600, 40  # of a short training; development prompts a file
 DEVELOPMENT = "data/ablations/prompts"  # `run` writes it
 SHORT = {
     "train.steps": STEPS,

@@ -138,7 +138,10 @@ class Run:
         return [file_digest(Path(file))] if file else []
 
     def execute(self, execute: Execute) -> dict:
-        """Trains, generates and measures. Returns the metrics, as in metrics.json. Raises CommandError."""
+        """Trains, generates and measures. Returns the metrics, as in metrics.json, and the last row of the training's history as `training`.
+
+        Raises CommandError.
+        """
         params, here = self.params, self.folder
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
         file = _write_params(here, params)
@@ -151,7 +154,8 @@ class Run:
             shutil.copytree(shared / arm, images / arm, copy_function=os.link)
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
         execute(["evaluate", *_options(paths)], file, log)
-        return json.loads((here / "reports/metrics.json").read_text(encoding="utf-8"))
+        metrics, rows = (json.loads(file.read_text(encoding="utf-8")) for file in (here / "reports/metrics.json", history))
+        return metrics | {"training": rows[-1]}
 
     def _features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""

@@ -29,6 +29,8 @@ FIGURES = {
     "known_words": "sets.hand_written.adapter.known_words.value",
     "wild": "sets.hand_written.adapter.wild.value",
     "regressed": "quality.regressed",
+    "loss_of_pairs": "training.validation_loss",
+    "loss_of_text": "training.validation_llm",
 }
 ABOUT = ("seconds", "finished", "params", "base", "settings", "code")
 # duration, end (UTC); digests: params without the row's changes, these and the features, with the row's changes, the code
@@ -37,7 +39,7 @@ SHARES = (
     "counting",
 )  # fmt: skip
 COLUMNS = ("what", "changed", "seeds", "gap", "difference", "reasoning", "difference", "colour", "number", "pose", "held out, near", "far",
-           "hand written, known words", "wild", "action", "color", "counting", "on keywords")  # fmt: skip
+           "hand written, known words", "wild", "action", "color", "counting", "on keywords", "loss of pairs", "of sentences")  # fmt: skip
 HEAD = """# Ablations
 
 Written by `python -m experiments.ablations run`; the single runs are in `results.csv`. Each line changes one thing and is the mean over
@@ -46,9 +48,10 @@ interval over seeds (Student's t). `reasoning`: the share of correct images of s
 by what they imply in `colour`, `number` and `pose`. Each `difference`: of the column before it, from the default or from the line that is
 named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of sentences that
 imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect
-of the adapter on keyword prompts (with − without). All runs have the same prompts and noise, so the intervals describe the chance of
-training only, not the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these params;
-results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+of the adapter on keyword prompts (with − without). Last the validation losses of pairs and of sentences, which vary less than shares of
+images do, but compare only rows with the same target and sentences. All runs have the same prompts and noise, so the intervals describe the
+chance of training only, not the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these
+params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
 
 """
 FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
@@ -143,7 +146,8 @@ def _line(runs: pd.DataFrame, name: str) -> list[str]:
         figures.append(f"{mean:.{digits}f}" + (f" ± {half:.{digits}f}" if np.isfinite(half) else "") if np.isfinite(mean) else "")
         figures.append(_difference(runs, by_seed, name, column, digits))
     shares = ["" if by_seed[column].isna().all() else f"{by_seed[column].mean():.3f}" for column in SHARES]
-    return [ROWS[name].label, changes, str(len(by_seed)), *figures, *shares, f"{by_seed.on_complex.mean():+.3f}"]
+    losses = ["" if by_seed[column].isna().all() else f"{by_seed[column].mean():.4f}" for column in ("loss_of_pairs", "loss_of_text")]
+    return [ROWS[name].label, changes, str(len(by_seed)), *figures, *shares, f"{by_seed.on_complex.mean():+.3f}", *losses]
 
 
 def _difference(runs: pd.DataFrame, by_seed: pd.DataFrame, name: str, column: str, digits: int) -> str:

@@ -52,7 +52,8 @@ def metrics(gap: float, reasoning: float = 0.4) -> dict:
     written = {name: {"value": 0.6} for name in ("overall", "known_words", "wild")}
     held_out = {name: {"value": 0.2} for name in ("held_out_near", "held_out_far")}
     sets = {name: {"adapter": figures} for name, figures in (("reasoning", kinds), ("hand_written", written), ("held_out", held_out))}
-    return {"semantic": semantic, "sets": sets, "quality": {"regressed": 0}}
+    training = {"validation_loss": 0.08, "validation_llm": 0.16}
+    return {"semantic": semantic, "sets": sets, "quality": {"regressed": 0}, "training": training}
 
 
 def about(
@@ -188,6 +189,8 @@ def test_rows_train_and_draw_with_their_adapter_share_the_other_images_and_run_o
         written = json.loads(Path(f"data/ablations/{name}-s0/reports/metrics.json").read_text())
         assert runs.reasoning[name] == written["sets"]["reasoning"]["adapter"]["overall"]["value"]
         assert runs.overall[name] == written["semantic"]["overall"]["adapter"]["value"]
+        history = json.loads(Path(f"data/ablations/{name}-s0/train/history.json").read_text())
+        assert runs.loss_of_pairs[name] == history[-1]["validation_loss"]
         config = json.loads(Path(f"data/ablations/{name}-s0/adapter/config.json").read_text())
         assert config["about"]["loss"]["w_llm"] == float(name == "ours") and config["about"]["train"]["seed"] == 0
     unknown = {"gap", "on_complex", "held_out_near", "held_out_far"}  # few prompts; development prompts hold no set of held-out expressions
@@ -296,6 +299,7 @@ def test_a_difference_is_on_the_same_seeds_and_bold_if_its_interval_excludes_0(r
     assert "| 3 | 0.60 ± 0.25 |  | 0.500 ± 0.000 |  | 0.500 |" in lines[ROWS["ours"].label]
     assert "**-0.40 [-0.41, -0.38]**" in lines[ROWS["kl"].label] and '`loss.prompt="kl"`' in lines[ROWS["kl"].label]
     assert "| +0.00 [-0.25, +0.25] | 0.310 ± 0.025 | **-0.190 [-0.215, -0.165]** |" in lines[ROWS["no-llm"].label]
+    assert all(line.endswith("| -0.010 | 0.0800 | 0.1600 |") for line in list(lines.values())[1:])
     assert "| 1 | 0.80 | +0.30 |" in lines[ROWS["depth-4"].label]
     assert ROWS["published"].label not in lines, "this row has not run"
     assert "took 1.5 minutes (median of 10)" in page and "versions of the code" not in page
