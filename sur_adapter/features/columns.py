@@ -5,6 +5,7 @@ and one row is read without the other rows of its shard. Files of other Parquet 
 """
 
 import logging
+import mmap
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -47,6 +48,13 @@ def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, coun
         return values.reshape(parquet.metadata.num_rows, *shape)
     shapes = np.array(parquet.read([f"{name}.shape"])[f"{name}.shape"].to_pylist(), int)
     return RaggedColumn(values, np.cumsum([0, *shapes.prod(1)]), shapes)
+
+
+def release(column: Column) -> None:
+    """Takes the pages of a mapped column that were read out of this process's memory; the system keeps them in its cache."""
+    values = column.values if isinstance(column, RaggedColumn) else column
+    if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
+        values._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype, count: int) -> np.ndarray | None:

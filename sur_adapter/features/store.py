@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from sur_adapter.features.columns import Column, RaggedColumn, open_column
+from sur_adapter.features.columns import Column, RaggedColumn, open_column, release
 from sur_adapter.features.empty import read_reason
 from sur_adapter.io.atomic import atomic_write
 from sur_adapter.io.hashing import short_digest
@@ -98,8 +98,13 @@ class FeatureShard:
 
     def is_intact(self) -> bool:
         """Reads all values and compares them with the digests in the manifest."""
-        flat = {name: c.values if isinstance(c, RaggedColumn) else c.reshape(-1) for name, c in self.columns.items()}
-        return all(_digest(flat[name]) == feature.get("digest") for name, feature in self.manifest["features"].items())
+        return all(self._digest_of(name) == feature.get("digest") for name, feature in self.manifest["features"].items())
+
+    def _digest_of(self, name: str) -> str:
+        column = self.columns[name]
+        digest = _digest(column.values if isinstance(column, RaggedColumn) else column.reshape(-1))
+        release(column)
+        return digest
 
 
 def is_feature_shard(file: Path) -> bool:
@@ -172,6 +177,8 @@ class FeatureStore:
             if isinstance(columns[0], RaggedColumn) and columns[0].shapes.shape[1] == 2:
                 result[f"{name}.length"] = torch.tensor([len(row) for row in values], dtype=torch.long)
             result[name] = _stack(name, values) if values else torch.from_numpy(columns[0][0][None][:0].copy())
+            for s in np.unique(shard):
+                release(columns[s])
         return result
 
     def check_about(self, fix_hint: str = "run `dvc repro`", **expected: object) -> None:

@@ -1,6 +1,7 @@
 """Cached features on disk: one row is read without the others, and stale, truncated or changed files are refused."""
 
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -203,3 +204,22 @@ def test_numbers_that_parquet_stores_wider_are_read_back(tmp_path):
 def test_a_table_of_answers_beside_the_shards_is_not_one_of_them(folder):
     pq.write_table(pa.table({"id": ["a"]}), folder[0] / "answers.parquet")
     assert len(FeatureStore(folder[0])) == 9
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not say how much memory of a process is mapped files")
+def test_rows_that_were_read_are_not_memory_of_the_process(tmp_path):
+    values, states = fixed(2000, 40, 64), [fixed(20 + i % 2, 128) for i in range(2000)]  # 10 MB each
+    write_features(tmp_path / "train-000000.parquet", [str(i) for i in range(2000)], {"simple": values, "layer_1": states})
+    store = FeatureStore(tmp_path)
+    before = mapped_megabytes()
+    for part in np.arange(2000).reshape(20, 100):
+        rows = store.rows(part)
+        assert np.array_equal(rows["simple"], values[part]) and np.array_equal(rows["layer_1"][0, :20], states[part[0]])
+    store.verify()
+    assert mapped_megabytes() - before < 3
+    assert store.shards[0].columns["simple"].sum(dtype=float) and mapped_megabytes() - before > 8, "what reads past `rows` counts"
+
+
+def mapped_megabytes() -> float:
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["RssFile"].split()[0]) / 1024
