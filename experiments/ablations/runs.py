@@ -138,7 +138,7 @@ class Run:
         return [file_digest(Path(file))] if file else []
 
     def execute(self, execute: Execute) -> dict:
-        """Trains, generates and measures. Returns the metrics, as in metrics.json, and the last row of the training's history as `training`.
+        """Trains, generates and measures. Returns the metrics of metrics.json, and as `training` the last row of the training's history.
 
         Raises CommandError.
         """
