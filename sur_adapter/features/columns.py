@@ -30,11 +30,46 @@ class RaggedColumn:
         return self.values[self.offsets[i] : self.offsets[i + 1]].reshape(self.shapes[i])
 
 
-Column = np.ndarray | RaggedColumn  # (N, …), or rows of their own shapes
+@dataclass
+class RepeatedColumn:
+    """Rows of one shape, of which equal ones are stored once."""
+
+    values: np.ndarray  # (M, …), the distinct rows
+    index: np.ndarray  # (N,), the number of each row among them
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.index), *self.values.shape[1:]
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        return self.values[self.index[i]]
+
+    def select(self, rows: np.ndarray) -> "RepeatedColumn":
+        return RepeatedColumn(self.values, self.index[rows])
+
+    def by_first_row(self) -> "RepeatedColumn":
+        """Returns the same rows with the values that they use, in the order in which they come first."""
+        used, first, index = np.unique(self.index, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        return RepeatedColumn(self.values[used[order]], np.argsort(order)[index.reshape(-1)])
 
 
-def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, count: int, shape: list[int] | None) -> Column:
-    """Opens a column of lists of numbers. count: numbers of all rows; shape: of a row, None if each row has its own (`<name>.shape`).
+Column = np.ndarray | RaggedColumn | RepeatedColumn  # (N, …), rows of their own shapes, or rows of which some are equal
+
+
+def stored_values(column: Column) -> np.ndarray:
+    """Returns all numbers of a column as they are stored, (count,)."""
+    return (column if isinstance(column, np.ndarray) else column.values).reshape(-1)
+
+
+def open_column(
+    parquet: pq.ParquetFile, file: Path, name: str, dtype: str, count: int, shape: list[int] | None, repeated: bool = False
+) -> Column:
+    """Opens a column of lists of numbers. count: numbers of all rows; shape: of a row, None if each row has its own (`<name>.shape`);
+    repeated: equal rows are stored once, the others refer to them (`<name>.row`).
 
     Raises ValueError if the column does not hold `count` numbers.
     """
@@ -44,6 +79,9 @@ def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, coun
         values = _flatten(parquet.read([name])[name].combine_chunks()).astype(dtype, copy=False)
     if len(values) != count:
         raise ValueError(f"column {name} holds {len(values)} numbers, and not the {count} that were written")
+    if repeated:
+        index = parquet.read([f"{name}.row"])[f"{name}.row"].to_numpy()
+        return RepeatedColumn(values.reshape(-1, *shape), index)
     if shape is not None:
         return values.reshape(parquet.metadata.num_rows, *shape)
     shapes = np.array(parquet.read([f"{name}.shape"])[f"{name}.shape"].to_pylist(), int)
@@ -52,9 +90,9 @@ def open_column(parquet: pq.ParquetFile, file: Path, name: str, dtype: str, coun
 
 def release(column: Column) -> None:
     """Takes the pages of a mapped column that were read out of this process's memory; the system keeps them in its cache."""
-    values = column.values if isinstance(column, RaggedColumn) else column
-    if isinstance(values, np.memmap) and hasattr(mmap, "MADV_DONTNEED"):
-        values._mmap.madvise(mmap.MADV_DONTNEED)
+    mapped = getattr(stored_values(column), "_mmap", None)  # None of an array in memory, and of an empty column
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _map_values(parquet: pq.ParquetFile, file: Path, name: str, dtype: np.dtype, count: int) -> np.ndarray | None:

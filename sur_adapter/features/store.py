@@ -4,8 +4,10 @@
     store.rows([7, 3])["simple"]        # (2, L, d) fp16, of rows 7 and 3; nothing else is read
 
 A shard `{split}-000000.parquet` holds `id` and a list of numbers per feature: all rows of one shape, or each of its own (hidden states of
-all tokens, latents of aspect buckets). Its metadata is the manifest: the number of rows and shards, the shape of a row, digests of the ids
-and of each feature, and `about`, the models and settings that made it. The same content gives the same bytes.
+all tokens, latents of aspect buckets). Of equal rows (the keyword prompt of several captions, equal answers of the LLM) the first has the
+numbers; the others have an empty list, and all have the same number in `<feature>.row`. The file's metadata is the manifest: the number of
+rows and shards, the shape of a row, digests of the ids and of each feature, and `about`, the models and settings that made it. The same
+content gives the same bytes.
 
 Any Parquet reader can read it. columns.py says how one row is read without the others.
 """
@@ -22,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from sur_adapter.features.columns import Column, RaggedColumn, open_column, release
+from sur_adapter.features.columns import Column, RaggedColumn, RepeatedColumn, open_column, release, stored_values
 from sur_adapter.features.empty import read_reason
 from sur_adapter.io.atomic import atomic_write
 from sur_adapter.io.hashing import short_digest
@@ -36,32 +38,46 @@ FIX_HINT = "remove the folder and run `dvc repro` again"
 def write_features(
     path: Path,
     ids: list[str],
-    features: dict[str, np.ndarray | Sequence[np.ndarray]],
+    features: dict[str, np.ndarray | RepeatedColumn | Sequence[np.ndarray]],
     about: dict | None = None,
     num_shards: int = 0,
 ) -> None:
-    """Writes a shard. features: name -> array (N, …), or N arrays of different shapes. num_shards: of the folder; 0 if unknown."""
+    """Writes a shard. features: name -> array (N, …), N rows of which some are equal, or N arrays of different shapes. num_shards: of the
+    folder; 0 if unknown."""
     path.parent.mkdir(parents=True, exist_ok=True)
     columns, manifests = {"id": pa.array(ids, pa.string())}, {}
     for name, values in features.items():
         if len(values) != len(ids):
             raise ValueError(f"{path}: {len(ids)} ids, but {len(values)} rows of {name}")
-        one_shape = isinstance(values, np.ndarray)
-        flat = values.reshape(-1) if one_shape else np.concatenate([v.reshape(-1) for v in values])
-        shape = values.shape[1:] if one_shape else None
-        manifests[name] = {"type": flat.dtype.str, "count": len(flat), "digest": _digest(flat), "shape": shape}
-        element = pa.field("element", pa.from_numpy_dtype(flat.dtype), nullable=False)
-        if one_shape:
-            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=pa.list_(element, len(flat) // len(ids)))
+        if isinstance(values, RepeatedColumn):
+            values = values.by_first_row()
+            flat, shape = stored_values(values), values.shape[1:]
+            sizes = np.zeros(len(ids), int)
+            sizes[np.unique(values.index, return_index=True)[1]] = values.values[0].size
+            columns |= _lists(name, flat, sizes) | {f"{name}.row": pa.array(values.index, pa.int32())}
+            extra = {"repeated": True, "rows": _digest(values.index.astype(np.int32))}
+        elif isinstance(values, np.ndarray):
+            flat, shape, extra = values.reshape(-1), values.shape[1:], {}
+            columns[name] = pa.FixedSizeListArray.from_arrays(pa.array(flat), type=pa.list_(_element(flat), len(flat) // len(ids)))
         else:
-            offsets = pa.array(np.cumsum([0] + [v.size for v in values]))
-            columns[name] = pa.LargeListArray.from_arrays(offsets, pa.array(flat), type=pa.large_list(element))
-            columns[f"{name}.shape"] = pa.array([v.shape for v in values], pa.list_(pa.int32(), values[0].ndim))
+            flat, shape, extra = np.concatenate([v.reshape(-1) for v in values]), None, {}
+            shapes = pa.array([v.shape for v in values], pa.list_(pa.int32(), values[0].ndim))
+            columns |= _lists(name, flat, [v.size for v in values]) | {f"{name}.shape": shapes}
+        manifests[name] = {"type": flat.dtype.str, "count": len(flat), "digest": _digest(flat), "shape": shape} | extra
     manifest = {"rows": len(ids), "shards": num_shards, "ids": _ids_digest(ids), "features": manifests, "about": about or {}}
     fields = [pa.field(name, column.type, nullable=False) for name, column in columns.items()]
     schema = pa.schema(fields, metadata={"manifest": json.dumps(manifest, sort_keys=True)})
     with atomic_write(path) as part:
         pq.write_table(pa.Table.from_arrays(list(columns.values()), schema=schema), part, row_group_size=len(ids), **PLAIN)
+
+
+def _element(values: np.ndarray) -> pa.Field:
+    return pa.field("element", pa.from_numpy_dtype(values.dtype), nullable=False)
+
+
+def _lists(name: str, flat: np.ndarray, sizes: Sequence[int]) -> dict[str, pa.Array]:
+    """Returns a column of lists of these sizes."""
+    return {name: pa.LargeListArray.from_arrays(pa.array(np.cumsum([0, *sizes])), pa.array(flat), type=pa.large_list(_element(flat)))}
 
 
 def _digest(values: np.ndarray) -> str:
@@ -88,7 +104,7 @@ class FeatureShard:
             manifest = json.loads(parquet.metadata.metadata[b"manifest"])
             ids = parquet.read(["id"])["id"].to_pylist()
             columns = {
-                name: open_column(parquet, file, name, feature["type"], feature["count"], feature["shape"])
+                name: open_column(parquet, file, name, feature["type"], feature["count"], feature["shape"], feature.get("repeated", False))
                 for name, feature in manifest["features"].items()
             }
             num_rows, digest, *_ = (manifest[key] for key in ("rows", "ids", "shards", "about"))
@@ -98,13 +114,13 @@ class FeatureShard:
 
     def is_intact(self) -> bool:
         """Reads all values and compares them with the digests in the manifest."""
-        return all(self._digest_of(name) == feature.get("digest") for name, feature in self.manifest["features"].items())
+        return all(self._is_intact(name, feature) for name, feature in self.manifest["features"].items())
 
-    def _digest_of(self, name: str) -> str:
+    def _is_intact(self, name: str, feature: dict) -> bool:
         column = self.columns[name]
-        digest = _digest(column.values if isinstance(column, RaggedColumn) else column.reshape(-1))
+        intact = _digest(stored_values(column)) == feature.get("digest")
         release(column)
-        return digest
+        return intact and (not isinstance(column, RepeatedColumn) or _digest(column.index.astype(np.int32)) == feature["rows"])
 
 
 def is_feature_shard(file: Path) -> bool:

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from sur_adapter.features.columns import RepeatedColumn
 from sur_adapter.features.store import FeatureSplit, FeatureStore, write_features
 
 RNG = np.random.default_rng(0)
@@ -27,6 +28,7 @@ def folder(tmp_path):
         ids = [f"{number}-{i}" for i in range(count)]
         vectors = {
             "simple": fixed(count, 3, 8),
+            "complex": RepeatedColumn(fixed(3, 3, 8), np.array([2, 0, 2, 0])[:count]),
             "length": np.arange(count, dtype=np.int32),
             "frame": np.arange(count * 6, dtype=np.int32).reshape(count, 6) + 70_000,
             "layer_1": [fixed(1 + (i + number) % 3, 4) for i in range(count)],
@@ -42,6 +44,9 @@ def test_pyarrow_reads_the_ids_and_the_numbers(folder):
     for row in table.to_pylist():
         for name in ("simple", "frame", "layer_1", "latents"):
             assert row[name] == folder[1][row["id"]][name].reshape(-1).tolist()
+    complex, row = (table[name].to_pylist() for name in ("complex", "complex.row"))
+    assert row == [0, 1, 0] and [len(values) for values in complex] == [24, 24, 0], "equal rows are stored once"
+    assert [complex[row.index(k)] for k in row] == [folder[1][key]["complex"].reshape(-1).tolist() for key in table["id"].to_pylist()]
     assert table["latents.shape"].to_pylist() == [list(folder[1][key]["latents"].shape) for key in table["id"].to_pylist()]
 
 
@@ -49,10 +54,10 @@ def test_rows_in_any_order_are_what_was_written(folder):
     store, held = FeatureStore(folder[0]), folder[1]
     assert len(store) == 9 and store.ids == list(held) and store.about == ABOUT
     index = [8, 0, 5, 5, 3]
-    rows = store.rows(index, ["simple", "frame", "layer_1"])
+    rows = store.rows(index, ["simple", "complex", "frame", "layer_1"])
     for b, i in enumerate(index):
         expected = held[store.ids[i]]
-        assert np.array_equal(rows["simple"][b], expected["simple"]) and np.array_equal(rows["frame"][b], expected["frame"])
+        assert all(np.array_equal(rows[name][b], expected[name]) for name in ("simple", "complex", "frame"))
         n = rows["layer_1.length"][b]
         assert n == len(expected["layer_1"]) and np.array_equal(rows["layer_1"][b, :n], expected["layer_1"])
         assert not rows["layer_1"][b, n:].any()
@@ -67,7 +72,7 @@ def test_rows_are_read_together_only_if_they_have_one_shape(folder):
     assert len(same_shape) > 2 and store.rows(same_shape, ["latents"])["latents"].shape == (len(same_shape), 2, 4, 3, 5)
     with pytest.raises(ValueError, match="read rows of one shape at a time"):
         store.rows([0, 1], ["latents"])
-    assert store.shapes("simple").tolist() == [[3, 8]] * 9
+    assert store.shapes("simple").tolist() == store.shapes("complex").tolist() == [[3, 8]] * 9
 
 
 def test_a_split_reads_its_own_rows_of_several_stores(folder, tmp_path):
@@ -111,7 +116,7 @@ LAYOUTS = {
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_file_that_was_rewritten_with_another_layout_gives_the_same_rows(folder, caplog, layout):
     mapped, index = FeatureStore(folder[0]), [3, 0, 6, 8, 6]
-    names = ["simple", "length", "frame", "layer_1"]
+    names = ["simple", "complex", "length", "frame", "layer_1"]
     expected, latents, shapes = mapped.rows(index, names), mapped.rows([0, 4], ["latents"])["latents"], mapped.shapes("latents")
     for file in folder[0].iterdir():
         table, changed = pq.read_table(file), {"compression": "none", "use_dictionary": False} | LAYOUTS[layout]
@@ -204,6 +209,32 @@ def test_numbers_that_parquet_stores_wider_are_read_back(tmp_path):
 def test_a_table_of_answers_beside_the_shards_is_not_one_of_them(folder):
     pq.write_table(pa.table({"id": ["a"]}), folder[0] / "answers.parquet")
     assert len(FeatureStore(folder[0])) == 9
+
+
+def test_rows_that_are_selected_keep_their_values_and_no_others_are_written(tmp_path):
+    values, index = fixed(5, 2, 3), np.array([4, 1, 4, 0, 1])
+    selected = RepeatedColumn(values, index).select(np.array([4, 0, 2, 1]))
+    write_features(tmp_path / "train-000000.parquet", list("abcd"), {"complex": selected})
+    store = FeatureStore(tmp_path)
+    assert np.array_equal(store.rows(range(4))["complex"], values[[1, 4, 4, 1]])
+    assert store.shards[0].columns["complex"].values.shape == (2, 2, 3) and store.shards[0].is_intact()
+
+
+def test_a_column_without_numbers_is_read(tmp_path):
+    write_features(tmp_path / "train-000000.parquet", list("ab"), {"layer_1": [np.zeros((0, 4), np.float16)] * 2})
+    store = FeatureStore(tmp_path)
+    assert store.rows([1, 0])["layer_1"].shape == (2, 0, 4)
+    store.verify()
+
+
+def test_changed_references_of_equal_rows_are_found(tmp_path):
+    file = tmp_path / "train-000000.parquet"
+    write_features(file, list("abcd"), {"complex": RepeatedColumn(fixed(2, 2, 3), np.array([0, 1, 0, 1]))})
+    table = pq.read_table(file)
+    number = table.schema.get_field_index("complex.row")
+    pq.write_table(table.set_column(number, table.schema.field(number), pa.array([0, 1, 1, 1], pa.int32())), file)
+    with pytest.raises(ValueError, match="train-000000.parquet differs from what was written"):
+        FeatureStore(tmp_path).verify()
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not say how much memory of a process is mapped files")

@@ -215,6 +215,13 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
     assert surviving_rows(400, plan_settings, other)[:2] == surviving_rows(400, plan_settings, None)[:2] == (400, 400)
 
 
+def test_the_keyword_prompt_of_several_captions_is_encoded_and_stored_once():
+    models, config = settings("miniature").models, settings("miniature").cache_clip
+    one, three = (stage_costs.cache_clip(600, models, config, sentences) for sentences in (1, 3))
+    assert one.disk_bytes - three.disk_bytes == 400 * stage_costs.prompt_bytes(models)
+    assert three.operations["encoding"][0] == pytest.approx(one.operations["encoding"][0] * 800 / 1200)
+
+
 def test_the_sweep_generates_the_scales_that_no_arm_has():
     plan_settings = settings("miniature")
     models, config, chosen = plan_settings.models, plan_settings.generate, plan_settings.sweep

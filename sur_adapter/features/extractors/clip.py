@@ -14,6 +14,7 @@ import torch
 
 from sur_adapter.data.prompts.cleaning import effective_prompt
 from sur_adapter.executors.base import ExecutorConfig
+from sur_adapter.features.columns import Column, RepeatedColumn
 from sur_adapter.features.writer import extract_shards, to_storage_dtype, weights_hash
 from sur_adapter.io.schema import image_ids
 from sur_adapter.io.shards import batched
@@ -57,11 +58,11 @@ class TextEncoderExtractor:
         self.about = {"base_model": model, "text_encoder_weights": weights_hash(*modules.values())}
         self.about |= {name: fingerprint(module) for name, module in modules.items()}
 
-    def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    def __call__(self, rows: pd.DataFrame) -> dict[str, Column]:
         position, _ = pd.factorize(image_ids(rows["id"]))  # (N,), of the row's image among all images
         images = rows[~pd.Series(position).duplicated().to_numpy()].to_dict("records")
-        columns = self.encode("complex", [effective_prompt(row) for row in images])
-        return self.encode("simple", rows["simple_prompt"].tolist()) | {name: values[position] for name, values in columns.items()}
+        columns = repeated(self.encode("complex", [effective_prompt(row) for row in images]), position)
+        return self.encode("simple", rows["simple_prompt"].tolist()) | columns
 
     def encode(self, column: str, prompts: list[str]) -> dict[str, np.ndarray]:
         """Encodes prompts: column -> (N, L, d), column_length -> (N,), and with SDXL column_pooled -> (N, p)."""
@@ -73,3 +74,10 @@ class TextEncoderExtractor:
         if pooled[0] is not None:
             columns[f"{column}_pooled"] = to_storage_dtype(torch.cat(pooled), "fp16", FIX_HINT)
         return columns
+
+
+def repeated(columns: dict[str, np.ndarray], position: np.ndarray) -> dict[str, Column]:
+    """Gives each row the values of its position; if some rows share them, large ones are stored once."""
+    if len(position) == len(next(iter(columns.values()))):
+        return {name: values[position] for name, values in columns.items()}
+    return {name: RepeatedColumn(values, position) if values.ndim > 1 else values[position] for name, values in columns.items()}

@@ -20,7 +20,7 @@ import pyarrow as pa
 import torch
 
 from sur_adapter.executors.base import ExecutorConfig
-from sur_adapter.features.columns import RaggedColumn
+from sur_adapter.features.columns import Column, RaggedColumn, RepeatedColumn
 from sur_adapter.features.extractors import clip
 from sur_adapter.features.extractors.llm import FIX_HINT
 from sur_adapter.features.extractors.llm import Config as LLMFeatures
@@ -106,15 +106,15 @@ class SentenceExtractor:
             self.about |= {"pooling": config.llm.pooling} if config.stores_states else {}
             self.about["precision"] = str(self.rewriter.dtype).removeprefix("torch.")
 
-    def __call__(self, rows: pd.DataFrame) -> dict[str, np.ndarray | list[np.ndarray]]:
+    def __call__(self, rows: pd.DataFrame) -> dict[str, Column | list[np.ndarray]]:
         """Computes the columns of a worker's file; a sentence that is dropped has states of 0, and no tokens with pooling `tokens`."""
         answers = self._answers(rows)
         distinct = list(dict.fromkeys(answer.answer for answer in answers))  # choices occur often
         number = {text: k for k, text in enumerate(distinct)}
         positions = [number[answer.answer] for answer in answers]
         keyword_prompts = [self.config.make_keyword_prompt(text) for text in distinct]
-        columns: dict[str, np.ndarray | list[np.ndarray]] = self.clip.encode("simple", rows["sentence"].tolist())
-        columns |= {name: values[positions] for name, values in self.clip.encode("complex", keyword_prompts).items()}
+        columns: dict[str, Column | list[np.ndarray]] = dict(self.clip.encode("simple", rows["sentence"].tolist()))
+        columns |= clip.repeated(self.clip.encode("complex", keyword_prompts), np.array(positions))
         columns |= self._states(answers)
         for name in ("mean_logprob", "min_logprob"):
             columns[name] = np.array([getattr(answer, name) for answer in answers], np.float32)
@@ -172,7 +172,11 @@ def _read_answers(shard: FeatureShard, rows: pd.DataFrame) -> pd.DataFrame:
     return table.assign(reason=pd.Series([text or None for text in texts["reason"]], table.index, object))
 
 
-def _select_rows(shard: FeatureShard, kept: np.ndarray) -> Iterator[tuple[str, np.ndarray | list[np.ndarray]]]:
+def _select_rows(shard: FeatureShard, kept: np.ndarray) -> Iterator[tuple[str, Column | list[np.ndarray]]]:
     for name, column in shard.columns.items():
-        if name not in TEXTS:
-            yield name, [column[i] for i in kept] if isinstance(column, RaggedColumn) else column[kept]
+        if name in TEXTS:
+            continue
+        if isinstance(column, RaggedColumn):
+            yield name, [column[i] for i in kept]
+        else:
+            yield name, column.select(kept) if isinstance(column, RepeatedColumn) else column[kept]

@@ -113,7 +113,7 @@ def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: 
             for name, config in settings.scores.items()
         ),
         ("filter", lambda: stage_costs.filter_pairs(total + crawled * (sentences - 1)), total),
-        ("cache@clip", lambda: stage_costs.cache_clip(kept, models, settings.cache_clip), total),
+        ("cache@clip", lambda: stage_costs.cache_clip(kept, models, settings.cache_clip, sentences), total),
         ("cache@llm", lambda: stage_costs.cache_llm(kept, models, settings.cache_llm, rates.tokens_per_prompt), total),
         ("cache@vae", lambda: stage_costs.cache_vae(kept, models, settings.cache_vae), total),
         ("cache@queries", lambda: stage_costs.cache_queries(kept, models, settings.cache_queries), total),

@@ -124,18 +124,24 @@ def text_shapes(model: str) -> tuple[int, int, int]:
     return encoders[0].config.max_position_embeddings, sum(encoder.config.hidden_size for encoder in encoders), pooled
 
 
-def cache_clip(rows: int, models: ModelsConfig, config: clip.Config) -> StageCost:
+def cache_clip(rows: int, models: ModelsConfig, config: clip.Config, sentences: int = 1) -> StageCost:
+    """sentences: captions of an image, whose keyword prompt is encoded and stored once."""
     flops, weights, activations = encoding_cost(models, config.batch_size)
-    row_bytes = text_row_bytes(models)
-    disk = rows * row_bytes + num_shards(rows) * SHARD_OVERHEAD
+    row_bytes, images = text_row_bytes(models), -(-rows // sentences)
+    disk = rows * row_bytes - (rows - images) * prompt_bytes(models) + num_shards(rows) * SHARD_OVERHEAD
     memory = weights + activations + 2 * ROWS_PER_SHARD * row_bytes
-    return StageCost(rows, disk, memory, {"encoding": (2 * flops * rows, "fp32")})
+    return StageCost(rows, disk, memory, {"encoding": (flops * (rows + images), "fp32")})
 
 
 def text_row_bytes(models: ModelsConfig) -> int:
     """Returns the stored bytes of the features of two prompts, with the length of each."""
+    return ID_BYTES + 2 * (prompt_bytes(models) + 4)
+
+
+def prompt_bytes(models: ModelsConfig) -> int:
+    """Returns the stored bytes of the features of a prompt."""
     length, width, pooled = text_shapes(models.diffusion)
-    return ID_BYTES + 2 * (2 * length * width + 2 * pooled + 4)
+    return 2 * (length * width + pooled)
 
 
 def encoding_cost(models: ModelsConfig, batch_size: int) -> tuple[float, int, int]:
