@@ -24,6 +24,7 @@ from sur_adapter.training.teacher import fit_decoder, standardise
 from sur_adapter.training.whitening import fit_whitening, sample_tokens
 
 logger = logging.getLogger(__name__)
+MAX_DECODER_LOSS = 0.25  # in the miniature 0.11 with the states of all tokens of an answer, 0.52 with those of the last one
 SPLITS = ("train", "validation")
 TEXT_COLUMNS = ("simple", "complex", "simple_pooled", "complex_pooled")
 
@@ -175,7 +176,7 @@ def prepare_teacher(objective: Objective, text: FeatureDataset, width: int, trai
     if loss.llm == "decoded":
         options = {"seed": train.seed, "device": device, "precision": train.precision}
         objective.decoder, value = fit_decoder(text, objective.attention, loss, **options)
-        logger.info("decoder of the LLM's hidden states: loss %.4f", value)
+        say_how_well_answers_are_decoded(value)
         if num_processes > 1:  # rounding may differ between machines
             for parameter in objective.decoder.parameters():
                 torch.distributed.broadcast(parameter, 0)
@@ -184,6 +185,16 @@ def prepare_teacher(objective: Objective, text: FeatureDataset, width: int, trai
         projection = torch.nn.utils.skip_init(torch.nn.Linear, teacher_width, width)
         standardise(projection, text, train.seed)
         objective.text_projection = projection.to(device)
+
+
+def say_how_well_answers_are_decoded(loss: float) -> None:
+    """Prints the loss of the fitted decoder, and warns of one that would teach the adapter a mixture of answers."""
+    print(f"the decoder of the LLM's states makes the answers' features with loss {loss:.2f} (0: exactly; 1: all answers alike)")
+    if loss > MAX_DECODER_LOSS:
+        logger.warning(
+            f"loss.llm is decoded, but the LLM's states hold too little of its answers (loss {loss:.2f}, expected at most "
+            f"{MAX_DECODER_LOSS}): plain prompts will get worse; set cache.llm.pooling to tokens, choose other cache.llm.layers, or raise loss.decoder_steps"
+        )
 
 
 def check_tracker(name: str | None) -> None:

@@ -10,6 +10,7 @@ from sur_adapter.training.batch import TrainingBatch
 from sur_adapter.training.config import LossConfig
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.prompt_attention import PromptAttention
+from sur_adapter.training.setup import say_how_well_answers_are_decoded
 from sur_adapter.training.teacher import fit_decoder, mean_over_tokens, standardise
 
 ROWS = 256
@@ -96,6 +97,14 @@ def test_the_decoder_learns_answers_that_it_has_not_seen_and_is_the_same_for_a_s
         for o in (attention.attend(s, decoder(new.teacher)), target.mean(0, keepdim=True).expand_as(target))
     )
     assert error < mean_error, "better than one answer for all sentences"
+
+
+def test_a_decoder_that_cannot_make_the_answers_is_warned_of(capsys, caplog):
+    say_how_well_answers_are_decoded(0.11)
+    assert "makes the answers' features with loss 0.11" in capsys.readouterr().out and not caplog.messages
+    say_how_well_answers_are_decoded(0.52)
+    (warning,) = caplog.messages
+    assert "loss 0.52, expected at most 0.25" in warning and "set cache.llm.pooling to tokens" in warning
 
 
 def test_states_of_tokens_are_averaged_over_the_tokens_that_exist():
