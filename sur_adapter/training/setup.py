@@ -193,7 +193,8 @@ def say_how_well_answers_are_decoded(loss: float) -> None:
     if loss > MAX_DECODER_LOSS:
         logger.warning(
             f"loss.llm is decoded, but the LLM's states hold too little of its answers (loss {loss:.2f}, expected at most "
-            f"{MAX_DECODER_LOSS}): plain prompts will get worse; set cache.llm.pooling to tokens, choose other cache.llm.layers, or raise loss.decoder_steps"
+            f"{MAX_DECODER_LOSS}): plain prompts will get worse; set cache.llm.pooling to tokens, choose other cache.llm.layers, or "
+            "raise loss.decoder_steps"
         )
 
 
