@@ -176,7 +176,8 @@ def prepare_teacher(objective: Objective, text: FeatureDataset, width: int, trai
     if loss.llm == "decoded":
         options = {"seed": train.seed, "device": device, "precision": train.precision}
         objective.decoder, value = fit_decoder(text, objective.attention, loss, **options)
-        say_how_well_answers_are_decoded(value)
+        if num_processes == 1 or torch.distributed.get_rank() == 0:
+            say_how_well_answers_are_decoded(value)
         if num_processes > 1:  # rounding may differ between machines
             for parameter in objective.decoder.parameters():
                 torch.distributed.broadcast(parameter, 0)
