@@ -11,8 +11,6 @@ SHORT = {
     "generate.prompts": DEVELOPMENT,
     "generate.per_category": PROMPTS,
     "generate.seeds": 1,
-    "+generate.scheduler": "dpmpp_2m_karras",  # draws with 10 steps as well as DDIM with 20
-    "generate.num_inference_steps": 10,
     "evaluate.clip": None,
     "evaluate.bootstrap_resamples": 1000,
 }
@@ -102,4 +100,6 @@ ROWS = {
     "keep-0": Row("no plain prompt replaced by its keyword prompt", {"loss.complex_prompt_prob": 0.0}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
+    "padding-4": Row("4 padding tokens of a prompt kept in training", {"train.padding_tokens": 4}),
+    "padding-2": Row("2 padding tokens of a prompt kept in training", {"train.padding_tokens": 2}),
 }
