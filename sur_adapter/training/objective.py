@@ -123,7 +123,7 @@ class Objective:
     def num_groups(self, num_pairs: int) -> int:
         """Returns in how many groups the prompts of a step are computed, pairs and text rows, if it does not need all tokens."""
         num_text = self.config.sentences if self.config.w_llm else 0
-        return -(-(num_pairs + num_text) // GROUP_SIZE)
+        return -(-(num_pairs + num_text) // group_size(num_pairs + num_text))
 
     def text_loss(self, adapter: SURAdapter, text: TrainingBatch, generator: torch.Generator | None = None) -> Tensor:
         """Computes L_llm of text rows alone, unweighted, as the validation needs it."""
@@ -163,7 +163,7 @@ class Objective:
         """Leaves out padding in training, unless a term needs every token."""
         if not adapter.training or length is None or self.needs_all_tokens(adapter.config.variant):
             return whole(embeds, length, parts)
-        return thinned(embeds, length, self.padding_tokens, GROUP_SIZE)
+        return thinned(embeds, length, self.padding_tokens, group_size(len(embeds)))
 
     def _comparison(
         self, adapter: SURAdapter, rows: list[TrainingBatch], prompts: Prompts, draws: Draws, has_text: bool
@@ -277,6 +277,11 @@ class Objective:
         rows = (context.rand(len(batch), generator) < self.config.empty_prompt_prob).to(batch.simple.device)
         simple_embeds, complex_embeds = (torch.where(rows[:, None, None], self.empty_prompt, x) for x in (batch.simple, batch.complex))
         return replace(batch, simple=simple_embeds, complex=complex_embeds), rows
+
+
+def group_size(num_prompts: int) -> int:
+    """Returns how many prompts a group has in the mean: GROUP_SIZE, or fewer, so that a small batch has a group for each of two threads."""
+    return min(GROUP_SIZE, max(GROUP_SIZE // 2, -(-num_prompts // 2)))
 
 
 def _unchanged(*replaced: Tensor | None) -> Tensor | None:

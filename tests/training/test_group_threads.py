@@ -90,6 +90,14 @@ def test_the_gradients_of_threads_are_those_of_one_graph(unet, name):
         assert torch.allclose(found[key], gradient, rtol=1e-4, atol=1e-6 * max(1.0, float(gradient.abs().max()))), key
 
 
+@pytest.mark.parametrize(("num_pairs", "num_text", "sizes"), [(16, 8, [6] * 4), (10, 0, [5, 5]), (3, 0, [3]), (4, 2, [3, 3])])
+def test_a_small_batch_has_a_group_for_each_of_two_threads(unet, num_pairs, num_text, sizes):
+    objective = Objective(LossConfig(0.0, 1.0, float(num_text > 0), sentences=num_text or 96), layers=layers(unet), padding_tokens=2)
+    length = torch.full((num_pairs + num_text,), 4)
+    made = objective._prompts(adapter().train(), torch.zeros(num_pairs + num_text, 12, 32), length)
+    assert [len(x) for x, _ in made.groups] == sizes and objective.num_groups(num_pairs) == len(sizes)
+
+
 def test_each_group_is_computed_by_one_thread_of_torch_and_several_at_a_time(set_threads):
     set_threads(2)
     parameter, seen, meeting = torch.nn.Parameter(torch.ones(3)), [], threading.Barrier(2, timeout=60)
