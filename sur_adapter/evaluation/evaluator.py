@@ -38,13 +38,15 @@ class EvaluateConfig:
     """params.yaml: evaluate.
 
     judge, metrics: plug-ins of evaluation/judges and evaluation/metrics, by name or as {name: settings}. clip: an independent CLIP model,
-    by folder or hub id. tolerance: share of a quality metric that may be lost. num_vote_pairs: pairs per category on the vote page.
+    by folder or hub id. tolerance: share of a quality metric that may be lost. margin: of accuracy, by which an arm that must not be worse
+    than another may be (summary.NOT_WORSE). num_vote_pairs: pairs per category on the vote page.
     """
 
     judge: str | dict[str, Any] | None = None
     clip: str | None = None
     metrics: tuple[str, ...] | dict[str, Any] | None = None
     tolerance: float = 0.05
+    margin: float = 0.03
     bootstrap_resamples: int = 10_000
     seed: int = 0
     num_vote_pairs: int = 20
@@ -54,6 +56,8 @@ class EvaluateConfig:
             raise ValueError(f"bootstrap_resamples is {self.bootstrap_resamples}: give at least 100, better 10000")
         if not 0 <= self.tolerance < 1:
             raise ValueError(f"tolerance is {self.tolerance}: give the share of a metric that may be lost, from 0 to below 1")
+        if not 0 < self.margin < 1:
+            raise ValueError(f"margin is {self.margin}: give the loss of accuracy that does not matter, above 0 and below 1, such as 0.03")
         if self.num_vote_pairs < 1:
             raise ValueError(f"num_vote_pairs is {self.num_vote_pairs}: give at least 1 pair per category")
 
@@ -97,7 +101,8 @@ def evaluate_images(
     files = {key: data for key, data in read_images(images, list(table.arm.unique())) if key[1:] in shown}
     vote_key = answer_key(pairs, prompts, files, config.seed)
     with_complex = {name for name, prompt in prompts.items() if prompt.get("complex_prompt")}
-    metrics, notes = summarize(table, with_complex, config.bootstrap_resamples, config.seed, config.tolerance, measurements.metrics)
+    options = {"tolerance": config.tolerance, "metrics": measurements.metrics, "margin": config.margin}
+    metrics, notes = summarize(table, with_complex, config.bootstrap_resamples, config.seed, **options)
     notes |= missing_notes(table, measurements)
     rewritten = read_answers(images, sets)
     for more_metrics, more_notes in (

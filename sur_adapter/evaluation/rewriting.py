@@ -72,21 +72,13 @@ def _compare(judgements: pd.DataFrame, resamples: int, seed: int) -> tuple[dict,
     notes = {}
     for name, rows in {"": np.full(len(rates), True), **masks}.items():
         part = bootstrap.subset(rows)
-        interval = _ratio(rates[rows], part)
+        interval = part.ratio(rates["adapter"][rows], rates[ARM][rows])
         if interval is None:
             notes[f"ratio.{name}".rstrip(".")] = "the interval of the accuracy of `rewrite` holds 0"
-        elif name:
-            result["ratio"][name] = interval
         else:
-            result["ratio"] |= interval
+            ratio = dict(zip(("value", "low", "high"), interval, strict=True))
+            result["ratio"] |= {name: ratio} if name else ratio
         if name:
-            mean = part.mean((rates["adapter"] - rates[ARM])[rows].to_numpy())
+            mean = part.rate_difference((rates["adapter"] - rates[ARM])[rows].to_numpy())
             result["difference"][name] = dict(zip(("value", "low", "high"), mean, strict=True))
     return result, notes
-
-
-def _ratio(rates: pd.DataFrame, bootstrap: Bootstrap) -> dict | None:
-    """Returns the interval of mean(adapter) / mean(rewrite); None if it is not finite: some resamples of `rewrite` have none right."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        interval = bootstrap.interval(lambda means: means[..., 0] / means[..., 1], rates[list(PAIR)].to_numpy())
-    return dict(zip(("value", "low", "high"), interval, strict=True)) if np.isfinite(interval).all() else None

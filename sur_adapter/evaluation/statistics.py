@@ -2,7 +2,7 @@
 
 Images of one prompt are not independent, so seeds are averaged first: all functions take one value per prompt, x of shape (N,). The
 bootstrap (Efron 1979) resamples prompts with replacement within their category (stratified), and uses the same resamples for every arm
-(paired). Randomness comes from a seed. Intervals are 95 %.
+(paired). Randomness comes from a seed. Ratios of means have Fieller's interval instead. Intervals are 95 %.
 """
 
 import warnings
@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import bootstrap, norm, permutation_test, spearmanr
+from scipy.stats import bootstrap, norm, permutation_test, spearmanr, t
 
 LEVEL = 0.95
 SMALL_SAMPLE = 50  # prompts: below, the bootstrap interval is bias-corrected and accelerated (BCa, Efron 1987)
 BATCH = 1000  # resamples per call of the statistic; bounds memory, and is part of what the seed decides
+MORE_DISCORDANT = 0.5  # prompts on which two arms differ, added to those of the sample: without, arms that agree on all have no interval
 DETECTABLE = 2.8016  # z(0.975) + z(0.8): detected at the 5 % level with a power of 80 %
 
 Interval = tuple[float, float, float]  # value, low, high
@@ -73,17 +74,41 @@ class Bootstrap:
         """Returns (value, low, high) of the mean of x (N,); with x = a − b, of a paired difference."""
         return self.interval(lambda means: means[..., 0], x)
 
+    def rate_difference(self, x: np.ndarray) -> Interval:
+        """Returns (value, low, high) of the mean of x (N,), differences of rates: the bootstrap's interval, widened by MORE_DISCORDANT."""
+        value, low, high = self.mean(x)
+        more = norm.ppf((1 + LEVEL) / 2) * np.sqrt(MORE_DISCORDANT) / len(x)
+        return value, value - float(np.hypot(value - low, more)), value + float(np.hypot(high - value, more))
+
+    def ratio(self, numerator: np.ndarray, denominator: np.ndarray) -> Interval | None:
+        """Returns (value, low, high) of mean(numerator) / mean(denominator), rates or their differences, (N,) each.
+
+        By Fieller's theorem (1954) within categories, widened by MORE_DISCORDANT. None if the denominator's own interval is not above 0.
+        The bootstrap is not used: a few of its resamples have a denominator near 0, and their ratios decide the interval. A category with
+        one prompt is held fixed.
+        """
+        pair = np.stack([numerator, denominator], 1).astype(float)  # (N, 2)
+        (above, below), variance, degrees = pair.mean(0), np.zeros((2, 2)), 0
+        for name in np.unique(strata := np.asarray(self.strata)):
+            rows = pair[strata == name]
+            if len(rows) > 1:
+                variance += np.cov(rows.T) * len(rows) / len(pair) ** 2  # of the two means
+                degrees += len(rows) - 1
+        variance[0, 0] += MORE_DISCORDANT / len(pair) ** 2
+        variance *= t.ppf((1 + LEVEL) / 2, max(degrees, 1)) ** 2
+        a = below**2 - variance[1, 1]
+        if below <= 0 or a <= 1e-12 * below**2:
+            return None
+        b, c = above * below - variance[0, 1], above**2 - variance[0, 0]
+        half = np.sqrt(max(b * b - a * c, 0.0))
+        return float(above / below), float((b - half) / a), float((b + half) / a)
+
     def gap_closed(self, baseline: np.ndarray, adapter: np.ndarray, ceiling: np.ndarray) -> Interval | None:
         """Returns (value, low, high) of (mean adapter − mean baseline) / (mean ceiling − mean baseline): 0 is the baseline, 1 the ceiling.
 
         None if the interval of ceiling − baseline is not above 0: there is no gap to close.
         """
-        _, low, _ = self.mean(np.subtract(ceiling, baseline))
-        if low <= 0:
-            return None
-        arms = np.stack([baseline, adapter, ceiling], 1)  # (N, 3)
-        gap = self.interval(lambda means: (means[..., 1] - means[..., 0]) / (means[..., 2] - means[..., 0]), arms)
-        return gap if np.isfinite(gap).all() else None
+        return self.ratio(np.subtract(adapter, baseline), np.subtract(ceiling, baseline))
 
 
 def sign_flip(x: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:

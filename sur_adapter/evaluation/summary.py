@@ -16,7 +16,11 @@ from sur_adapter.evaluation.statistics import Bootstrap, holm, sign_flip, smalle
 from sur_adapter.generation.arms import ARMS
 
 DIGITS = 4  # of the numbers in metrics.json
-NOT_CATEGORIES = {"overall", "difference", "gap_closed", "on_complex"}  # other keys of metrics.json: semantic
+NOT_WORSE = {  # key of metrics.json: semantic -> the arms of which the first must not be worse than the second by more than `margin`
+    "against_complex": ("adapter", "complex"),
+    "on_complex": ("complex_adapter", "complex"),
+}
+NOT_CATEGORIES = {"overall", "difference", "gap_closed", *NOT_WORSE}  # other keys of metrics.json: semantic
 RESERVED = NOT_CATEGORIES | set(ARMS) | {"prompts", "seeds", "pictures"}  # a category cannot have these names
 JUDGEMENTS = pa.schema(
     [
@@ -44,13 +48,14 @@ def summarize(
     seed: int = 0,
     tolerance: float = 0.05,
     metrics: Sequence[str] = (),
+    margin: float = 0.03,
 ) -> tuple[dict, dict]:
     """Summarizes the judgements. Returns (metrics, notes).
 
     with_complex: ids of the prompts that have a keyword prompt; only these have a gap to close.
 
-    tolerance: share of a quality metric that may be lost. metrics: image metrics of the table other than IMAGE_STATISTICS.
-    Raises ValueError if a category has the name of a key of metrics.json.
+    tolerance: share of a quality metric that may be lost. metrics: image metrics of the table other than IMAGE_STATISTICS. margin: of
+    NOT_WORSE. Raises ValueError if a category has the name of a key of metrics.json.
     """
     categories = judgements.drop_duplicates("id").set_index("id").category  # prompt id -> category
     names = sorted(set(categories))
@@ -60,7 +65,7 @@ def summarize(
     result, notes, family = {}, {}, {}
     if judgements.shown.notna().all():
         rates = by_prompt(judgements, "shown", categories)
-        result["semantic"], notes["semantic"] = summarize_accuracy(rates, bootstrap, with_complex)
+        result["semantic"], notes["semantic"] = summarize_accuracy(rates, bootstrap, with_complex, margin)
         family |= {("semantic", name): result["semantic"]["difference"][name] for name in names}
     if judgements.soft.notna().all():
         soft = by_prompt(judgements, "soft", categories)
@@ -68,7 +73,7 @@ def summarize(
         result["soft"]["difference"] = difference(soft, bootstrap)
     if judgements.clip_score.notna().all():
         scores = by_prompt(judgements, "clip_score", categories)
-        result["clip_score"] = dict(scores.mean()) | {"difference": difference(scores, bootstrap)}
+        result["clip_score"] = dict(scores.mean()) | {"difference": difference(scores, bootstrap, are_rates=False)}
         family["clip_score"] = result["clip_score"]["difference"]
     for key, p in holm({key: test["p"] for key, test in family.items()}).items():
         family[key]["p_holm"] = p
@@ -102,26 +107,34 @@ def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> p
 
 
 def difference(
-    arms: pd.DataFrame, bootstrap: Bootstrap, rows: np.ndarray | None = None, pair: tuple[str, str] = ("adapter", "baseline")
+    arms: pd.DataFrame,
+    bootstrap: Bootstrap,
+    rows: np.ndarray | None = None,
+    pair: tuple[str, str] = ("adapter", "baseline"),
+    are_rates: bool = True,
 ) -> dict:
-    """Compares the arms of `pair`, first − second, on the prompts of the mask `rows`.
+    """Compares the arms of `pair`, first − second, on the prompts of the mask `rows`. are_rates: the values are from 0 to 1.
 
     Returns the interval, the p-value, wins, ties and losses, and the smallest detectable difference.
     """
     if rows is not None:
         arms, bootstrap = arms[rows], bootstrap.subset(rows)
     x = (arms[pair[0]] - arms[pair[1]]).to_numpy()
-    value, low, high = bootstrap.mean(x)
+    value, low, high = bootstrap.rate_difference(x) if are_rates else bootstrap.mean(x)
     win, tie, loss = win_tie_loss(x)
     p = sign_flip(x, bootstrap.resamples, bootstrap.seed)
     interval = {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest_detectable(x)}
     return interval | {"win": win, "tie": tie, "loss": loss}
 
 
-def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str]) -> tuple[dict, dict]:
+def summarize_accuracy(
+    rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str], margin: float | None = None
+) -> tuple[dict, dict]:
     """Summarizes accuracy by category and overall. Returns (metrics: semantic of metrics.json, notes).
 
     rates: a row per prompt, a column per arm, in the order of bootstrap.strata; with_complex: ids of prompts with a keyword prompt.
+    margin: adds the comparisons of NOT_WORSE, whose `not_worse` is 1 if the whole interval is above −margin. An interval that reaches below
+    shows neither that it is worse nor that it is not.
     """
     categories = np.asarray(bootstrap.strata)
     masks = {name: categories == name for name in sorted(set(categories))}
@@ -130,8 +143,10 @@ def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: 
     semantic["difference"] = difference(rates, bootstrap) | {name: difference(rates, bootstrap, rows) for name, rows in masks.items()}
     semantic["gap_closed"], notes = {}, {}
     paired = rates.index.isin(with_complex)
-    if {"complex", "complex_adapter"} <= set(rates) and paired.any():
-        semantic["on_complex"] = difference(rates, bootstrap, paired, ("complex_adapter", "complex"))
+    for name, pair in NOT_WORSE.items():
+        if margin is not None and set(pair) <= set(rates) and paired.any():
+            semantic[name] = difference(rates, bootstrap, paired, pair)
+            semantic[name] |= {"margin": margin, "not_worse": int(semantic[name]["low"] > -margin)}
     for name, rows in groups.items():
         gap, reason = _gap_closed(rates, bootstrap, rows & paired)
         if gap is None:

@@ -39,7 +39,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"isolate": isolate, "percent": percent}
+    environment.filters |= {"isolate": isolate, "percent": percent, "signed": signed}
     environment.globals["image_tag"] = image_tag
     return environment
 
@@ -62,6 +62,12 @@ def isolate(text: object) -> Markup:
 def percent(value: float) -> str:
     """Formats a share as a whole percentage."""
     return f"{100 * value:.0f} %"
+
+
+def signed(value: float, digits: int = 0) -> str:
+    """Formats a number with its sign, + or a minus sign; one that is rounded to 0 has none."""
+    text = f"{abs(value):.{digits}f}"
+    return text if not float(text) else f"{'+' if value > 0 else '−'}{text}"
 
 
 def image_tag(data: bytes, alt: str, max_side: int = MAX_SIDE) -> Markup:

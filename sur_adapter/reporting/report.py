@@ -11,7 +11,7 @@ from sur_adapter.evaluation.sample_selection import Key
 from sur_adapter.evaluation.summary import category_names
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart, strength_chart
-from sur_adapter.reporting.html import render, sanitize
+from sur_adapter.reporting.html import percent, render, sanitize, signed
 from sur_adapter.reporting.prompt_sets import rewrite_table, set_tables
 from sur_adapter.reporting.provenance import provenance
 from sur_adapter.reporting.sample_images import sample_rows
@@ -32,6 +32,10 @@ SECTIONS = {  # template: heading, in the report's order
     "funnel": "Data",
     "provenance": "Models, settings and data",
     "limitations": "Limitations",
+}
+COMPARISONS = {  # key of metrics.json: semantic -> label
+    "against_complex": "adapter − complex (keyword prompts)",
+    "on_complex": "complex + adapter − complex",
 }
 MAX_SHADE = 30  # percent of color in a cell of the count matrix: its number stays readable
 
@@ -74,10 +78,28 @@ def report_page(
         "limitations": _limitations(metrics, notes),
     }
     sections = [{"name": name, "title": title, "data": data[name]} for name, title in SECTIONS.items() if data[name] is not None]
-    gap = metrics.get("semantic", {}).get("gap_closed", {})
-    gap_note = notes.get("semantic.gap_closed") or notes.get("semantic", "")
-    headline = {"gap": gap if "value" in gap else None, "gap_note": gap_note, "counts": metrics["counts"]}
-    return render("report.html", ("report.css",), sections=sections, **headline)
+    return render("report.html", ("report.css",), sections=sections, headline=headline(metrics, notes), counts=metrics["counts"])
+
+
+def headline(metrics: dict, notes: dict) -> dict:
+    """Returns what the report says first: title; verdict, which depends on whether the adapter helps; gap, closed, or why it is left out."""
+    semantic = metrics.get("semantic")
+    if not semantic:
+        return {"title": "Plain prompts with and without the adapter", "verdict": notes.get("semantic", ""), "gap": None, "gap_note": ""}
+    rates, test = {arm: semantic["overall"][arm]["value"] for arm in semantic["overall"]}, semantic["difference"]
+    title = f"Plain prompts: {percent(rates['baseline'])} of the images are right without the adapter, {percent(rates['adapter'])} with it"
+    value, low, high = (signed(100 * test[key]) for key in ("value", "low", "high"))
+    points = f"{value} points, 95 % interval {low} to {high}"
+    if test["low"] > 0:
+        verdict = f"The adapter helps: {points}."
+    elif test["high"] < 0:
+        verdict = f"The adapter does harm: {points}."
+    else:
+        verdict = f"No difference is shown: {points}."
+    if "complex" in rates:
+        title += f" (keyword prompts: {percent(rates['complex'])})"
+    gap = semantic["gap_closed"]
+    return {"title": title, "verdict": verdict, "gap": gap if "value" in gap else None, "gap_note": notes.get("semantic.gap_closed", "")}
 
 
 def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
@@ -93,7 +115,7 @@ def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
         "labels": {arm: ARMS[arm].label for arm in arms},
         "groups": groups,
         "differences": [semantic["difference"] if name == "overall" else semantic["difference"][name] for name in names],
-        "on_complex": semantic.get("on_complex"),
+        "comparisons": {label: semantic[name] for name, label in COMPARISONS.items() if name in semantic},
         "gaps": [semantic["gap_closed"] if name == "overall" else semantic["gap_closed"].get(name, {}) for name in names],
         "chart": interval_chart(intervals, "Accuracy"),
     }

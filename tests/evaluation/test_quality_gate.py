@@ -128,7 +128,25 @@ def test_a_judge_with_probabilities_gives_soft_accuracy(tmp_path):
         assert metrics["soft"][name]["adapter"] == pytest.approx(rows.soft.mean(), abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["overall", "on_complex", "adapter", "pictures"])
+def test_an_arm_is_not_worse_if_its_whole_interval_is_above_the_margin():
+    shares = {"baseline": 0.5, "adapter": 0.9, "complex": 0.9, "complex_adapter": 0.6}
+    rows = [
+        {"id": f"p{i}", "category": "color", "arm": arm, "seed": 0, "shown": float(i < 100 * share), "sharpness": 1.0}
+        | dict.fromkeys(("soft", "clip_score", "distance"), np.nan)
+        | dict.fromkeys(("contrast", "colourfulness", "entropy"), 1.0)
+        for arm, share in shares.items()
+        for i in range(100)
+    ]
+    names = {f"p{i}" for i in range(100)}
+    semantic = {margin: summarize(pd.DataFrame(rows), names, 1000, margin=margin)[0]["semantic"] for margin in (0.03, 0.5)}
+    as_good, harm = semantic[0.03]["against_complex"], semantic[0.03]["on_complex"]
+    assert (as_good["value"], as_good["not_worse"], as_good["margin"]) == (0.0, 1, 0.03)
+    assert harm["value"] == pytest.approx(-0.3) and harm["high"] < -0.03 and harm["not_worse"] == 0
+    assert semantic[0.5]["on_complex"]["not_worse"] == 1
+    assert "against_complex" not in summarize(pd.DataFrame(rows), set(), 1000)[0]["semantic"], "no prompt has a keyword prompt"
+
+
+@pytest.mark.parametrize("name", ["overall", "on_complex", "against_complex", "adapter", "pictures"])
 def test_a_category_cannot_be_named_like_a_key_of_the_metrics(name):
     with pytest.raises(ValueError, match=f"have a category '{name}', which is a key of its own in metrics.json"):
         summarize(table(1.0).assign(category=name), set())
@@ -151,6 +169,7 @@ def test_sets_too_small_to_compare_are_left_out_with_a_note(tmp_path):
         ({"judge": {"vqa": None, "detector": None}}, "evaluate.judge names vqa and detector: choose one"),
         ({"tolerance": 5}, "evaluate.tolerance is 5"),
         ({"tolerance": "much"}, "evaluate.tolerance is 'much'"),
+        ({"margin": 0}, "evaluate.margin is 0"),
     ],
 )
 def test_wrong_plug_ins_and_settings_give_clear_errors(tmp_path, changes, message):

@@ -13,9 +13,9 @@ from helpers.repository import ROOT
 from sur_adapter.evaluation.counting import count_matrix, requested_count
 from sur_adapter.evaluation.sample_selection import select_samples
 from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart
-from sur_adapter.reporting.html import MAX_LENGTH, isolate
+from sur_adapter.reporting.html import MAX_LENGTH, isolate, signed
 from sur_adapter.reporting.provenance import licence
-from sur_adapter.reporting.report import SECTIONS, report_page
+from sur_adapter.reporting.report import SECTIONS, headline, report_page
 
 ATTACKS = [
     "<script>alert(1)</script> a red circle",
@@ -69,10 +69,36 @@ def hostile(tmp_path_factory) -> str:
     return (hostile_run(tmp_path_factory.mktemp("hostile")).reports / "index.html").read_text(encoding="utf-8")
 
 
-def test_the_title_and_the_gap_come_first(page):
+def test_the_result_comes_first(page):
     head = page.split("</header>")[0]
-    assert "Plain prompts with the adapter, compared with keyword prompts" in head
-    assert ">67 %<" in head and "(95 % interval" in head and "24 prompts × 2 seeds" in head
+    assert re.search(r"Plain prompts: \d+ % of the images are right without the adapter, \d+ % with it \(keyword prompts: \d+ %\)", head)
+    assert "<b>67 %</b>" in head and "95 % interval" in head and "One training; 24 prompts × 2 seeds" in head
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.1, 0.3, "The adapter helps: +20 points, 95 % interval +10 to +30."),
+        (-0.1, 0.02, "No difference is shown: −4 points, 95 % interval −10 to +2."),
+        (-0.37, -0.17, "The adapter does harm: −27 points, 95 % interval −37 to −17."),
+    ],
+)
+def test_the_headline_says_whether_the_adapter_helps(low, high, verdict):
+    overall = {"baseline": {"value": 0.61}, "adapter": {"value": 0.61 + (low + high) / 2}}
+    semantic = {"overall": overall, "difference": {"value": (low + high) / 2, "low": low, "high": high}, "gap_closed": {}}
+    said = headline({"semantic": semantic}, {"semantic.gap_closed": "no keyword prompts"})
+    assert said["verdict"] == verdict and said["gap"] is None and said["gap_note"] == "no keyword prompts"
+    assert said["title"] == f"Plain prompts: 61 % of the images are right without the adapter, {61 + 50 * (low + high):.0f} % with it"
+
+
+def test_without_a_judge_the_headline_has_no_figure():
+    said = headline({}, {"semantic": "evaluate.judge is null"})
+    assert not re.search(r"\d", said["title"]) and said["verdict"] == "evaluate.judge is null"
+
+
+@pytest.mark.parametrize(("value", "text"), [(3.4, "+3"), (-3.4, "−3"), (-0.4, "0"), (0.0, "0")])
+def test_numbers_have_a_proper_minus_sign(value, text):
+    assert signed(value) == text
 
 
 def test_the_report_uses_no_network_and_no_script(page, hostile):
