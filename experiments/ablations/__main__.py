@@ -4,7 +4,8 @@
     python -m experiments.ablations table
 
 run    trains, generates and measures each row with each seed, the first seed of every row first, and adds the figures to results.csv and
-       README.md beside this file. A finished run is skipped, so that the command can be stopped and started again.
+       README.md beside this file. A finished run is skipped, so that the command can be stopped and started again. The default with the
+       seed of params.yaml is the run of `dvc repro`, if that is up to date.
 table  writes README.md again from results.csv
 """
 
@@ -99,10 +100,11 @@ def in_order(rows: dict[str, Row], seeds: int | None = None) -> Iterator[tuple[s
 def _run(run: Run, results: Results, execute: Execute, code: str) -> str:
     start = time.monotonic()
     metrics = run.execute(execute)
-    about = {"seconds": round(time.monotonic() - start), "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+    seconds = None if run.is_of_pipeline else round(time.monotonic() - start)
+    about = {"seconds": seconds, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
     about |= {"params": run.workspace.all_params, "base": run.workspace.settings, "settings": run.settings, "code": code}
     gap = results.add(run.name, run.seed, metrics, about)
-    return f"gap closed {gap:.2f}, {about['seconds'] / 60:.1f} min"
+    return f"gap closed {gap:.2f}, " + ("of `dvc repro`" if seconds is None else f"{seconds / 60:.1f} min")
 
 
 def _interrupt(*_) -> None:

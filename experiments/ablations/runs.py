@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ class Workspace:
     params: dict = field(default_factory=lambda: YAML(typ="safe").load(Path("params.yaml")))
     data: str = field(default_factory=lambda: data_digest())
 
+    @cached_property
+    def is_up_to_date(self) -> bool:
+        """Whether the outs of `dvc repro` belong to the present params, code and data."""
+        command = [sys.executable, "-m", "dvc", "status", "--json", "--with-deps", "evaluate"]
+        status = subprocess.run(command, capture_output=True, text=True, check=False)
+        return not status.returncode and json.loads(status.stdout) == {}
+
     @property
     def settings(self) -> str:
         """The digest of all that every run depends on, without what a row changes."""
@@ -108,6 +116,11 @@ class Run:
     row: Row
     seed: int
     workspace: Workspace
+
+    @property
+    def is_of_pipeline(self) -> bool:
+        """Whether the finished `dvc repro` is this run."""
+        return _read_sections(self.params) == _read_sections(self.workspace.params) and self.workspace.is_up_to_date
 
     @property
     def folder(self) -> Path:
@@ -140,8 +153,10 @@ class Run:
     def execute(self, execute: Execute) -> dict:
         """Trains, generates and measures. Returns the metrics of metrics.json, and as `training` the last row of the training's history.
 
-        Raises CommandError.
+        The run of the pipeline has these figures already. Raises CommandError.
         """
+        if self.is_of_pipeline:
+            return _figures(Path("reports"), Path("reports/train/history.json"))
         params, here = self.params, self.folder
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
         file = _write_params(here, params)
@@ -154,8 +169,7 @@ class Run:
             shutil.copytree(shared / arm, images / arm, copy_function=os.link)
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
         execute(["evaluate", *_options(paths)], file, log)
-        metrics, rows = (json.loads(file.read_text(encoding="utf-8")) for file in (here / "reports/metrics.json", history))
-        return metrics | {"training": rows[-1]}
+        return _figures(here / "reports", history)
 
     def _features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""
@@ -196,6 +210,11 @@ class Run:
                 compute(folder, _write_params(folder, self.params))
                 (folder / "done").touch()
         return folder
+
+
+def _figures(reports: Path, history: Path) -> dict:
+    metrics, rows = (json.loads(file.read_text(encoding="utf-8")) for file in (reports / "metrics.json", history))
+    return metrics | {"training": rows[-1]}
 
 
 def _write_params(folder: Path, params: dict) -> Path:

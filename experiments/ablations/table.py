@@ -130,7 +130,7 @@ def _as_the_last(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 def _section(text: str, runs: pd.DataFrame, names: list[str]) -> str:
     runs = _as_the_last(runs[runs.row.isin(names)], "base")
     if len(runs):
-        text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {len(runs)})."
+        text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {runs.seconds.count()})."
         if (versions := runs.code.nunique()) > 1:
             text += f" The runs are of {versions} versions of the code."
     lines = [COLUMNS, ["---"] * len(COLUMNS)] + [_line(runs, name) for name in names if (runs.row == name).any()]

@@ -250,6 +250,33 @@ def test_features_are_computed_where_a_row_needs_others_and_once_for_all_its_see
             assert option(words, part) == (own[0] if own else f"data/features/{part}")
 
 
+@pytest.mark.parametrize(("status", "is_it"), [("{}", True), ('{"train": [{"changed deps": {"params.yaml": {}}}]}', False), ("", False)])
+def test_the_default_with_the_seed_of_the_pipeline_is_its_finished_run(workspace, capsys, monkeypatch, status, is_it):
+    asked = []
+
+    def dvc(words: list[str], **_) -> subprocess.CompletedProcess:
+        asked.append(words[2:])
+        return subprocess.CompletedProcess(words, 0 if status else 1, status)
+
+    monkeypatch.setattr("experiments.ablations.runs.subprocess.run", dvc)
+    Path("reports/train").mkdir()
+    Path("reports/metrics.json").write_text(json.dumps(metrics(0.87)))
+    Path("reports/train/history.json").write_text(json.dumps([{"step": 1}, {"step": 2, "validation_loss": 0.08}]))
+    rows = {"full": Row("default", seeds=2, shared={}), "full-no-llm": Row("w_llm 0", {"loss.w_llm": 0.0}, 1, {})}
+    results, commands = Results(workspace / "results.csv", workspace / "README.md"), []
+
+    def note(words: list[str], params: Path, log: Path) -> None:
+        commands.append(words)
+        raise CommandError("enough")
+
+    assert not run_rows(rows, results, note)
+    assert [words[0] for words in commands] == ["train"] * (2 if is_it else 3), "another row, and another seed, are other runs"
+    assert asked == [["dvc", "status", "--json", "--with-deps", "evaluate"]]
+    runs = results.read()
+    assert runs[["row", "seed", "gap", "loss_of_pairs"]].values.tolist() == ([["full", 0, 0.87, 0.08]] if is_it else [])
+    assert ("full, seed 0: gap closed 0.87, of `dvc repro`" in capsys.readouterr().out) == is_it and runs.seconds.isna().all()
+
+
 def test_a_failed_run_shows_its_last_lines_and_the_others_go_on(workspace, capsys, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     rows = {name: Row(name, {"sentences.held_out": [f"prompts/{name}"]}, 1, {}) for name in ("a", "b")}
