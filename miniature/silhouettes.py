@@ -65,6 +65,9 @@ POSES = {
 }  # fmt: skip
 
 
+LIMBS = ("left arm", "right arm", "left leg", "right leg")
+
+
 class _Pen:
     """Draws in the coordinates of one thing onto a supersampled canvas."""
 
@@ -96,15 +99,14 @@ def _box(pen: _Pen, a, b, half: float) -> None:
     pen.polygon([(a[0] + nx, a[1] + ny), (b[0] + nx, b[1] + ny), (b[0] - nx, b[1] - ny), (a[0] - nx, a[1] - ny)])
 
 
-def _actor(pen: _Pen, cls: str, pose: str) -> None:
-    head, neck, hip, *limbs = POSES[pose]
-    left_arm, right_arm, left_leg, right_leg = limbs
+def _actor(pen: _Pen, cls: str, pose: str, without: str | None = None) -> None:
+    head, neck, hip, *joints = POSES[pose]
     robot = cls == "robot"
-    limb = 0.15 if robot else 0.17
-    for joint, end in (left_arm, right_arm):
-        pen.line([neck, joint, end], limb)
-    for joint, end in (left_leg, right_leg):
-        pen.line([hip, joint, end], limb * 1.15)
+    width = 0.15 if robot else 0.17
+    for name, (joint, end) in zip(LIMBS, joints, strict=True):
+        if name != without:
+            arm = name.endswith("arm")
+            pen.line([neck if arm else hip, joint, end], width if arm else width * 1.15)
     if robot:
         _box(pen, neck, hip, 0.27)
         pen.polygon([(head[0] + dx, head[1] + dy) for dx, dy in ((-0.27, -0.22), (0.27, -0.22), (0.27, 0.2), (-0.27, 0.2))])
@@ -115,13 +117,23 @@ def _actor(pen: _Pen, cls: str, pose: str) -> None:
         pen.line([head, neck], 0.12)
 
 
-def paint(draw: ImageDraw.ImageDraw, cls: str, pose: str | None, x: float, y: float, radius: float, fill) -> None:
-    """Fill one thing at (x, y) with the given radius, all in pixels of the canvas behind `draw`."""
+def paint(draw: ImageDraw.ImageDraw, cls: str, pose: str | None, x: float, y: float, radius: float, fill, without: str | None = None) -> None:
+    """Fill one thing at (x, y) with the given radius, all in pixels of the canvas behind `draw`. without: one of LIMBS that is left out."""
     pen = _Pen(draw, x, y, radius, fill)
     if cls in SHAPES:
         pen.polygon(SHAPES[cls])
     else:
-        _actor(pen, cls, pose)
+        _actor(pen, cls, pose, without)
+
+
+def paint_polygon(draw: ImageDraw.ImageDraw, points: list[tuple[float, float]], x: float, y: float, radius: float, fill) -> None:
+    """Fill any outline on [-1, 1]² as `paint` does: what the world has no name for."""
+    _Pen(draw, x, y, radius, fill).polygon(points)
+
+
+def regular(corners: int, turn: float) -> list[tuple[float, float]]:
+    """The outline of a regular polygon, its first corner turned by `turn` from the top, in radians."""
+    return _ring(corners, turn=turn - pi / 2)
 
 
 def canvas(size: int, background) -> Image.Image:

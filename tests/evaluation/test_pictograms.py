@@ -20,7 +20,7 @@ def prompt(name: str, category: str, include: list[dict]) -> dict:
 
 def test_the_verdict_and_the_count_of_an_image_come_from_one_reading(own_work, monkeypatch):
     own, images = pictograms.read, []
-    monkeypatch.setattr(pictograms, "read", lambda image: images.append(image) or own(image))
+    monkeypatch.setattr(pictograms, "read", lambda image, strictness: images.append(image) or own(image, strictness))
     right = [GeneratedImage(encode(scene.draw()), prompt(f"a-{i}", "counting", scene.include)) for i, scene in enumerate(COUNTING)]
     more = [entry | {"count": entry["count"] + 1} for entry in COUNTING[0].include]
     other = [GeneratedImage(right[0].data, prompt("b-0", "counting", more))]

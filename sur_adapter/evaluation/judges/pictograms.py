@@ -9,13 +9,19 @@ from math import isnan, nan
 
 from PIL import Image
 
-from miniature.judge import agree, read
+from miniature.judge import STRICTNESS, agree, read
 from sur_adapter.evaluation.counting import requested_count
 
 
 @dataclass(frozen=True)
 class Config:
-    """No settings."""
+    """params.yaml: evaluate.judge.pictograms. strictness: loose, default or strict, of miniature.judge."""
+
+    strictness: str = "default"
+
+    def __post_init__(self):
+        if self.strictness not in STRICTNESS:
+            raise ValueError(f"strictness is {self.strictness!r}: choose {', '.join(STRICTNESS)}")
 
 
 def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Config) -> list[tuple[bool, float, float]]:
@@ -24,7 +30,7 @@ def verdicts(images: Sequence[Image.Image], prompts: Sequence[dict], config: Con
     for prompt in prompts:
         if "include" not in prompt:
             raise ValueError(f"prompt {prompt['id']!r} has no `include`, which `pictograms` reads: add it, or set evaluate.judge to null")
-    return [_verdict(read(image), prompt) for image, prompt in zip(images, prompts, strict=True)]
+    return [_verdict(read(image, config.strictness), prompt) for image, prompt in zip(images, prompts, strict=True)]
 
 
 def _verdict(reading: list[dict], prompt: dict) -> tuple[bool, float, float]:
