@@ -100,6 +100,6 @@ ROWS = {
     "keep-0": Row("no plain prompt replaced by its keyword prompt", {"loss.complex_prompt_prob": 0.0}),
     "depth-1": Row("adapter of depth 1", {"adapter.depth": 1}),
     "depth-4": Row("adapter of depth 4", {"adapter.depth": 4}),
-    "padding-4": Row("4 padding tokens of a prompt kept in training", {"train.padding_tokens": 4}),
+    "padding-8": Row("8 padding tokens of a prompt kept in training", {"train.padding_tokens": 8}),
     "padding-2": Row("2 padding tokens of a prompt kept in training", {"train.padding_tokens": 2}),
 }
