@@ -36,6 +36,7 @@ TOOLS = {  # name: (module, help)
     "export": ("sur_adapter.tools.export", "export the kept pairs in SURD's layout"),
     "suite": ("sur_adapter.tools.held_out_prompts", "export the test pairs as evaluation prompts"),
     "forget": ("sur_adapter.tools.forget", "remove samples and keep them out of future crawls"),
+    "judge-sealed": ("sur_adapter.tools.judge_sealed", "judge all arms on prompts that are not in the repository"),
     "plan": ("sur_adapter.tools.planner.planner", "estimate rows, disk, time and memory of a run"),
     "timing": ("sur_adapter.tools.timing", "show what each stage took in its last run"),
     "verify": ("sur_adapter.tools.verify", "read every output and name corrupt files"),
