@@ -127,6 +127,11 @@ class Run:
         return FOLDER / f"{self.name}-s{self.seed}"
 
     @property
+    def reports(self) -> Path:
+        """The folder of metrics.json and judgements.parquet."""
+        return Path("reports") if self.is_of_pipeline else self.folder / "reports"
+
+    @property
     def params(self) -> dict:
         """Returns the workspace's params with what the row changes. Raises ValueError for a key that they lack."""
         values = deepcopy(self.workspace.params) | {"executor": {"kind": "inline"}}  # several runs share the cores already
@@ -156,7 +161,7 @@ class Run:
         The run of the pipeline has these figures already. Raises CommandError.
         """
         if self.is_of_pipeline:
-            return _figures(Path("reports"), Path("reports/train/history.json"))
+            return _figures(self.reports, self.reports / "train/history.json")
         params, here = self.params, self.folder
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
         file = _write_params(here, params)
@@ -169,7 +174,7 @@ class Run:
             shutil.copytree(shared / arm, images / arm, copy_function=os.link)
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
         execute(["evaluate", *_options(paths)], file, log)
-        return _figures(here / "reports", history)
+        return _figures(self.reports, history)
 
     def _features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""

@@ -88,20 +88,9 @@ class Bootstrap:
         one prompt is held fixed.
         """
         pair = np.stack([numerator, denominator], 1).astype(float)  # (N, 2)
-        (above, below), variance, degrees = pair.mean(0), np.zeros((2, 2)), 0
-        for name in np.unique(strata := np.asarray(self.strata)):
-            rows = pair[strata == name]
-            if len(rows) > 1:
-                variance += np.cov(rows.T) * len(rows) / len(pair) ** 2  # of the two means
-                degrees += len(rows) - 1
+        variance, degrees = covariance_of_means(pair, self.strata)
         variance[0, 0] += MORE_DISCORDANT / len(pair) ** 2
-        variance *= t.ppf((1 + LEVEL) / 2, max(degrees, 1)) ** 2
-        a = below**2 - variance[1, 1]
-        if below <= 0 or a <= 1e-12 * below**2:
-            return None
-        b, c = above * below - variance[0, 1], above**2 - variance[0, 0]
-        half = np.sqrt(max(b * b - a * c, 0.0))
-        return float(above / below), float((b - half) / a), float((b + half) / a)
+        return fieller(*pair.mean(0), variance, degrees)
 
     def gap_closed(self, baseline: np.ndarray, adapter: np.ndarray, ceiling: np.ndarray) -> Interval | None:
         """Returns (value, low, high) of (mean adapter − mean baseline) / (mean ceiling − mean baseline): 0 is the baseline, 1 the ceiling.
@@ -109,6 +98,32 @@ class Bootstrap:
         None if the interval of ceiling − baseline is not above 0: there is no gap to close.
         """
         return self.ratio(np.subtract(adapter, baseline), np.subtract(ceiling, baseline))
+
+
+def covariance_of_means(values: np.ndarray, strata: Sequence) -> tuple[np.ndarray, int]:
+    """Returns the covariance (K, K) of the means of values (N, K), sampled within strata (N,), and its degrees of freedom.
+
+    A stratum with one value cannot vary and is held fixed.
+    """
+    variance, degrees = np.zeros((values.shape[1],) * 2), 0
+    for name in np.unique(strata := np.asarray(strata)):
+        rows = values[strata == name]
+        if len(rows) > 1:
+            variance += np.atleast_2d(np.cov(rows.T)) * len(rows) / len(values) ** 2
+            degrees += len(rows) - 1
+    return variance, max(degrees, 1)
+
+
+def fieller(above: float, below: float, variance: np.ndarray, degrees: float) -> Interval | None:
+    """Returns (value, low, high) of above / below, two means with the covariance `variance` (2, 2); None if the interval of `below` is not
+    above 0."""
+    variance = variance * t.ppf((1 + LEVEL) / 2, degrees) ** 2
+    a = below**2 - variance[1, 1]
+    if below <= 0 or a <= 1e-12 * below**2:
+        return None
+    b, c = above * below - variance[0, 1], above**2 - variance[0, 0]
+    half = np.sqrt(max(b * b - a * c, 0.0))
+    return float(above / below), float((b - half) / a), float((b + half) / a)
 
 
 def sign_flip(x: np.ndarray, resamples: int = 10_000, seed: int = 0) -> float:

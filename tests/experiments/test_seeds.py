@@ -1,0 +1,85 @@
+"""Several trainings of the default: the summary, its page, and the table of the README."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from helpers.repository import ROOT
+
+from experiments import seeds
+from experiments.ablations.rows import ROWS
+from experiments.ablations.runs import Run, Workspace
+from sur_adapter.evaluation.summary import JUDGEMENTS
+from sur_adapter.generation.arms import ARMS
+from sur_adapter.io.shards import write_table
+
+SHARES = {"baseline": 0.4, "adapter": 0.8, "complex": 0.9, "complex_adapter": 0.85, "expansion": 0.5, "rewrite": 0.9}
+
+
+def judgements(adapter: float) -> pd.DataFrame:
+    sets = {"main": ("action", "color"), "held_out": ("held_out_near", "held_out_far")}
+    rows = [
+        {"set": name, "id": f"{category}-{i}", "category": category, "arm": arm, "seed": seed, "shown": float(i < 20 * share)}
+        for name, categories in sets.items()
+        for category in categories
+        for arm, share in (SHARES | {"adapter": adapter}).items()
+        for i in range(20)
+        for seed in range(2)
+    ]
+    return pd.DataFrame(rows).reindex(columns=JUDGEMENTS.names)
+
+
+@pytest.fixture
+def runs(tmp_path, monkeypatch) -> list[Run]:
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace(dict.fromkeys(("models", "train", "generate"), {}) | {"train": {"seed": 0}}, "data")
+    workspace.__dict__["is_up_to_date"] = True
+    runs = [Run("full", replace(ROWS["full"], seeds=3), seed, workspace) for seed in range(3)]
+    for run, adapter in zip(runs, (0.7, 0.8, 0.9), strict=True):
+        write_table(run.reports / "judgements.parquet", judgements(adapter), JUDGEMENTS)
+    return runs
+
+
+def test_the_first_training_is_that_of_the_pipeline_and_all_are_summarized(runs):
+    runs[0].workspace.params["executor"] = {}
+    assert [str(run.reports) for run in runs] == ["reports", "data/ablations/full-s1/reports", "data/ablations/full-s2/reports"]
+    summary = seeds.summarize(runs)
+    assert summary["trainings"] == 3 and summary["seeds"] == [0, 1, 2] and list(summary["sets"]) == ["main", "held_out"]
+    main = summary["sets"]["main"]
+    assert main["accuracy"]["adapter"]["overall"]["value"] == pytest.approx(0.8) and main["gap_closed"]["value"] == pytest.approx(0.8)
+    page = seeds.format_page(summary)
+    assert "# 3 trainings of the default" in page and "## main (n = 40 × 2)" in page and "Adapter − baseline +0.400 [" in page
+    assert "on_complex" not in page and "complex + adapter − complex −0.050 [" in page
+    short = seeds.format_short_table(summary).splitlines()
+    assert (
+        short[2].startswith("| sentences of unseen templates | 40 × 2 | 0.40 [") and "| 0.80 [" in short[2] and short[2].endswith("| no |")
+    )
+    assert len(short) == 5, "sets that were not drawn have no line"
+
+
+def test_a_training_that_ran_elsewhere_is_named(runs):
+    shutil.rmtree("data/ablations/full-s1")
+    with pytest.raises(FileNotFoundError, match=r"full-s1/reports/judgements.parquet is missing: seed 1 ran elsewhere; remove its line"):
+        seeds.summarize(runs)
+
+
+@pytest.mark.parametrize("arguments", [["1"], ["5", "--jobs", "0"]])
+def test_too_few_trainings_are_refused(arguments):
+    with pytest.raises(ValueError, match="give at least 2 trainings and 1 job"):
+        seeds.main(arguments)
+
+
+def test_the_committed_page_and_the_table_of_the_readme_are_those_of_the_committed_figures():
+    summary = json.loads((ROOT / "experiments/seeds.json").read_text(encoding="utf-8"))
+    assert (ROOT / "experiments/seeds.md").read_text(encoding="utf-8") == seeds.format_page(summary)
+    assert summary["trainings"] >= 5 and seeds.format_short_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(summary["sets"]["main"]["accuracy"]) == set(ARMS)
+    metrics = json.loads((ROOT / "reports/metrics.json").read_text(encoding="utf-8"))
+    for arm in ("baseline", "complex", "rewrite"):
+        assert summary["sets"]["main"]["accuracy"][arm]["overall"]["value"] == metrics["semantic"]["overall"][arm]["value"], (
+            "the same images"
+        )
+    low, high = (summary["sets"]["main"]["accuracy"]["adapter"]["overall"][end] for end in ("low", "high"))
+    assert low <= metrics["semantic"]["overall"]["adapter"]["value"] <= high
