@@ -9,6 +9,7 @@ How strict that is, is in STRICTNESS. `default` was chosen on pictures of the ba
 and on pictures with a fault each (tests/helpers/faulty_pictures.py); `loose` is how the judge was before.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -22,6 +23,7 @@ from miniature.scenes import ACTORS, BACKGROUND, COLORS, SIZE, tally
 from miniature.silhouettes import LIMBS, POSES, SHAPES, SUPERSAMPLE, canvas, paint, paint_polygon, regular, shrink
 
 UNKNOWN = "unknown"
+ERRORS = ("none", "unclear thing", "wrong thing", "wrong number", "swapped colors", "leaked color", "wrong color", "wrong pose")
 FOREGROUND = 40  # 8-bit steps away from the background
 FAR = 3  # pixels from a piece: from there on, its rim is no longer seen
 GRID = 32  # silhouettes are compared at GRID × GRID
@@ -85,6 +87,35 @@ def shows(image: Image.Image, include: list[dict], strictness: str = "default") 
 
 def agree(reading: list[dict], include: list[dict]) -> bool:
     return sorted(map(_key, reading)) == sorted(map(_key, include))
+
+
+def error(reading: list[dict], include: list[dict]) -> str:
+    """The first of ERRORS that separates a reading from what was asked for; "none" if they agree.
+
+    Colours are swapped if the same ones are seen on other things, and leaked if a thing has the colour that another should have.
+    """
+    if agree(reading, include):
+        return "none"
+    if any(entry["class"] == UNKNOWN for entry in reading):
+        return "unclear thing"
+    asked, seen = _colors(include), _colors(reading)  # class -> Counter of the colours of its things
+    if asked.keys() != seen.keys():
+        return "wrong thing"
+    if any(asked[cls].total() != seen[cls].total() for cls in asked):
+        return "wrong number"
+    if asked == seen:
+        return "wrong pose"
+    if sum(asked.values(), Counter()) == sum(seen.values(), Counter()):
+        return "swapped colors"
+    leaked = any(color in asked[other] for cls in asked for color in seen[cls] - asked[cls] for other in asked if other != cls)
+    return "leaked color" if leaked else "wrong color"
+
+
+def _colors(entries: list[dict]) -> dict[str, Counter]:
+    found: dict[str, Counter] = {}
+    for entry in entries:
+        found.setdefault(entry["class"], Counter())[entry["color"]] += entry["count"]
+    return found
 
 
 def _key(entry: dict) -> tuple:

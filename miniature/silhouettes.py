@@ -117,7 +117,9 @@ def _actor(pen: _Pen, cls: str, pose: str, without: str | None = None) -> None:
         pen.line([head, neck], 0.12)
 
 
-def paint(draw: ImageDraw.ImageDraw, cls: str, pose: str | None, x: float, y: float, radius: float, fill, without: str | None = None) -> None:
+def paint(
+    draw: ImageDraw.ImageDraw, cls: str, pose: str | None, x: float, y: float, radius: float, fill, without: str | None = None
+) -> None:
     """Fill one thing at (x, y) with the given radius, all in pixels of the canvas behind `draw`. without: one of LIMBS that is left out."""
     pen = _Pen(draw, x, y, radius, fill)
     if cls in SHAPES:

@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from sur_adapter.adapter.adapter import SURAdapter
-from sur_adapter.evaluation.counting import requested_count
+from sur_adapter.evaluation.confusion import finding_columns, requested_count
 from sur_adapter.evaluation.embedding_distance import embedding_distance
 from sur_adapter.evaluation.generated_images import ImageKey, check_same_images, generated_arms, pipeline_texts, read_images
 from sur_adapter.evaluation.human_votes import answer_key, summarize_votes
@@ -155,6 +155,7 @@ def _add_columns(
     verdicts, embeds = numbers.get("judge"), numbers["clip"].astype(np.float32) if measurements.clip else None
     for column, name in enumerate(("shown", "soft", "counted")):  # a judge gives the first one, two or all of them
         table[name] = np.nan if verdicts is None or verdicts.shape[1] <= column else verdicts[:, column]
+    table = table.assign(**finding_columns(verdicts, measurements.findings, len(table)))
     table["clip_score"] = table["distance"] = np.nan
     if embeds is not None:
         table["clip_score"], table["distance"] = _clip_columns(table, embeds, prompts, measurements.clip)

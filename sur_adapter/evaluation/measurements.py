@@ -25,7 +25,8 @@ class Measurements:
     folder or hub id. Each may be None. Raises ValueError for unknown names and settings, FileNotFoundError for a missing CLIP.
 
     caches: name -> measurement of every image: "statistics", "judge", "clip", and `metrics`.
-    metrics: names of those metrics that give a number for each image. set_metrics: name -> metrics that compare sets of images.
+    findings: FINDINGS of the judge. metrics: names of those metrics that give a number for each image. set_metrics: name -> metrics that
+    compare sets of images.
     """
 
     def __init__(self, judge: Names = None, clip: str | None = None, metrics: Names = None):
@@ -38,6 +39,7 @@ class Measurements:
         self.judge, self.clip = next(iter(judges), None), CLIPEncoder(clip, "evaluate.clip") if clip else None
         statistics = MeasurementCache("statistics", lambda images, _: image_quality.image_statistics(images), image_quality.__file__)
         self.caches = {"statistics": statistics}
+        self.findings: dict[str, tuple[str, ...]] = getattr(judges[self.judge][0], "FINDINGS", {}) if self.judge else {}
         if self.judge:
             self.caches["judge"] = _judge_cache(self.judge, *judges[self.judge])
         if self.clip:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from sur_adapter.evaluation.confusion import FINDINGS
 from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
 from sur_adapter.evaluation.statistics import Bootstrap, holm, sign_flip, smallest_detectable, spearman, wilson, win_tie_loss
 from sur_adapter.generation.arms import ARMS
@@ -34,6 +35,7 @@ JUDGEMENTS = pa.schema(
         ("soft", pa.float32()),  # probability, 0 to 1; null: the judge gives none
         ("asked", pa.float32()),  # requested number; null: the prompt names no single number
         ("counted", pa.float32()),  # number that the judge counts; null: none requested, or the judge does not count
+        *((name, pa.string()) for name in FINDINGS),  # names: the kind of error, colors and poses; null: the judge does not say
         ("clip_score", pa.float32()),  # with the plain prompt, in every arm; null: no CLIP
         ("distance", pa.float32()),  # to the images of the prompt's other seeds; null: no CLIP or one seed
         *((name, pa.float32()) for name in IMAGE_STATISTICS),
@@ -127,9 +129,7 @@ def difference(
     return interval | {"win": win, "tie": tie, "loss": loss}
 
 
-def summarize_accuracy(
-    rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str], margin: float | None = None
-) -> tuple[dict, dict]:
+def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: set[str], margin: float | None = None) -> tuple[dict, dict]:
     """Summarizes accuracy by category and overall. Returns (metrics: semantic of metrics.json, notes).
 
     rates: a row per prompt, a column per arm, in the order of bootstrap.strata; with_complex: ids of prompts with a keyword prompt.

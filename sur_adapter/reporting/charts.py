@@ -73,7 +73,7 @@ def strength_chart(points: list[tuple[float, float, float, float]], title: str, 
     ]
     parts.append(Markup('<g class="arm-adapter">{}</g>').format(Markup().join(marks)))
     parts += [_text(x, top + height + 16, f"{point[0]:g}", "middle", "soft") for (x, *_), point in zip(positions, points, strict=True)]
-    parts.append(_text(left + width / 2, top + height + 32, unit, "middle", "soft"))
+    parts += [_text(left + width / 2, top + height + 32, unit, "middle", "soft"), _text(0, 8, "accuracy", "start", "soft")]
     ends = f"{title}: {points[0][1]:.0%} at {points[0][0]:g}, {points[-1][1]:.0%} at {points[-1][0]:g}"
     return _svg(left + width + 16, top + height + 38, ends, parts)
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from sur_adapter.io.images import open_image
 
 MAX_SIDE = 256  # pixels: larger images are shown as thumbnails
+SMALL = 128  # pixels: smaller images are enlarged without smoothing
 MAX_LENGTH = 300  # characters shown of a text from elsewhere
 BIDI_CONTROLS = set(
     "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"
@@ -78,4 +79,5 @@ def image_tag(data: bytes, alt: str, max_side: int = MAX_SIDE) -> Markup:
     kind, buffer = "png" if max(image.size) < MAX_SIDE else "webp", BytesIO()
     image.save(buffer, kind, quality=85)
     source = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
-    return Markup('<img src="{}" width="{}" height="{}" alt="{}">').format(source, image.width, image.height, alt)
+    style = Markup(' style="image-rendering:pixelated"') if max(image.size) < SMALL else ""
+    return Markup('<img src="{}" width="{}" height="{}" alt="{}"{}>').format(source, image.width, image.height, alt, style)

@@ -6,7 +6,7 @@ A section is an entry of SECTIONS, a template of its name in templates/sections,
 
 import pandas as pd
 
-from sur_adapter.evaluation.counting import COUNTED, count_matrix
+from sur_adapter.evaluation.confusion import COUNTED, ERROR, confusion_matrix, count_matrix, error_counts
 from sur_adapter.evaluation.sample_selection import Key
 from sur_adapter.evaluation.summary import category_names
 from sur_adapter.generation.arms import ARMS
@@ -18,16 +18,17 @@ from sur_adapter.reporting.sample_images import sample_rows
 
 SECTIONS = {  # template: heading, in the report's order
     "accuracy": "Accuracy",
-    "sets": "Other sets of prompts",
-    "rewrite": "Adapter against rewriting",
-    "teacher": "Answers of the language model",
-    "counting": "Requested and counted numbers",
-    "strength": "Accuracy by strength",
-    "human": "Human preference",
     "random": "Random samples",
     "best": "Largest improvements",
     "worst": "Failures",
+    "sets": "Other sets of prompts",
+    "rewrite": "Adapter against rewriting",
+    "strength": "Accuracy by adapter scale",
+    "errors": "Kinds of error",
+    "confusion": "Confusion matrices",
+    "human": "Human preference",
     "image_metrics": "Image metrics",
+    "teacher": "Answers of the language model",
     "training": "Training",
     "funnel": "Data",
     "provenance": "Models, settings and data",
@@ -37,7 +38,7 @@ COMPARISONS = {  # key of metrics.json: semantic -> label
     "against_complex": "adapter − complex (keyword prompts)",
     "on_complex": "complex + adapter − complex",
 }
-MAX_SHADE = 30  # percent of color in a cell of the count matrix: its number stays readable
+MAX_SHADE = 30  # percent of color in a cell of a confusion matrix: its number stays readable
 
 
 def report_page(
@@ -67,7 +68,8 @@ def report_page(
         "sets": set_tables(metrics.get("sets")),
         "rewrite": rewrite_table(metrics, rewritten),
         "teacher": metrics.get("teacher"),
-        "counting": _counting(judgements, arms),
+        "errors": _errors(judgements, arms),
+        "confusion": _confusion(judgements, arms),
         "strength": _strength(metrics.get("strength")),
         "human": metrics.get("human"),
         **{name: sample_rows(keys, by_key, prompts, arms, images) for name, keys in samples.items()},
@@ -82,7 +84,7 @@ def report_page(
 
 
 def headline(metrics: dict, notes: dict) -> dict:
-    """Returns what the report says first: title; verdict, which depends on whether the adapter helps; gap, closed, or why it is left out."""
+    """Returns what the report says first: title; verdict: whether the adapter helps; gap that is closed; gap_note: why it is left out."""
     semantic = metrics.get("semantic")
     if not semantic:
         return {"title": "Plain prompts with and without the adapter", "verdict": notes.get("semantic", ""), "gap": None, "gap_note": ""}
@@ -121,27 +123,43 @@ def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
     }
 
 
-def _counting(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
-    """Returns arm -> its count matrix, as rows of cells."""
-    if COUNTED not in judgements or judgements[COUNTED].isna().all():
+def _errors(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
+    """Returns arm -> its number of images, and kind of error -> its numbers by arm."""
+    if ERROR not in judgements or judgements[ERROR].isna().all():
         return None
-    return {arm: _count_table(count_matrix(judgements, arm)) for arm in arms if arm in ("baseline", "adapter")}
+    counts = error_counts(judgements)[arms]
+    return {
+        "images": {arm: int((judgements.arm == arm).sum()) for arm in arms},
+        "counts": {kind: list(row) for kind, row in counts.iterrows()},
+    }
 
 
-def _count_table(matrix: pd.DataFrame) -> dict:
-    last = matrix.columns[-1]
-    columns = [str(number) if number < last else f"{number}+" for number in matrix.columns]
+def _confusion(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
+    """Returns what is compared -> arm -> its matrix, as rows of cells."""
+    shown, matrices = [arm for arm in arms if arm in ("baseline", "adapter")], {}
+    if COUNTED in judgements and judgements[COUNTED].notna().any():
+        matrices["number"] = {arm: _cells(count_matrix(judgements, arm)) for arm in shown}
+    for kind in ("color", "pose"):
+        if f"asked_{kind}" in judgements and judgements[f"asked_{kind}"].notna().any():
+            matrices[kind] = {arm: _cells(confusion_matrix(judgements, arm, kind)) for arm in shown}
+    return matrices or None
+
+
+def _cells(matrix: pd.DataFrame) -> dict:
+    """Returns the matrix as rows of cells; of numbers, the last column stands for more, too."""
+    numbers = pd.api.types.is_integer_dtype(matrix.columns)
+    columns = [f"{name}+" if numbers and name == matrix.columns[-1] else str(name) for name in matrix.columns]
     rows = []
-    for requested, counts in matrix.iterrows():
+    for asked, counts in matrix.iterrows():
         total = counts.sum() or 1
-        cells = [{"count": count, "correct": counted == requested, "shade": MAX_SHADE * count / total} for counted, count in counts.items()]
-        rows.append({"number": requested, "cells": cells})
+        cells = [{"count": count, "correct": seen == asked, "shade": MAX_SHADE * count / total} for seen, count in counts.items()]
+        rows.append({"name": asked, "cells": cells})
     return {"columns": columns, "rows": rows}
 
 
 def _strength(strength: dict | None) -> dict | None:
     points = sorted((float(name), at["value"], at["low"], at["high"]) for name, at in (strength or {}).items())
-    return {"chart": strength_chart(points, "Accuracy by strength", "strength")} if points else None
+    return {"chart": strength_chart(points, "Accuracy by adapter scale", "adapter scale")} if points else None
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:

@@ -9,9 +9,14 @@ from sur_adapter.io.images import open_image
 
 
 def sample_rows(keys: list[Key], judgements: pd.DataFrame, prompts: dict[str, dict], arms: list[str], images: dict) -> list[dict]:
-    """Builds the rows of the macro `sample_rows`, one per key. judgements: by (arm, id, seed); images: (arm, id, seed) -> bytes."""
+    """Builds the rows of the macro `sample_rows`, one per key. judgements: by (arm, id, seed); images: (arm, id, seed) -> bytes.
+
+    is_same: the judge says the same of the images without and with the adapter.
+    """
+    shown = judgements["shown"]
     return [
         {
+            "is_same": bool(shown["baseline", name, seed] == shown["adapter", name, seed]),
             "id": name,
             "seed": seed,
             "prompt": prompts[name]["prompt"],

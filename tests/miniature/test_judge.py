@@ -105,3 +105,25 @@ def test_a_small_additional_spot_is_detected():
 def test_a_larger_image_of_the_same_scene_is_accepted():
     for scene in SCENES[:60]:
         assert judge.shows(scene.draw().resize((256, 256), Image.Resampling.LANCZOS), scene.include)
+
+
+RED_CIRCLE, BLUE_STAR = {"class": "circle", "count": 1, "color": "red"}, {"class": "star", "count": 1, "color": "blue"}
+RUNNER = {"class": "robot", "count": 1, "color": "red", "pose": "running"}
+
+
+@pytest.mark.parametrize(
+    ("reading", "include", "kind"),
+    [
+        ([BLUE_STAR, RED_CIRCLE], [RED_CIRCLE, BLUE_STAR], "none"),
+        ([RED_CIRCLE, {"class": judge.UNKNOWN, "count": 1, "color": judge.UNKNOWN}], [RED_CIRCLE, BLUE_STAR], "unclear thing"),
+        ([RED_CIRCLE], [RED_CIRCLE, BLUE_STAR], "wrong thing"),
+        ([RED_CIRCLE, BLUE_STAR | {"count": 2}], [RED_CIRCLE, BLUE_STAR], "wrong number"),
+        ([RED_CIRCLE | {"color": "blue"}, BLUE_STAR | {"color": "red"}], [RED_CIRCLE, BLUE_STAR], "swapped colors"),
+        ([RED_CIRCLE | {"color": "blue"}, BLUE_STAR], [RED_CIRCLE, BLUE_STAR], "leaked color"),
+        ([RED_CIRCLE | {"color": "green"}, BLUE_STAR], [RED_CIRCLE, BLUE_STAR], "wrong color"),
+        ([RED_CIRCLE, RED_CIRCLE | {"color": "green"}], [RED_CIRCLE | {"count": 2}], "wrong color"),
+        ([RUNNER | {"pose": "lying"}], [RUNNER], "wrong pose"),
+    ],
+)
+def test_the_first_thing_that_is_wrong_is_the_kind_of_error(reading, include, kind):
+    assert judge.error(reading, include) == kind and kind in judge.ERRORS

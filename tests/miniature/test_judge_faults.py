@@ -29,7 +29,11 @@ def test_no_strictness_refuses_a_clean_picture(strictness):
 
 
 def test_a_stricter_judge_refuses_more():
-    some = [item for kind in ("a blot of 10 % on a thing", "hexagons for circles", "a dot of 2 × 2 pixels") for item in pictures(REFUSED[kind], 10)]
+    some = [
+        item
+        for kind in ("a blot of 10 % on a thing", "hexagons for circles", "a dot of 2 × 2 pixels")
+        for item in pictures(REFUSED[kind], 10)
+    ]
     passed = [sum(judge.shows(image, include, strictness) for image, include in some) for strictness in ("loose", "default", "strict")]
     assert passed[0] > 15 and passed[1:] == [0, 0]
 

@@ -9,8 +9,10 @@ import pandas as pd
 import pytest
 from helpers.finished_run import EACH, PROMPTS, RIGHT, SEEDS, FinishedRun
 from helpers.repository import ROOT
+from helpers.small_models import encode
+from PIL import Image
 
-from sur_adapter.evaluation.counting import count_matrix, requested_count
+from sur_adapter.evaluation.confusion import confusion_matrix, count_matrix, requested_count
 from sur_adapter.evaluation.sample_selection import select_samples
 from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart
 from sur_adapter.reporting.html import MAX_LENGTH, isolate, signed
@@ -259,11 +261,35 @@ def test_a_prompt_for_several_classes_requests_no_single_number():
         assert requested_count(prompt) != requested_count(prompt), "NaN"
 
 
-def test_correct_images_are_on_the_diagonal(page):
-    section = page.split("Requested and counted numbers</h2>")[1].split("</section>")[0]
-    baseline, adapter = ([int(n) for n in re.findall(r'class="cell right"[^>]*>(\d+)<', part)] for part in section.split("<h3>")[1:])
-    assert sum(adapter) >= RIGHT["adapter"] * SEEDS > sum(baseline) >= RIGHT["baseline"] * SEEDS
-    assert sum(int(n) for n in re.findall(r'class="cell[^>]*>(\d+)<', section)) == 2 * EACH * SEEDS
+def matrices(page: str, kind: str) -> list[list[list[str]]]:
+    """The cells of the matrices of a kind, a list for each arm: [class, number]."""
+    section = page.split(f"{SECTIONS['confusion']}</h2>")[1].split("</section>")[0].split(f"<h3>{kind}</h3>")[1].split("<h3>")[0]
+    return [re.findall(r'class="(cell[^"]*)"[^>]*>\s*(\d+)<', part) for part in section.split("<h4>")[1:]]
+
+
+@pytest.mark.parametrize(("kind", "prompts"), [("Number", EACH), ("Color", len(PROMPTS)), ("Pose", EACH)])
+def test_correct_images_are_on_the_diagonal(page, kind, prompts):
+    baseline, adapter = matrices(page, kind)
+    right = [sum(int(n) for name, n in cells if name == "cell right") for cells in (baseline, adapter)]
+    of_categories = prompts // EACH
+    assert right[1] >= of_categories * RIGHT["adapter"] * SEEDS > 0 and right[0] >= of_categories * RIGHT["baseline"] * SEEDS
+    assert [sum(int(n) for _, n in cells) for cells in (baseline, adapter)] == [prompts * SEEDS] * 2
+
+
+def test_each_wrong_image_has_one_kind_of_error(page):
+    section = page.split(f"{SECTIONS['errors']}</h2>")[1].split("</section>")[0]
+    rows = [list(map(int, re.findall(r"<td>(\d+)</td>", row))) for row in section.split("<tbody>")[1].split("<tr>")[1:]]
+    arms = ["baseline", "adapter", "complex", "complex_adapter", "expansion", "rewrite"]
+    assert [sum(column) for column in zip(*rows, strict=True)] == [3 * SEEDS * (EACH - RIGHT[arm]) for arm in arms]
+    assert [sum(row) for row in rows] == sorted((sum(row) for row in rows), reverse=True)
+
+
+def test_a_confusion_matrix_has_the_asked_names_first():
+    rows = [("red", "red"), ("red", "none"), ("blue", "red"), (None, "red")]
+    table = pd.DataFrame([{"arm": "adapter", "asked_color": asked, "seen_color": seen} for asked, seen in rows])
+    matrix = confusion_matrix(table, "adapter", "color")
+    assert list(matrix.index) == ["blue", "red"] and list(matrix.columns) == ["blue", "red", "none"]
+    assert matrix.to_numpy().tolist() == [[0, 1, 0], [0, 1, 1]]
 
 
 PLAIN = {"quality": {"regressed": 0}, "counts": {"prompts": 1, "seeds": 1}}
@@ -288,15 +314,27 @@ def test_every_text_that_reaches_a_template_is_escaped():
 
 def test_sections_without_data_are_left_out():
     titles = re.findall("<h2[^>]*>(.*?)</h2>", small_report())
-    assert not {SECTIONS[name] for name in ("accuracy", "strength", "human", "counting")} & set(titles)
+    assert not {SECTIONS[name] for name in ("accuracy", "strength", "human", "errors", "confusion")} & set(titles)
     assert "Models, settings and data" in titles and "Data and licences" not in small_report()
 
 
 def test_the_strength_chart_is_shown_if_there_is_a_sweep():
     rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
     page = small_report(numbers={"strength": rows})
-    assert SECTIONS["strength"] in page and 'aria-label="Accuracy by strength: 50% at 0, 80% at 1"' in page
+    assert SECTIONS["strength"] in page and 'aria-label="Accuracy by adapter scale: 50% at 0, 80% at 1"' in page
     assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
+
+
+def test_samples_without_a_difference_are_folded():
+    table = judged(won=(0, 1), both=(1, 1))
+    prompts = {name: {"prompt": f"the sentence {name}", "category": "action"} for name in ("won", "both")}
+    images = {(row.arm, row.id, row.seed): encode(Image.new("RGB", (64, 64), "white")) for row in table.itertuples()}
+    keys = [("won", 0), ("both", 0)]
+    samples = {"random": [], "best": keys, "worst": []}
+    page = report_page(PLAIN, {}, table.assign(text=""), prompts, samples, images, funnel={}, history=[], config={})
+    shown, folded = page.split(f"{SECTIONS['best']}</h2>")[1].split("</section>")[0].split("1 more without a difference")
+    assert "the sentence won" in shown and "the sentence both" not in shown and "the sentence both" in folded
+    assert "image-rendering:pixelated" in shown, "small images are enlarged without smoothing"
 
 
 def test_human_votes_are_shown_with_their_interval():

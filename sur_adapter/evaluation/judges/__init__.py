@@ -14,14 +14,17 @@ from PIL.Image import Image
 class Judge(Protocol):
     """A module of this folder."""
 
+    FINDINGS: dict[
+        str, tuple[str, ...]
+    ]  # may be missing: columns of confusion.FINDINGS -> names; their values are indices of names, or NaN
     Config: type  # frozen dataclass of its settings, the keys of params.yaml: evaluate.judge.<name>; may be empty
 
     def verdicts(self, images: Sequence[Image], prompts: Sequence[dict], config: Any) -> ArrayLike:
-        """Judges each image. Returns (N,), (N, 1), (N, 2) or (N, 3).
+        """Judges each image. Returns (N,) or (N, 1 to 3), or (N, 3 + len(FINDINGS)).
 
         First column: 1 if the image shows all that its prompt asks for and nothing else, else 0. Second column, if the judge gives one: the
         probability of that, 0 to 1. Third column, if the judge counts: the number of things of the class that a counting prompt asks for
-        (counting.requested_count). NaN in the second and third column: no such number.
+        (confusion.requested_count). NaN in the second and third column: no such number. Further columns: FINDINGS.
 
         images: RGB, of any size. prompts: the row of the prompt list (generation/prompts.py) that each image was generated for, with
         `include` and `exclude` for judges that look for things, `atoms` for judges that answer questions.
