@@ -51,7 +51,8 @@ imply an attribute by expressions held out from training, of the hand-written se
 of the adapter on keyword prompts (with − without). Last the validation losses of pairs and of sentences, which vary less than shares of
 images do, but compare only rows with the same target and sentences. All runs have the same prompts and noise, so the intervals describe the
 chance of training only, not the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these
-params; results of older defaults are in [before/](before/README.md) and [before_sentences/](before_sentences/README.md).
+params; results of older defaults are in [before_three_captions/](before_three_captions/README.md),
+[before_sentences/](before_sentences/README.md) and [before/](before/README.md).
 
 """
 FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
@@ -130,7 +131,8 @@ def _as_the_last(runs: pd.DataFrame, column: str) -> pd.DataFrame:
 def _section(text: str, runs: pd.DataFrame, names: list[str]) -> str:
     runs = _as_the_last(runs[runs.row.isin(names)], "base")
     if len(runs):
-        text += f"\nA run, from the training to the figures, took {runs.seconds.median() / 60:.1f} minutes (median of {runs.seconds.count()})."
+        minutes, measured = runs.seconds.median() / 60, runs.seconds.count()
+        text += f"\nA run, from the training to the figures, took {minutes:.1f} minutes (median of {measured})."
         if (versions := runs.code.nunique()) > 1:
             text += f" The runs are of {versions} versions of the code."
     lines = [COLUMNS, ["---"] * len(COLUMNS)] + [_line(runs, name) for name in names if (runs.row == name).any()]
