@@ -368,14 +368,12 @@ def test_the_committed_table_is_that_of_the_results():
     assert (folder / "README.md").read_text(encoding="utf-8") == format_page(Results(folder / "results.csv", folder / "README.md").read())
 
 
-def test_the_readme_has_the_figures_of_the_full_length_trainings():
+def test_the_readme_has_the_effect_of_the_teacher():
     results = pd.read_csv(ROOT / "experiments/ablations/results.csv")
     full, no_llm = (results[results.row == row].set_index("seed") for row in ("full", "full-no-llm"))
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    gap, implied = (interval(full[column]) for column in ("gap", "reasoning"))
-    assert len(full) == 5 and f"Five trainings with different seeds close {gap[0]:.2f} ± {gap[1]:.2f} of it;" in text
-    assert f"they draw {implied[0]:.2f} ± {implied[1]:.2f} of the implied attributes right" in text
-    assert len(no_llm) >= 3 and set(no_llm.index) <= set(full.index)
-    for column, label in (("reasoning", "implied attributes"), ("held_out_near", "a known key word"), ("held_out_far", "no known word")):
+    assert len(full) >= 5 and len(no_llm) >= 3 and set(no_llm.index) <= set(full.index)
+    columns = {"gap": "gap", "reasoning": "implied attributes", "held_out_near": "a known key word", "held_out_far": "no known word"}
+    for column, label in columns.items():
         mean, half = interval((full[column] - no_llm[column]).dropna())
         assert f"{label} {mean:+.2f} ± {half:.2f}".replace("-", "−") in text, label
