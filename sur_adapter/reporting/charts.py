@@ -59,7 +59,7 @@ def interval_chart(groups: dict[str, dict[str, tuple[float, float, float]]], tit
 
 def strength_chart(points: list[tuple[float, float, float, float]], title: str, unit: str) -> Markup:
     """Draws a line with error bars. points: (x, value, low, high), values within 0 to 1."""
-    width, height, left, top = 260, 150, 44, 12
+    width, height, left, top = 260, 150, 44, 26
     first, extent = points[0][0], points[-1][0] - points[0][0] or 1
     positions = [(left + (x - first) / extent * width, *(top + (1 - v) * height for v in values)) for x, *values in points]
     parts = []
@@ -73,7 +73,7 @@ def strength_chart(points: list[tuple[float, float, float, float]], title: str, 
     ]
     parts.append(Markup('<g class="arm-adapter">{}</g>').format(Markup().join(marks)))
     parts += [_text(x, top + height + 16, f"{point[0]:g}", "middle", "soft") for (x, *_), point in zip(positions, points, strict=True)]
-    parts += [_text(left + width / 2, top + height + 32, unit, "middle", "soft"), _text(0, 8, "accuracy", "start", "soft")]
+    parts += [_text(left + width / 2, top + height + 32, unit, "middle", "soft"), _text(0, 12, "accuracy", "start", "soft")]
     ends = f"{title}: {points[0][1]:.0%} at {points[0][0]:g}, {points[-1][1]:.0%} at {points[-1][0]:g}"
     return _svg(left + width + 16, top + height + 38, ends, parts)
 

@@ -123,7 +123,7 @@ def test_a_training_step_costs_what_the_real_step_costs():
     adapter = SURAdapter(AdapterConfig(width, 0, heads=4)).train()
     for num_text in (0, 64):
         loss = LossConfig(0.0, 1.0, float(num_text > 0))
-        objective = Objective(loss, layers=layers, padding_tokens=8)
+        objective = Objective(loss, layers=layers, padding_tokens=PARAMS["train"]["padding_tokens"])
         with FlopCounterMode(display=False) as counter:
             objective(adapter, batch, text=batch if num_text else None)[0].backward()
         assert training_flops(num_text) == pytest.approx(counter.get_total_flops(), rel=0.03), num_text
@@ -204,7 +204,7 @@ def test_rows_follow_what_the_last_run_of_the_same_sources_kept():
     unlimited = {"a": folder.Config(path="x")}
     assert candidates(sources, None) == {"a": 30, "b": 10} and candidates(sources, 400) == {"a": 300, "b": 100}
     assert candidates(unlimited, None) == {"a": None} and candidates(unlimited, 7) == {"a": 7}
-    plan_settings = settings("miniature")
+    plan_settings = settings("miniature", caption={"sentences": 1})
     funnel = {"in": 100, "kept": 50, "dropped": {"truncated": 20, "nsfw": 20, "clip_simple": 10}, "by_source": {"miniature": {}}}
     assert surviving_rows(400, plan_settings, funnel)[:2] == (320, 200)
     three = replace(plan_settings, caption=replace(plan_settings.caption, sentences=3, top_p=0.9))

@@ -87,7 +87,8 @@ class MeasuredRates:
     @cached_property
     def _caption_rate(self) -> float:
         figures = self.figures["caption"]
-        return figures["captions_per_second_batch_100"] * caption_cost(figures["model"], 1).flops
+        captions = figures["captions_per_picture"]  # share the image's features, and take more time than their operations say
+        return figures["captions_per_second_batch_100"] / captions * caption_cost(figures["model"], 1, captions).flops
 
     def _llm(self, settings: PlanSettings) -> tuple[float, bool]:
         figures = self.figures["llm"]
