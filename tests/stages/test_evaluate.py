@@ -62,7 +62,7 @@ def test_accuracy_by_strength_is_sorted_by_strength(finished, tmp_path):
     assert {eta: at["value"] for eta, at in numbers["strength"].items()} == {"0": 0.25, "0.25": 1.0, "1.5": 0.5}
     assert all(at["low"] < at["value"] <= at["high"] for at in numbers["strength"].values())
     assert pd.read_csv(finished.reports / "plots/strength.csv").strength.tolist() == [0.0, 0.25, 1.5]
-    assert "Accuracy by strength: 25% at 0, 50% at 1.5" in (finished.reports / "index.html").read_text()
+    assert "Accuracy by adapter scale: 25% at 0, 50% at 1.5" in (finished.reports / "index.html").read_text()
     assert "strength" not in finished.run() and "sweep.strengths" in finished.notes()["strength"]
     assert "judge is null" in (finished.run(sweep=tmp_path / "sweep", judge=None) and finished.notes()["strength"])
 
