@@ -70,7 +70,7 @@ def _summarize(tables: list[pd.DataFrame], name: str) -> dict:
     if any(not categories_of(table).sort_index().equals(categories.sort_index()) for table in tables):
         raise ValueError(f"the trainings were measured on different prompts of the set {name}: measure all of them again")
     rates = [by_prompt(table, "shown", categories) for table in tables]
-    x = {arm: np.stack([table[arm] for table in rates]) for arm in ARMS if all(arm in table for table in rates)}  # (T, N) each
+    x = {arm: shown for arm in ARMS if (shown := _of_arm(arm, rates)) is not None}  # (T, N) each
     strata = categories.to_numpy()
     groups = {category: strata == category for category in sorted(set(strata))} | {"overall": np.full(len(strata), True)}
     result: dict = {"prompts": len(strata), "seeds": int(tables[0].seed.nunique())}
@@ -87,6 +87,14 @@ def _summarize(tables: list[pd.DataFrame], name: str) -> dict:
     if "rewrite" in x:
         ratios["ratio_to_rewrite"] = ratio_over_trainings(x["adapter"], x["rewrite"], strata)
     return result | {key: _interval(ratio) for key, ratio in ratios.items() if ratio is not None}
+
+
+def _of_arm(arm: str, rates: list[pd.DataFrame]) -> np.ndarray | None:
+    """Returns the rates (T, N) of an arm. One without the adapter is the same for all trainings, so one of them suffices."""
+    own = [table[arm] for table in rates if arm in table]
+    if len(own) == len(rates):
+        return np.stack(own)
+    return np.stack([own[0]] * len(rates)) if own and not ARMS[arm].with_adapter else None
 
 
 def _interval(values: Sequence[float]) -> dict[str, float]:

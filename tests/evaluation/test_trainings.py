@@ -74,3 +74,11 @@ def test_trainings_are_summarized_by_set_arm_and_category():
     tables[1] = tables[1].replace({"id": {"action-0": "action-x"}})
     with pytest.raises(ValueError, match="measured on different prompts of the set main"):
         summarize_trainings(tables)
+
+
+def test_an_arm_without_the_adapter_may_be_drawn_once_for_all_trainings():
+    arms = {"baseline": 0.5, "adapter": 0.8, "complex": 0.9}
+    tables = [judged(arms | {"rewrite": 0.9, "complex_adapter": 0.8}), judged(arms), judged(arms)]
+    accuracy = summarize_trainings(tables)["main"]["accuracy"]
+    assert list(accuracy) == ["baseline", "adapter", "complex", "rewrite"], "the arm with the adapter needs all trainings"
+    assert accuracy["rewrite"]["overall"]["value"] == pytest.approx(0.9)
