@@ -28,7 +28,7 @@ from sur_adapter.training.config import LossConfig, TrainConfig
 from sur_adapter.training.objective import Objective
 from sur_adapter.training.trainer import Trainer
 
-WIDTH, TOKENS, HEADS, ROWS, STEPS, PAIRS = 128, 40, 4, 512, 20, 32
+WIDTH, TOKENS, HEADS, ROWS, STEPS, PAIRS, PADDING = 128, 40, 4, 512, 20, 32, 4
 LAYERS = (64, 128, 128, 128, 64, 64, 128)  # widths of the miniature's cross-attention layers
 ALL_TOKENS = ({"num_queries": 32}, {"padding_tokens": None})
 FORMS = {  # name: (text rows, keys of params.yaml: loss, of train)
@@ -61,7 +61,7 @@ def measure(num_text: int, loss: dict, train: dict) -> dict:
     torch.manual_seed(0)
     pairs, text = random_rows(7, 20), random_rows(10, 27) if num_text else None
     config = LossConfig(0.0, 1.0, 1.0 if num_text else 0.0, sentences=num_text or 96, complex_prompt_prob=0.2, **loss)
-    settings = TrainConfig(steps=STEPS, batch_size=PAIRS, lr=6e-3, precision="bf16", **train)
+    settings = TrainConfig(**{"steps": STEPS, "batch_size": PAIRS, "lr": 6e-3, "precision": "bf16", "padding_tokens": PADDING} | train)
     adapter = SURAdapter(AdapterConfig(WIDTH, 0, heads=HEADS))
     nn.init.normal_(adapter.block.g.weight, std=0.01)  # weights of zero would save the backward pass
     objective = Objective(config, layers=random_layers(compute_dtype("cpu", "bf16")), padding_tokens=settings.padding_tokens)
