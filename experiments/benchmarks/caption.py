@@ -27,22 +27,28 @@ def main(large: bool, batch: int, count: int) -> None:
     with TemporaryDirectory() as folder:
         model = _large(folder) if large else MINIATURE
         sentences = 1 if large else SENTENCES
-        captioner = Captioner(CaptionConfig(model, sentences=sentences, top_p=0.9))
+        captioner, single = (Captioner(CaptionConfig(model, sentences=number, top_p=0.9)) for number in (sentences, 1))
         images = [make(i).draw() for i in range(count)]
         if large:
             images = [image.resize((512, 512)) for image in images]
         ids = [str(i) for i in range(count)]
-        list(captioner.caption_batches(images[:batch], ids[:batch], batch))  # one-time costs
+        for some in (captioner, single):
+            _captions_per_second(some, images[:batch], ids[:batch], batch)  # one-time costs
         figures = {"model": "BLIP-large sizes, random weights" if large else MINIATURE, "device": _device(captioner), "pictures": count}
         figures["captions_per_picture"] = sentences
         for size in (1, batch):
-            started = time.monotonic()
-            captions = [text for of_batch in captioner.caption_batches(images, ids, size) for of_image in of_batch for text in of_image]
-            figures[f"captions_per_second_batch_{size}"] = round(len(captions) / (time.monotonic() - started), 2)
+            figures[f"captions_per_second_batch_{size}"] = _captions_per_second(captioner, images, ids, size)
+        figures[f"pictures_per_second_batch_{batch}_one_caption"] = _captions_per_second(single, images, ids, batch)
     figures["times_faster"] = round(figures[f"captions_per_second_batch_{batch}"] / figures["captions_per_second_batch_1"], 2)
     text = json.dumps(figures, indent=2) + "\n"
     Path(__file__).with_name(f"caption-{captioner.model.device.type}.json").write_text(text)
     print(text)
+
+
+def _captions_per_second(captioner: Captioner, images: list, ids: list[str], size: int) -> float:
+    started = time.monotonic()
+    captions = [text for of_batch in captioner.caption_batches(images, ids, size) for of_image in of_batch for text in of_image]
+    return round(len(captions) / (time.monotonic() - started), 2)
 
 
 def _device(captioner: Captioner) -> str:

@@ -23,7 +23,7 @@ FILES = {
     "train": "train-cpu",
     "large": "attach-cpu",  # one step of a U-Net of Stable Diffusion 1.5's size
 }
-SAME_RATE = {"answers": "llm", "encoding": "captions", "images": "generation"}  # similar work, where nothing of its own was measured
+SAME_RATE = {"answers": "llm", "images": "generation"}  # similar work, where nothing of its own was measured
 
 
 @dataclass
@@ -75,9 +75,10 @@ class MeasuredRates:
     def flops_per_second(self, kind: str, settings: PlanSettings) -> tuple[float, str]:
         """(rate, `m` if this work was measured with these models, `s` if it is scaled from other work or models).
 
-        kind: captions, llm, generation, training, or a key of SAME_RATE.
+        kind: captions, encoding, llm, generation, training, or a key of SAME_RATE.
         """
-        rates = {"captions": self._captions, "llm": self._llm, "generation": self._generation, "training": self._training}
+        rates = {"captions": self._captions, "encoding": self._encoding, "llm": self._llm}
+        rates |= {"generation": self._generation, "training": self._training}
         rate, same = rates[SAME_RATE.get(kind, kind)](settings)
         return rate, "m" if same and kind not in SAME_RATE else "s"
 
@@ -89,6 +90,11 @@ class MeasuredRates:
         figures = self.figures["caption"]
         captions = figures["captions_per_picture"]  # share the image's features, and take more time than their operations say
         return figures["captions_per_second_batch_100"] / captions * caption_cost(figures["model"], 1, captions).flops
+
+    def _encoding(self, settings: PlanSettings) -> tuple[float, bool]:
+        """That of images with one caption each, which is mostly the encoder of images."""
+        figures = self.figures["caption"]
+        return figures["pictures_per_second_batch_100_one_caption"] * caption_cost(figures["model"], 1).flops, False
 
     def _llm(self, settings: PlanSettings) -> tuple[float, bool]:
         figures = self.figures["llm"]
