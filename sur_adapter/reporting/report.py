@@ -38,6 +38,7 @@ COMPARISONS = {  # key of metrics.json: semantic -> label
     "against_complex": "adapter − complex (keyword prompts)",
     "on_complex": "complex + adapter − complex",
 }
+NARROW = ("complex_adapter", "rewrite")  # arms that tables leave out, because a phone has no room for all
 MAX_SHADE = 30  # percent of color in a cell of a confusion matrix: its number stays readable
 
 
@@ -127,6 +128,7 @@ def _errors(judgements: pd.DataFrame, arms: list[str]) -> dict | None:
     """Returns arm -> its number of images, and kind of error -> its numbers by arm."""
     if ERROR not in judgements or judgements[ERROR].isna().all():
         return None
+    arms = [arm for arm in arms if arm not in NARROW]
     counts = error_counts(judgements)[arms]
     return {
         "images": {arm: int((judgements.arm == arm).sum()) for arm in arms},
@@ -163,12 +165,12 @@ def _strength(strength: dict | None) -> dict | None:
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:
-    """Returns all metrics that have a mean by arm. Two arms are only in metrics.json: a phone has no room for them."""
+    """Returns all metrics that have a mean by arm; those of NARROW are only in metrics.json."""
     quality = {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
     other = {
         name: by_arm for name, by_arm in metrics.items() if isinstance(by_arm, dict) and isinstance(by_arm.get("adapter"), (int, float))
     }
-    arms = [arm for arm in arms if arm not in ("complex_adapter", "rewrite")]
+    arms = [arm for arm in arms if arm not in NARROW]
     rows = {name: [_format(by_arm.get(arm)) for arm in arms] for name, by_arm in (other | quality).items()}
     return {"arms": arms, "rows": rows, "regressed": [name for name, by_arm in quality.items() if by_arm.get("regressed")]}
 
