@@ -8,12 +8,11 @@ experiments.ablations: a finished one is not repeated.
 
 import json
 import os
-import sys
 from argparse import ArgumentParser
 from dataclasses import replace
 from pathlib import Path
 
-from experiments.ablations.__main__ import HERE, run_rows
+from experiments.ablations.__main__ import HERE, run_command, run_rows
 from experiments.ablations.rows import ROWS
 from experiments.ablations.runs import Processes, Run, Workspace
 from experiments.ablations.table import Results
@@ -114,9 +113,4 @@ def _signed(interval: dict[str, float], key: str) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(0 if main(sys.argv[1:]) else 1)
-    except (FileNotFoundError, ValueError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped: the same command continues")
+    run_command(main)

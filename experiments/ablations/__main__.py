@@ -14,10 +14,11 @@ import signal
 import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NoReturn
 
 from experiments.ablations.rows import DEVELOPMENT, PROMPTS, ROWS, Row
 from experiments.ablations.runs import CommandError, Execute, Processes, Run, Workspace
@@ -54,7 +55,6 @@ def main(argv: list[str]) -> bool:
         raise ValueError(f"--jobs is {args.jobs} and --seeds {args.seeds}: give at least 1")
     rows = {name: ROWS[name] for name in args.rows or ROWS}
     execute = Processes(max(1, (os.cpu_count() or 1) // args.jobs))
-    signal.signal(signal.SIGTERM, _interrupt)
     return run_rows(rows, results, execute, args.jobs, args.seeds, args.same_code)
 
 
@@ -107,14 +107,20 @@ def _run(run: Run, results: Results, execute: Execute, code: str) -> str:
     return f"gap closed {gap:.2f}, " + ("of `dvc repro`" if seconds is None else f"{seconds / 60:.1f} min")
 
 
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
+def run_command(main: Callable[[list[str]], bool]) -> NoReturn:
+    """Runs `main` with the arguments of the command line and exits: with one sentence for bad input, or if it is stopped."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that the processes of the runs are stopped, too
     try:
         sys.exit(0 if main(sys.argv[1:]) else 1)
     except (FileNotFoundError, ValueError) as error:
         sys.exit(f"error: {error}")
     except KeyboardInterrupt:
         sys.exit("stopped: the same command continues")
+
+
+def _interrupt(*_) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,7 +1,7 @@
 """judge-sealed: draws and judges all arms on a list of prompts that is not in the repository, and logs that it was opened.
 
-Whoever holds such a list can test a release on sentences that nobody who worked on it has seen. Every opening is a line of the log, also
-one that fails: a list that was opened twice is no longer sealed. The images are removed, since they would show the prompts.
+The list holds sentences that the developers of a release have not seen. Each run of this command is an opening: a line of the log, also if
+it fails, because a list that was opened twice is no longer sealed. The images are removed, because they show the prompts.
 """
 
 import json
