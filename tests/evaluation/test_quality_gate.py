@@ -144,6 +144,9 @@ def test_an_arm_is_not_worse_if_its_whole_interval_is_above_the_margin():
     assert harm["value"] == pytest.approx(-0.3) and harm["high"] < -0.03 and harm["not_worse"] == 0
     assert semantic[0.5]["on_complex"]["not_worse"] == 1
     assert "against_complex" not in summarize(pd.DataFrame(rows), set(), 1000)[0]["semantic"], "no prompt has a keyword prompt"
+    few = pd.DataFrame([row for row in rows if int(row["id"][1:]) < 20])
+    equal = summarize(few, names, 1000, margin=0.03)[0]["semantic"]["against_complex"]
+    assert equal["value"] == 0 and equal["low"] < -0.03 and equal["not_worse"] == 0, "so few prompts cannot show it"
 
 
 @pytest.mark.parametrize("name", ["overall", "on_complex", "against_complex", "adapter", "pictures"])
