@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 from copy import deepcopy
 from pathlib import Path
@@ -15,7 +16,7 @@ from helpers.training_setup import cached, cached_sentences
 from ruamel.yaml import YAML
 from transformers import AutoConfig
 
-from experiments.ablations.__main__ import in_order, main, run_rows
+from experiments.ablations.__main__ import in_order, main, run_command, run_rows
 from experiments.ablations.rows import DEVELOPMENT, PROMPTS, ROWS, STEPS, Row
 from experiments.ablations.runs import PARTS, CommandError, Processes, Run, Workspace
 from experiments.ablations.table import ABOUT, FIGURES, Results, format_page, interval
@@ -299,6 +300,30 @@ def test_an_unknown_row_is_refused_with_the_next_known_one():
         main(["run", "no-lm"])
     with pytest.raises(ValueError, match="--jobs is 0 and --seeds None: give at least 1"):
         main(["run", "ours", "--jobs", "0"])
+
+
+def raises(error: Exception) -> bool:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("main", "code"),
+    [
+        (lambda argv: True, 0),
+        (lambda argv: False, 1),
+        (lambda argv: raises(ValueError("one sentence")), "error: one sentence"),
+        (lambda argv: raises(FileNotFoundError("no features")), "error: no features"),
+        (lambda argv: os.kill(os.getpid(), signal.SIGTERM), "stopped: the same command continues"),
+    ],
+)
+def test_the_command_ends_with_one_sentence_also_if_it_is_stopped(main, code):
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            run_command(main)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == code
 
 
 def test_a_run_replaces_an_earlier_one_and_counts_as_finished_with_its_settings_only(results):
