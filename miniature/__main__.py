@@ -1,9 +1,9 @@
 """`python -m miniature show [FILE] [--scenes N] [--seed S]` · `python -m miniature gallery [--count N] [--seed S]` ·
-`python -m miniature prompts [FOLDER] [--count N]`.
+`python -m miniature prompts test|development [FOLDER] [--count N]`.
 
 show     a sheet of scenes, each with a keyword prompt, a plain sentence of either split, and the judge's reading
 gallery  serve the prompt gallery on loopback until Ctrl-C
-prompts  write the test prompts, so many a category
+prompts  write the prompts of a set, so many a category
 """
 
 import argparse
@@ -16,11 +16,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from miniature import judge
 from miniature.gallery import Gallery
-from miniature.prompts import write
+from miniature.prompts import write, write_development
 from miniature.scenes import Scene, make
 from miniature.words import complex_prompt, plural, simple_prompt
 
 ZOOM, COLUMN = 2, 420  # pictures are shown twice as large; pixels a column of the sheet is wide
+PROMPTS = {"test": write, "development": write_development}
+FOLDERS = {"test": Path("prompts/miniature"), "development": Path("prompts/development")}
 INK, SOFT, GOOD, BAD = (20, 20, 24), (110, 110, 118), (20, 120, 60), (200, 30, 30)
 
 
@@ -32,8 +34,9 @@ def main() -> None:
     show.add_argument("--scenes", type=int, default=18)
     gallery = commands.add_parser("gallery", help="serve the prompt gallery on loopback")
     gallery.add_argument("--count", type=int, default=200)
-    prompts = commands.add_parser("prompts", help="write the test prompts")
-    prompts.add_argument("folder", nargs="?", type=Path, default=Path("prompts/miniature"))
+    prompts = commands.add_parser("prompts", help="write the prompts of a set that are not hand-written")
+    prompts.add_argument("set", choices=list(PROMPTS))
+    prompts.add_argument("folder", nargs="?", type=Path, help="default: prompts/miniature for test, prompts/development for development")
     prompts.add_argument("--count", type=int, default=100)
     for command in (show, gallery):
         command.add_argument("--seed", type=int, default=0)
@@ -43,7 +46,7 @@ def main() -> None:
         sheet([make(args.seed + i) for i in range(args.scenes)]).save(args.file)
         print(args.file)
     elif args.command == "prompts":
-        print(*write(args.folder, args.count), sep="\n")
+        print(*PROMPTS[args.set](args.folder or FOLDERS[args.set], args.count), sep="\n")
     else:
         _serve(args.count, args.seed)
 
@@ -76,7 +79,7 @@ def sheet(scenes: list[Scene], columns: int = 3) -> Image.Image:
 def _lines(scene: Scene, reading: list[dict]):
     yield f"complex: {complex_prompt(scene, scene.seed)}", INK
     yield f"simple: {simple_prompt(scene, scene.seed)}", INK
-    yield f"test: {simple_prompt(scene, scene.seed, 'test')}", SOFT
+    yield f"development: {simple_prompt(scene, scene.seed, 'development')}", SOFT
     seen = ", ".join(_told(e) for e in reading)
     right = judge.agree(reading, scene.include)
     yield f"judge: {seen or 'nothing'}{'' if right else '  WRONG'}", GOOD if right else BAD

@@ -3,7 +3,7 @@
     with Gallery(count=200, seed=0) as gallery:
         requests.get(gallery.url + "/api/v1/images", params={"withMeta": "true", "limit": 100})
 
-Pictures are scenes of the miniature, each with its keyword prompt. What is wrong with which picture is kept in
+Pictures are scenes of the miniature without held-out combinations (scenes.HELD_OUT), each with its keyword prompt. What is wrong with which picture is kept in
 `gallery.faults`; what each really shows, in `gallery.includes`. The same count, seed and rates make the same gallery.
 
     with serve_in_process(count=200) as url:
@@ -72,7 +72,7 @@ class Gallery:
         return 1_000_000 + index
 
     def scene(self, index: int) -> Scene:
-        return make(FIRST_SEED + self.seed * 100_000 + self._copy_of.get(index, index))
+        return make(FIRST_SEED + self.seed * 100_000 + self._copy_of.get(index, index), known=True)
 
     @property
     def includes(self) -> dict[int, list[dict]]:
@@ -85,7 +85,7 @@ class Gallery:
             return Random(index).choice((None, ""))
         scene = self.scene(index)
         if fault == "wrong_prompt":
-            others = (make(scene.seed + 50_000 + k) for k in range(1000))
+            others = (make(scene.seed + 50_000 + k, known=True) for k in range(1000))
             scene = next(other for other in others if other.include != scene.include)
         return complex_prompt(scene, index)
 

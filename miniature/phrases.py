@@ -1,7 +1,7 @@
 """More ways to say it than a list of templates holds: an opening, what is said, a closing.
 
 What describes pictures (BLIP) has seen them described in many ways; what reads prompts (CLIP) has not. So the captioner speaks these
-phrases, by the thousand, and none of the test's templates is among them. Gaps as in templates.py; {be}: is or are, by what follows.
+phrases, by the thousand, and no template of `development` or `test` is among them. Gaps as in templates.py; {be}: is or are, by what follows.
 """
 
 from random import Random
@@ -72,8 +72,8 @@ SENTENCES = {
 
 
 def phrase(category: str, rng: Random) -> str:
-    """A template by chance, of thousands; never one of the test's."""
-    while (found := _phrase(category, rng)) in TEMPLATES[category]["test"]:
+    """A template by chance, of thousands; never one of prompts that are drawn (test: see tests/miniature)."""
+    while (found := _phrase(category, rng)) in TEMPLATES[category]["development"]:
         continue
     return found
 

@@ -65,7 +65,7 @@ WHOLE = {
 TEST = {  # other builds of much the same words
     ("colour", "counting"): (
         "look at {x}, then draw {n} {s} in that color", "what color is {x}? Paint {n} {s} with it", "{n} {s}, colored just as {x} would be",
-        "take the color from {x} for {n} {s}", "you would paint {n} {s} just as you paint {x}", "think of {x}: {n} {s} {have} that color",
+        "go to {x} for the color, come to me for {n} {s}", "you would paint {n} {s} just as you paint {x}", "think of {x}: {n} {s} {have} that color",
         "{x} and {n} {s} in my picture look alike in color", "my brother wants {n} {s} to look like {x} in color",
     ),
     ("colour", "color"): (
@@ -82,13 +82,13 @@ TEST = {  # other builds of much the same words
     ),
     ("number", "counting"): (
         "you know that {clause}? Draw the same number of {c} {ss}", "{clause}: that is how many {c} {ss} I want",
-        "just as {clause}, my picture has that many {c} {ss}", "every {item} gets a {c} {s1} of its own",
+        "just as {clause}, my picture has that many {c} {ss}", "so that no {item} feels left out, it gets a {c} {s1}",
         "count every {item} and draw the same number of {c} {ss}", "take the number of {c} {ss} from this: {clause}",
         "my brother painted {ss} in {cn} until every {item} had its own",
     ),
     ("pose", "action"): (
-        "draw somebody who {vp}: a {t} in {cn}", "who {vp}? It is a {c} {t}", "what would it look like if a {c} {t} {vp}?",
-        "as my story begins, a {t} in {cn} {vp}", "nobody here {vp} but this {c} {t}", "how do you draw it when a {c} {t} {vp}?",
+        "draw somebody who {vp}: a {t} in {cn}", "guess what: today a {c} {t} {vp} right here", "what would it look like if a {c} {t} {vp}?",
+        "as my story begins, a {t} in {cn} {vp}", "nobody here {vp} but this {c} {t}", "at what point of the film do we learn that a {c} {t} {vp}?",
         "in the story that our teacher likes, some {t} in {cn} {vp}",
     ),
 }  # fmt: skip
@@ -111,6 +111,14 @@ def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = 
     "colour" | "number" | "pose"; without it chance chooses, of what the scene can imply: an action pose or colour, a count number or
     colour, two things the colour of one.
     """
+    kind, sentence, _ = reasoning_with_build(scene, seed, expressions, builds, kind)
+    return kind, sentence
+
+
+def reasoning_with_build(
+    scene: Scene, seed: int, expressions: str = "text", builds: str = "train", kind: str | None = None
+) -> tuple[str, str, str]:
+    """(kind, sentence, build) as `reasoning` does; the build of a sentence in free order is ""."""
     if expressions not in SELECT or builds not in BUILDS:
         found = f"expressions {expressions!r}, builds {builds!r}"
         raise ValueError(f"{found}: expressions are {', '.join(SELECT)}, builds are {', '.join(BUILDS)}")
@@ -122,9 +130,9 @@ def reasoning(scene: Scene, seed: int, expressions: str = "text", builds: str = 
     while True:
         words = gaps(scene, rng, SYNONYMS)
         expression = rng.choice([e for e in EXPRESSIONS[kind][_value(scene, kind, words)] if SELECT[expressions](e)])
-        sentence = _sentence(scene, expression, builds, words, rng)
+        sentence, build = _sentence(scene, expression, builds, words, rng)
         if len(sentence.split()) <= LONGEST:
-            return f"reasoning/{kind}", sentence
+            return f"reasoning/{kind}", sentence, build
 
 
 _RARE = {"action": "pose", "counting": "number"}
@@ -144,13 +152,13 @@ def _value(scene, kind, words):
     return words["color1"] if scene.category == "color" else scene.things[0].color
 
 
-def _sentence(scene: Scene, expression: Expression, builds: str, words: dict[str, str], rng: Random) -> str:
+def _sentence(scene: Scene, expression: Expression, builds: str, words: dict[str, str], rng: Random) -> tuple[str, str]:
     category, kind, key = scene.category, expression.kind, (expression.kind, scene.category)
     if builds == "wide":
         builds = rng.choices(("train", "free", "wide"), (OLD, FREE, 1 - OLD - FREE))[0]
     if builds == "free":
         frame, said = (rng.choice(frames).format(x=expression.text) for frames in (FRAMES, SAID))
-        return compose(scene, words, rng, expression, frame, said)
+        return compose(scene, words, rng, expression, frame, said), ""
     if builds == "train" and rng.random() < WRAPPED:
         build = rng.choice(WRAPS)
         joint = rng.choice(JOINED)
@@ -162,6 +170,6 @@ def _sentence(scene: Scene, expression: Expression, builds: str, words: dict[str
         question, build = build in QUESTION, fill(build, phrase)
     else:
         build, question = rng.choice(BUILDS[builds][key]), False
-    build = build.replace("{f}", rng.choice(FRAMES)).replace("{g}", rng.choice(SAID))
+    filled = build.replace("{f}", rng.choice(FRAMES)).replace("{g}", rng.choice(SAID))
     words = words | {"x": expression.text, "clause": expression.text, "item": expression.item, "vp": expression.text}
-    return finish(build.format(**words), rng, question)
+    return finish(filled.format(**words), rng, question), build

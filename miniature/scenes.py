@@ -28,6 +28,14 @@ COLORS = {
 }
 ACTORS = ("person", "robot")
 CATEGORIES = ("action", "color", "counting")
+HELD_OUT = {  # combinations that nothing for the adapter shows or says, only test prompts; each word occurs in other combinations
+    "color_shape": {
+        ("red", "moon"), ("orange", "cross"), ("yellow", "heart"), ("green", "square"), ("blue", "triangle"), ("purple", "circle"),
+        ("pink", "star"),
+    },
+    "number_shape": {(2, "heart"), (3, "star"), (4, "circle"), (5, "moon")},
+    "pose_actor": {("waving", "robot"), ("sitting", "person")},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,16 +79,29 @@ def tally(seen) -> list[dict]:
     return entries
 
 
-def make(seed: int, category: str | None = None, scattered: bool = False) -> Scene:
+def held_out(include: list[dict]) -> set[str]:
+    """The kinds of HELD_OUT of which a scene has a combination."""
+    found = {
+        "color_shape": {(e["color"], e["class"]) for e in include},
+        "number_shape": {(e["count"], e["class"]) for e in include},
+        "pose_actor": {(e.get("pose"), e["class"]) for e in include},
+    }
+    return {kind for kind, combinations in HELD_OUT.items() if combinations & found[kind]}
+
+
+def make(seed: int, category: str | None = None, scattered: bool = False, known: bool = False) -> Scene:
     """The scene of a seed. Without a category the seed chooses one, each as likely as the others.
 
-    Counted things lie as on dice; scattered, in any cells of the grid.
+    Counted things lie as on dice; scattered, in any cells of the grid. known: without a combination of HELD_OUT.
     """
     rng = Random(seed)
     category = category or CATEGORIES[seed % len(CATEGORIES)]
     if category not in _MAKERS:
         raise ValueError(f"category {category!r} is unknown: name one of {', '.join(CATEGORIES)}")
-    return Scene(seed, category, tuple(_MAKERS[category](rng, scattered)))
+    while True:
+        scene = Scene(seed, category, tuple(_MAKERS[category](rng, scattered)))
+        if not (known and held_out(scene.include)):
+            return scene
 
 
 def _jitter(rng: Random, centre: float, by: float) -> float:

@@ -1,7 +1,7 @@
 """Sentences with neither picture nor caption, for a text-only teacher: with what each means.
 
 Scenes have seeds from 5,000,000 + seed × 1,000,000, so that none is one of training, card, gallery or test (see prompts.py). No
-held-out expression and no build of `test` or `development` occurs.
+held-out expression, no held-out combination (scenes.HELD_OUT) and no build of `test` or `development` occurs.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ def sentences(count: int, seed: int = 0, mix: dict[str, float] = MIX) -> Iterato
     for number in range(FIRST + seed * ROOM, FIRST + seed * ROOM + count):
         (part,) = rng.choices(list(mix), mix.values())
         implies = rng.choices(list(IMPLIED), IMPLIED.values())[0] if part == "reasoning" else None
-        scene = make(number, rng.choice(IMPLIED_BY[implies]) if implies else None)
+        scene = make(number, rng.choice(IMPLIED_BY[implies]) if implies else None, known=True)
         kind, sentence = reasoning(scene, seed, builds="wide", kind=implies) if implies else _SPEAKERS[part](scene, seed)
         yield {"sentence": sentence, "kind": kind, "expected": keywords(scene), "include": scene.include}
 

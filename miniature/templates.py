@@ -1,6 +1,10 @@
-"""Sentences with gaps, by category and split: `train` for whatever is trained, `test` for the test alone.
+"""Sentences with gaps, by category and split: `train` for whatever is trained, `development` and `test` for prompts that are drawn.
 
-Gaps of counting: {np} "three red circles", {n} "three", {s} "circles", {c} "red", {are} is/are, {they} it/they.
+Settings are chosen on `development`, whose builds are near to those of `train`. `test` is a grammar of its own: at least four word edits
+from every build that anything is trained on, and with words that no template of the others has.
+
+Gaps of counting: {np} "three red circles", {n} "three", {s} "circles", {c} "red", {are} is/are, {they} it/they,
+{have} has/have; in any number {nn} "three", {s1} "circle".
 Of color: {a} and {b} "a red circle", {t1} {t2} "circle", {t1_a} "a circle", {c1} {c2} "red".
 Of action: {a} "a red person", {t} "person", {t_a} "a person", {c} "red", {doing} "waving", {does} "waves".
 """
@@ -33,7 +37,7 @@ TEMPLATES = {
             "in the picture there {are} {n} {s} in {c}",
             "on the white background {are} {np}",
         ),
-        "test": (
+        "development": (
             "in this drawing you can see {np}",
             "the drawing has {np} and nothing else",
             "here we see {n} {s} painted {c}",
@@ -44,6 +48,20 @@ TEMPLATES = {
             "an image that shows {np} on white",
             "{np} {are} what the picture shows",
             "a drawing of {n} {s}, {c} in color",
+        ),
+        "test": (
+            "whoever opens this page will find {np} on it",
+            "point at each {c} {s1} and say a number, and you will stop at {nn}",
+            "my paint is {c}, and with that paint I have made {n} {s}",
+            "how often does a {c} {s1} appear on this card? The answer is {nn}",
+            "{n} {s} {have} been placed here by someone who owns no paint but {c}",
+            "the {s} that we printed for you {are} {c}, and {nn} is the number you get",
+            "it took me all day to finish {np}, and then I went to bed",
+            "before you turn the page, notice that it holds {np}",
+            "whatever is on this sheet is {c}, namely {n} {s}",
+            "a sheet of paper, a {c} pen, and soon there {are} {n} {s}",
+            "what would our wall be without {np} in the middle of it",
+            "as a present she got a poster on which {np} {are} arranged",
         ),
     },
     "color": {
@@ -73,7 +91,7 @@ TEMPLATES = {
             "{t1_a} of {c1} color and {t2_a} of {c2} color",
             "what you see is {a} and {b}",
         ),
-        "test": (
+        "development": (
             "in the picture {a} is beside {b}",
             "the {t1} is painted {c1}, the {t2} is painted {c2}",
             "here you can see {a} near {b}",
@@ -84,6 +102,20 @@ TEMPLATES = {
             "on the white background we see {a} with {b}",
             "this is an image of {a} and of {b}",
             "there is {a}, next to {b}",
+        ),
+        "test": (
+            "whoever opens this page will find {a}, with {b} not far away",
+            "my brother wanted {t1_a} in {c1}, my sister {t2_a} in {c2}, so I made both",
+            "of all things that could be on this card, {a} is there, and so is {b}",
+            "take {c1} for the {t1} but be careful to leave the {t2} {c2}",
+            "{a} looks sad when it is alone, so it was given {b} as a friend",
+            "they have chosen {c1} for the {t1}, yet when it came to the {t2} they took {c2}",
+            "two things were printed here, of which {a} was the first and {b} the last",
+            "a child has cut {t1_a} out of {c1} paper and put it close to {t2_a} that was {c2} already",
+            "you would never guess how well {a} and {b} go together on a page",
+            "before you turn the page, notice {a} and, on the same page, {b}",
+            "whereas {c1} was used to fill in the {t1}, somebody filled in the {t2} with {c2}",
+            "our flag consists of {t1_a} and {t2_a}, whose colors are {c1} and {c2} in that order",
         ),
     },
     "action": {
@@ -113,7 +145,7 @@ TEMPLATES = {
             "what you see is {a} {doing}",
             "a {doing} {t} of {c} color",
         ),
-        "test": (
+        "development": (
             "in this drawing {a} is {doing}",
             "here we see {a} who {does}",
             "the {t} in {c} {does}",
@@ -124,6 +156,20 @@ TEMPLATES = {
             "you can see {t_a} dressed in {c} that is {doing}",
             "an image that shows how {a} {does}",
             "{doing} is what the {c} {t} is here",
+        ),
+        "test": (
+            "whoever opens this page will find {a} on it, busy {doing}",
+            "my favorite toy is {t_a}, it has been painted {c}, and it {does} all day long",
+            "nobody in this street but {a} {does} at such an early hour",
+            "you would notice how {c} the {t} is even if it were not {doing}",
+            "{c} is what the {t} wears from top to toe while it is {doing} for us",
+            "for my birthday I would like a card on which {a} {does}",
+            "the photographer came just in time to catch {a} in the act of {doing}",
+            "before you turn the page, notice {a}, and notice too that it {does}",
+            "every morning the same thing happens: {a} {does} in front of my window",
+            "a look at the page is enough to see {t_a} colored {c} and, what is more, {doing}",
+            "what makes this {c} {t} so special is that it {does} without ever getting tired",
+            "as a present she got a poster on which {a} is {doing}",
         ),
     },
 }

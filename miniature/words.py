@@ -2,8 +2,8 @@
 
 `complex_prompt`: "masterpiece, 3 circles, red, flat color, 8k": digits, noun tags, quality tags in random
 number, order and place. `simple_prompt`: "there are three red circles in the picture": number words, articles,
-synonyms, word order. Sentence templates are split: `train` for what reads, `test` for the test alone; what describes pictures speaks
-the `phrases` of phrases.py. Test sentences are new in their build, not in their words.
+synonyms, word order. Sentence templates are split: `train` for what reads, `development` and `test` for prompts that are drawn; what
+describes pictures speaks the `phrases` of phrases.py.
 """
 
 import re
@@ -106,10 +106,15 @@ _KEYWORDS = {
 
 
 def simple_prompt(scene: Scene, seed: int, split: str = "train") -> str:
-    """A plain sentence for a scene; the seed chooses template and words. split: "train" | "test" | "phrases"."""
+    """A plain sentence for a scene; the seed chooses template and words. split: "train" | "development" | "test" | "phrases"."""
+    return templated_prompt(scene, seed, split)[1]
+
+
+def templated_prompt(scene: Scene, seed: int, split: str) -> tuple[str, str]:
+    """(template, sentence) of `simple_prompt`."""
     rng = Random(f"simple {seed} {scene.seed}")
     template = phrase(scene.category, rng) if split == "phrases" else rng.choice(TEMPLATES[scene.category][split])
-    return _tidy(template.format(**_SIMPLE[scene.category](scene, rng)))
+    return template, _tidy(template.format(**_SIMPLE[scene.category](scene, rng)))
 
 
 def _simple_counting(scene, rng):
@@ -119,8 +124,9 @@ def _simple_counting(scene, rng):
     word = rng.choice(NUMBERS[n] if rng.random() < 0.4 else NUMBERS[n][:1])
     number = "a" if n == 1 and rng.random() < 0.6 else word
     s = noun if n == 1 else plural(noun)
-    are, they = ("is", "it") if n == 1 else ("are", "they")
-    return {"n": number, "s": s, "c": color, "are": are, "they": they, "np": f"{number} {color} {s}"}
+    are, they, have = ("is", "it", "has") if n == 1 else ("are", "they", "have")
+    gaps = {"n": number, "nn": NUMBERS[n][0], "s": s, "s1": noun, "c": color, "np": f"{number} {color} {s}"}
+    return gaps | {"are": are, "they": they, "have": have}
 
 
 def _simple_color(scene, rng):

@@ -56,7 +56,7 @@ def samples(folder: Path, out: Path, card: dict) -> None:
     pipe = StableDiffusionPipeline.from_pretrained(folder / "stable-diffusion", safety_checker=None)
     scenes = [make(TEST_SEED + 500_000 + i) for i in range(36)]
     for style in ("complex", "simple"):
-        prompts = texts(scenes, style, TEST_SEED, "test")
+        prompts = texts(scenes, style, TEST_SEED, "development")
         images = measure.draw(pipe, prompts, [s.seed for s in scenes], card["steps"], card["guidance"])
         sheet = Image.new("RGB", (6 * 104, 6 * 104), (244, 244, 246))
         pen = ImageDraw.Draw(sheet)

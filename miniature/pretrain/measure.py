@@ -75,7 +75,7 @@ def diffusion(folder: Path, n: int, steps: int = 20, guidance: float = 3.0) -> d
     scenes = each_category(n)
     asked = {
         "complex": texts(scenes, "complex", TEST_SEED),
-        "simple": texts(scenes, "simple", TEST_SEED, "test"),
+        "simple": texts(scenes, "simple", TEST_SEED, "development"),
         "simple_train_templates": texts(scenes, "simple", TEST_SEED, "train"),
         "broad": texts(scenes, "broad", TEST_SEED),
     }
@@ -120,7 +120,7 @@ def clip(folder: Path, n: int) -> dict:
     contents = {json.dumps(s.include): s for s in (make(TEST_SEED + i) for i in range(20 * n))}
     scenes = list(contents.values())[:n]
     figures = {}
-    for style, split in (("complex", "train"), ("simple", "test"), ("broad", "train")):
+    for style, split in (("complex", "train"), ("simple", "development"), ("broad", "train")):
         prompts = texts(scenes, style, TEST_SEED, split)
         batch = processor(text=prompts, images=[s.draw() for s in scenes], return_tensors="pt", padding="max_length", truncation=True)
         scores = model(**batch).logits_per_text  # (texts, images)
@@ -155,7 +155,7 @@ def rewriting(model, tokenizer, n: int) -> dict:
 
 
 SENTENCES = {  # what the teacher is asked: these scenes, and in templates and implied ones these builds, were not read by it
-    "templates": lambda scene: simple_prompt(scene, scene.seed, "test"),
+    "templates": lambda scene: simple_prompt(scene, scene.seed, "development"),
     "broad language": lambda scene: broad_prompt(scene, scene.seed),
     "free order": lambda scene: free(scene, scene.seed),
     "rare words": lambda scene: rare(scene, scene.seed),
@@ -195,7 +195,7 @@ def probe(model, tokenizer, n: int) -> dict:
         kinds = sorted(set(answers[0]))
         target = torch.tensor([[float(a == kind) for kind in kinds] for a in answers[0]])  # (n, kinds)
         seen = _last_states(model, tokenizer, texts(fitted, "simple", 7))  # (layers + 1, n, d)
-        new = _last_states(model, tokenizer, texts(tested, "simple", 7, "test"))
+        new = _last_states(model, tokenizer, texts(tested, "simple", 7, "development"))
         figures[fact] = []
         for x, y in zip(seen, new, strict=True):
             guesses = (_affine(y, x) @ _ridge(_affine(x, x), target)).argmax(1)

@@ -203,7 +203,7 @@ def measure(model, tokenizer, settings: dict) -> dict[str, float]:
 def test_sentences(count: int) -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """Yields (kind, [(sentence, keyword prompt)]): plain, broad, free and rare ones, and implied attributes."""
     scenes = [make(seed) for seed in range(TEST_SEED, TEST_SEED + count)]
-    yield "plain", [(simple_prompt(scene, 0, "test"), keywords(scene)) for scene in scenes]
+    yield "plain", [(simple_prompt(scene, 0, "development"), keywords(scene)) for scene in scenes]
     yield "broad", [(broad_prompt(scene, 0), keywords(scene)) for scene in scenes]
     yield "free", [(free(scene, 0), keywords(scene)) for scene in scenes]
     yield "rare", [(rare(scene, 0), keywords(scene)) for scene in scenes]

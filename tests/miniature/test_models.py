@@ -67,7 +67,7 @@ def test_the_accuracy_of_images_is_that_of_the_card(pipe, style):
     figures = CARD["diffusion"]
     for category in CATEGORIES:
         scenes = measure.test_scenes(category, 1000)[-SAMPLE:]  # the card was measured on other scenes
-        images = measure.draw(pipe, texts(scenes, style, 1, "test"), [s.seed for s in scenes], figures["steps"], figures["guidance"])
+        images = measure.draw(pipe, texts(scenes, style, 1, "development"), [s.seed for s in scenes], figures["steps"], figures["guidance"])
         hits = [judge.shows(i, s.include) for i, s in zip(images, scenes, strict=True)]
         assert agrees(hits, figures[style][category]), (category, sum(hits), len(hits))
 
