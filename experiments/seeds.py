@@ -1,23 +1,28 @@
-"""Trains the default with several seeds, and summarizes them: what holds for any training, on any prompts of the kind.
+"""Trains the default with several seeds, and measures them on the test prompts: what holds for any training, on any prompts of the kind.
 
     python -m experiments.seeds 5 [--jobs N]     # writes seeds.json and seeds.md beside this file
 
 It starts from the features of a finished `dvc repro`, whose own training is the first one. The others are runs of the row `full` of
-experiments.ablations: a finished one is not repeated.
+experiments.ablations: a finished one is not repeated. All are measured on prompt_sets.development, as every run is, and then on
+prompt_sets.test, which nothing else draws: run this once per release, when all choices are made.
 """
 
 import json
 import os
 from argparse import ArgumentParser
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from experiments.ablations.__main__ import HERE, run_command, run_rows
 from experiments.ablations.rows import ROWS
-from experiments.ablations.runs import Processes, Run, Workspace
+from experiments.ablations.runs import Execute, Processes, Run, Workspace
 from experiments.ablations.table import Results
+from sur_adapter.config import from_dict
 from sur_adapter.evaluation.trainings import summarize_trainings
 from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.prompts import PromptSets
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.shards import read_table
 
@@ -31,19 +36,24 @@ FIGURES = {  # of summarize_trainings: label
     "ratio_to_rewrite": "adapter / rewrite",
 }
 ARMS_IN_SHORT = {"baseline": "plain", "adapter": "+ adapter", "rewrite": "LLM rewrites", "complex": "keyword prompt"}
-IN_SHORT = {  # (set, category): what the sentences are, and whether settings were chosen on them
-    ("main", "overall"): ("sentences of unseen templates", "no"),
-    ("reasoning", "overall"): ("an attribute implied by known expressions", "no"),
-    ("held_out", "held_out_near"): ("… by unknown expressions with a known key word", "no"),
-    ("held_out", "held_out_far"): ("… by expressions that only the LLM has read", "no"),
-    ("hand_written", "known_words"): ("hand-written, the world's words", "yes"),
-    ("hand_written", "wild"): ("hand-written, free wording", "yes"),
+TEST, DEVELOPMENT = "test", "development"
+IN_SHORT = {  # (prompts, set, category): what the sentences are
+    (TEST, "main", "overall"): "templates far from all training text",
+    (TEST, "combinations", "overall"): "… and combinations never trained on",
+    (TEST, "reasoning", "overall"): "an attribute implied by known expressions",
+    (TEST, "held_out", "held_out_near"): "… by unknown expressions with a known key word",
+    (TEST, "held_out", "held_out_far"): "… by expressions that only the LLM has read",
+    (DEVELOPMENT, "main", "overall"): "templates near to training text",
+    (DEVELOPMENT, "hand_written", "known_words"): "hand-written, the world's words",
+    (DEVELOPMENT, "hand_written", "wild"): "hand-written, free wording",
 }
 HEAD = """# {trainings} trainings of the default
 
 Written by `python -m experiments.seeds {trainings}`, training seeds {seeds}; the same figures are in `seeds.json`. Shares of right images,
-with 95 % intervals over trainings and prompts together ([method](../sur_adapter/evaluation/trainings.py)): what another training, measured
-on other prompts of the kind, may give. Arms without the adapter do not depend on the training. n: prompts × images of each.
+with 95 % intervals over trainings, templates and prompts together ([method](../sur_adapter/evaluation/trainings.py)): what another
+training, measured on other templates and prompts of the kind, may give. Hand-written prompts have no template, so each counts for itself.
+Arms without the adapter do not depend on the training. n: prompts × images of each. Every setting was chosen on development prompts;
+nothing was chosen on test prompts.
 """
 
 
@@ -57,48 +67,69 @@ def main(argv: list[str]) -> bool:
         raise ValueError(f"{args.trainings} trainings, --jobs {args.jobs}: give at least 2 trainings and 1 job")
     row = replace(ROWS[ROW], seeds=args.trainings)
     results = Results(HERE / "results.csv", HERE / "README.md")
-    if not run_rows({ROW: row}, results, Processes(max(1, (os.cpu_count() or 1) // args.jobs)), args.jobs):
+    execute = Processes(max(1, (os.cpu_count() or 1) // args.jobs))
+    if not run_rows({ROW: row}, results, execute, args.jobs):
         return False
-    summary = summarize([Run(ROW, row, seed, workspace) for workspace in [Workspace()] for seed in range(args.trainings)])
+    workspace = Workspace()
+    runs = [Run(ROW, row, seed, workspace) for seed in range(args.trainings)]
+    summary = summarize(runs, measure(runs, execute, args.jobs))
     atomic_write_text(FOLDER / "seeds.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     atomic_write_text(FOLDER / "seeds.md", format_page(summary))
     print(format_page(summary))
     return True
 
 
-def summarize(runs: list[Run]) -> dict:
-    """Reads the judgements of finished runs. Raises FileNotFoundError for one that ran elsewhere."""
-    files = [run.reports / "judgements.parquet" for run in runs]
-    for run, file in zip(runs, files, strict=True):
-        if not file.exists():
+def measure(runs: list[Run], execute: Execute, jobs: int) -> dict[str, list[Path]]:
+    """Measures finished runs on the test and development prompts, `jobs` runs at a time. Returns the folders of judgements.parquet.
+
+    Raises FileNotFoundError for a run that was made elsewhere, ValueError if params.yaml names no such prompts, CommandError.
+    """
+    for run in runs:
+        if not (file := run.reports / "judgements.parquet").exists():
             results = HERE / "results.csv"
             raise FileNotFoundError(f"{file} is missing: seed {run.seed} ran elsewhere; remove its line of {results} and start again")
-    sets = summarize_trainings([read_table(file) for file in files])
+    sets = from_dict(PromptSets, runs[0].workspace.params.get("prompt_sets"), "prompt_sets")
+    drawn = sets.role(runs[0].workspace.params["generate"]["prompts"])
+    folders = {}
+    for name, prompts in ((TEST, sets.test), (DEVELOPMENT, sets.development)):
+        if not prompts:
+            raise ValueError(f"params.yaml: prompt_sets.{name} is missing: name the file or folder of these prompts")
+        if name == drawn:
+            folders[name] = [run.reports for run in runs]
+        else:
+            with ThreadPoolExecutor(jobs) as pool:
+                folders[name] = list(pool.map(partial(Run.measure_on, prompts=prompts, execute=execute), runs))
+    return folders
+
+
+def summarize(runs: list[Run], folders: dict[str, list[Path]]) -> dict:
+    """Summarizes the judgements in the folders of `measure`."""
+    sets = {name: summarize_trainings([read_table(folder / "judgements.parquet") for folder in of]) for name, of in folders.items()}
     return {"trainings": len(runs), "seeds": [run.seed for run in runs], "params": runs[0].workspace.all_params, "sets": sets}
 
 
 def format_page(summary: dict) -> str:
     """Formats the summary as Markdown, a table for each set."""
     parts = [HEAD.format(trainings=summary["trainings"], seeds=", ".join(map(str, summary["seeds"]))), format_short_table(summary) + "\n"]
-    for name, block in summary["sets"].items():
+    for role, name, block in ((role, name, block) for role, sets in summary["sets"].items() for name, block in sets.items()):
         groups = list(block["accuracy"]["adapter"])
         rows = [["arm", *groups], ["---"] * (len(groups) + 1)]
         rows += [[f"`{arm}`", *(_share(block["accuracy"][arm][group]) for group in groups)] for arm in ARMS if arm in block["accuracy"]]
         figures = "; ".join(f"{label} {_signed(block[key], key)}" for key, label in FIGURES.items() if key in block)
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
-        parts.append(f"## {name} (n = {block['prompts']} × {block['seeds']})\n\n{table}\n\n{figures[0].upper()}{figures[1:]}.\n")
+        n = f"n = {block['prompts']} × {block['seeds']}" + (f", {block['templates']} templates" if "templates" in block else "")
+        parts.append(f"## {role}: {name} ({n})\n\n{table}\n\n{figures[0].upper()}{figures[1:]}.\n")
     return "\n".join(parts)
 
 
 def format_short_table(summary: dict) -> str:
     """Formats one line for each of IN_SHORT, the table of the project's README."""
-    rows = [["sentences", "n", *ARMS_IN_SHORT.values(), "chose settings"]]
+    rows = [["prompts", "sentences", "n", *ARMS_IN_SHORT.values()]]
     rows.append(["---"] * len(rows[0]))
-    for (name, category), (label, chosen) in IN_SHORT.items():
-        if block := summary["sets"].get(name):
-            share = block["accuracy"]
-            n = block["counts"][category]
-            rows.append([label, f"{n} × {block['seeds']}", *(_share(share[arm][category], 2) for arm in ARMS_IN_SHORT), chosen])
+    for (role, name, category), label in IN_SHORT.items():
+        if block := summary["sets"].get(role, {}).get(name):
+            share, n = block["accuracy"], block["counts"][category]
+            rows.append([role, label, f"{n} × {block['seeds']}", *(_share(share[arm][category], 2) for arm in ARMS_IN_SHORT)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 

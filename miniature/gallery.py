@@ -3,8 +3,9 @@
     with Gallery(count=200, seed=0) as gallery:
         requests.get(gallery.url + "/api/v1/images", params={"withMeta": "true", "limit": 100})
 
-Pictures are scenes of the miniature without held-out combinations (scenes.HELD_OUT), each with its keyword prompt. What is wrong with which picture is kept in
-`gallery.faults`; what each really shows, in `gallery.includes`. The same count, seed and rates make the same gallery.
+Pictures are scenes of the miniature without held-out combinations (scenes.HELD_OUT), each with its keyword prompt. What is wrong with
+which picture is kept in `gallery.faults`; what each really shows, in `gallery.includes`. The same count, seed and rates make the same
+gallery.
 
     with serve_in_process(count=200) as url:
 

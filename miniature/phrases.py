@@ -1,7 +1,8 @@
 """More ways to say it than a list of templates holds: an opening, what is said, a closing.
 
 What describes pictures (BLIP) has seen them described in many ways; what reads prompts (CLIP) has not. So the captioner speaks these
-phrases, by the thousand, and no template of `development` or `test` is among them. Gaps as in templates.py; {be}: is or are, by what follows.
+phrases, by the thousand, and no template of `development` or `test` is among them. Gaps as in templates.py; {be}: is or are, by what
+follows.
 """
 
 from random import Random

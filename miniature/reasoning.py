@@ -65,7 +65,8 @@ WHOLE = {
 TEST = {  # other builds of much the same words
     ("colour", "counting"): (
         "look at {x}, then draw {n} {s} in that color", "what color is {x}? Paint {n} {s} with it", "{n} {s}, colored just as {x} would be",
-        "go to {x} for the color, come to me for {n} {s}", "you would paint {n} {s} just as you paint {x}", "think of {x}: {n} {s} {have} that color",
+        "go to {x} for the color, come to me for {n} {s}", "you would paint {n} {s} just as you paint {x}",
+        "think of {x}: {n} {s} {have} that color",
         "{x} and {n} {s} in my picture look alike in color", "my brother wants {n} {s} to look like {x} in color",
     ),
     ("colour", "color"): (
@@ -87,9 +88,10 @@ TEST = {  # other builds of much the same words
         "my brother painted {ss} in {cn} until every {item} had its own",
     ),
     ("pose", "action"): (
-        "draw somebody who {vp}: a {t} in {cn}", "guess what: today a {c} {t} {vp} right here", "what would it look like if a {c} {t} {vp}?",
-        "as my story begins, a {t} in {cn} {vp}", "nobody here {vp} but this {c} {t}", "at what point of the film do we learn that a {c} {t} {vp}?",
-        "in the story that our teacher likes, some {t} in {cn} {vp}",
+        "draw somebody who {vp}: a {t} in {cn}", "guess what: today a {c} {t} {vp} right here",
+        "what would it look like if a {c} {t} {vp}?",
+        "as my story begins, a {t} in {cn} {vp}", "nobody here {vp} but this {c} {t}",
+        "at what point of the film do we learn that a {c} {t} {vp}?", "in the story that our teacher likes, some {t} in {cn} {vp}",
     ),
 }  # fmt: skip
 BUILDS = {"train": WHOLE, "free": {}, "test": TEST, "wide": WIDE, "development": DEVELOPMENT}

@@ -163,7 +163,7 @@ TEMPLATES = {
             "nobody in this street but {a} {does} at such an early hour",
             "you would notice how {c} the {t} is even if it were not {doing}",
             "{c} is what the {t} wears from top to toe while it is {doing} for us",
-            "for my birthday I would like a card on which {a} {does}",
+            "at the end of the week I would like a card on which {a} {does}",
             "the photographer came just in time to catch {a} in the act of {doing}",
             "before you turn the page, notice {a}, and notice too that it {does}",
             "every morning the same thing happens: {a} {does} in front of my window",

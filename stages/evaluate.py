@@ -2,13 +2,14 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sur_adapter.evaluation.evaluator import EvaluateConfig, evaluate_images
 from sur_adapter.evaluation.human_votes import read_votes
 from sur_adapter.evaluation.measurements import Measurements
-from sur_adapter.generation.prompts import read_prompt_sets
+from sur_adapter.generation.prompts import PromptSets, read_prompt_sets
 from sur_adapter.reporting.outputs import write_outputs
 from sur_adapter.reporting.plots import timing_table
 
@@ -39,6 +40,7 @@ def run(args: Namespace, params: "Params") -> None:
         "evaluate": params.raw("evaluate"),
         "generate": params.raw("generate", required=False) or {},
         "models": params.raw("models", required=False) or {},
+        "prompt_sets": asdict(params.section("prompt_sets", PromptSets, required=False)),
     }
     evaluate(**vars(args), config=config, settings=settings)
 

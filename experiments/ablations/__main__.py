@@ -20,16 +20,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
-from experiments.ablations.rows import DEVELOPMENT, PROMPTS, ROWS, Row
+from experiments.ablations.rows import ROWS, Row
 from experiments.ablations.runs import CommandError, Execute, Processes, Run, Workspace
 from experiments.ablations.table import Results
 from experiments.ablations.teachers import write_teachers
-from miniature.prompts import write_development
 from sur_adapter.io.code_version import code_version
 from sur_adapter.io.text import did_you_mean
 
 HERE = Path(__file__).parent
-HAND_WRITTEN = Path("prompts/miniature/hand_written")
 CODE = [HERE.parents[1] / f"stages/{stage}.py" for stage in ("train", "generate", "evaluate")]
 
 
@@ -66,7 +64,6 @@ def run_rows(
     Raises FileNotFoundError if there are no features, ValueError for a row with a key that params.yaml lacks.
     """
     workspace, code = Workspace(), code_version(*CODE)
-    write_development(Path(DEVELOPMENT), PROMPTS, HAND_WRITTEN)
     if any("+sentences.sources.file" in row.changes for row in rows.values()):
         write_teachers(workspace.params["sentences"]["sources"]["miniature"]["count"])
     runs = [Run(name, rows[name], seed, workspace) for name, seed in in_order(rows, seeds)]

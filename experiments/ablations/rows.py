@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 from experiments.ablations.teachers import ACCURACIES, teacher_changes
 
-STEPS, PROMPTS = 600, 40  # of a short training; development prompts a file
-DEVELOPMENT = "data/ablations/prompts"  # `run` writes it
+STEPS, PROMPTS = 600, 40  # of a short training; development prompts of each category
+DEVELOPMENT = "prompts/development"
 SHORT = {
     "train.steps": STEPS,
     "generate.prompts": DEVELOPMENT,

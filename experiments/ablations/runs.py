@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ PARTS = {  # features that a row can change: the keys of params.yaml that they d
     "llm": ("models", "cache.llm", "loss.llm"),
     "vae": ("models", "cache.vae", "loss.w_diffusion"),
 }
-WITHOUT, WITH = ("baseline", "complex"), ("adapter", "complex_adapter")  # arms
+WITHOUT, WITH, REWRITE = ("baseline", "complex"), ("adapter", "complex_adapter"), ("rewrite",)  # arms
 
 
 class CommandError(Exception):
@@ -165,16 +165,35 @@ class Run:
         params, here = self.params, self.folder
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
         file = _write_params(here, params)
-        log, adapter, history, images = here / "log.txt", here / "adapter", here / "train/history.json", here / "images"
+        log, adapter, history = here / "log.txt", here / "adapter", here / "train/history.json"
         paths = {"clip": FEATURES / "clip", "queries": FEATURES / "queries"} | {part: self._features(part, execute) for part in PARTS}
         execute(["train", *_options(paths | {"out": adapter, "reports": history.parent})], file, log)
-        shared, prompts = self._images_without_adapter(execute), {"prompts": params["generate"]["prompts"]}
+        self._measure(here, file, adapter, history, WITHOUT, execute)
+        return _figures(self.reports, history)
+
+    def measure_on(self, prompts: str, execute: Execute) -> Path:
+        """Generates and judges all arms on other prompts, once. Returns the folder with judgements.parquet. Raises CommandError."""
+        other = replace(self, row=replace(self.row, changes=self.row.changes | {"generate.prompts": prompts, "evaluate.clip": None}))
+        of_pipeline = self.is_of_pipeline
+        adapter = Path("models/adapter") if of_pipeline else self.folder / "adapter"
+        history = (Path("reports") if of_pipeline else self.folder) / "train/history.json"
+        arms = (*WITHOUT, *(REWRITE if self.params["models"]["llm"] else ()))
+
+        def compute(folder: Path, file: Path) -> None:
+            other._measure(folder, file, adapter, history, arms, execute)
+
+        weights = folder_digest(adapter, "*.safetensors")
+        return other._once("measured", [other.settings, weights, arms], compute) / "reports"
+
+    def _measure(self, here: Path, file: Path, adapter: Path, history: Path, without: tuple[str, ...], execute: Execute) -> None:
+        """Generates the arms with the adapter, takes those without from where all runs have them, and judges them, into here/reports."""
+        prompts, images, log = {"prompts": self.params["generate"]["prompts"]}, here / "images", here / "log.txt"
+        shared = self._images_without_adapter(without, execute)
         execute(["generate", "--arms", *WITH, *_options(prompts | {"out": images, "adapter": adapter})], file, log)
-        for arm in WITHOUT:
+        for arm in without:
             shutil.copytree(shared / arm, images / arm, copy_function=os.link)
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
         execute(["evaluate", *_options(paths)], file, log)
-        return _figures(self.reports, history)
 
     def _features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""
@@ -195,15 +214,15 @@ class Run:
 
         return self._once(f"features/{part}", [own, self.workspace.data, *self._teacher()], compute) / part
 
-    def _images_without_adapter(self, execute: Execute) -> Path:
-        """Returns the folder of the images of the arms without the adapter; generates them once for all runs with these settings."""
+    def _images_without_adapter(self, arms: tuple[str, ...], execute: Execute) -> Path:
+        """Returns the folder of the images of `arms`, without the adapter; generates them once for all runs with these settings."""
         params = self.params
 
         def compute(folder: Path, file: Path) -> None:
             options = {"prompts": params["generate"]["prompts"], "out": folder}
-            execute(["generate", "--arms", *WITHOUT, *_options(options)], file, folder / "log.txt")
+            execute(["generate", "--arms", *arms, *_options(options)], file, folder / "log.txt")
 
-        return self._once("images", [params["models"], params["generate"], _prompts_digest(params)], compute)
+        return self._once("images", [arms, params["models"], params["generate"], _prompts_digest(params)], compute)
 
     def _once(self, kind: str, inputs: list, compute: Callable[[Path, Path], None]) -> Path:
         """Returns the folder of what several runs need; `compute(folder, params.yaml)` fills it if no run has done so."""

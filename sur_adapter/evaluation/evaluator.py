@@ -143,7 +143,7 @@ def measure_images(
             for name, measure in measurements.caches.items():
                 numbers[name].append(measure(generated))
             bar.update(len(batch))
-    table = pd.DataFrame(rows, columns=["id", "category", "arm", "seed", "text", "asked"])
+    table = pd.DataFrame(rows, columns=["id", "category", "template", "arm", "seed", "text", "asked"])
     check_same_images(table, arms, images)
     return _add_columns(table, {name: np.concatenate(values) for name, values in numbers.items()}, prompts, measurements)
 
@@ -167,8 +167,9 @@ def _row(key: ImageKey, prompts: Mapping[str, dict], text: str) -> dict:
     arm, name, seed = key
     if name not in prompts:
         raise ValueError(f"the arm {arm} has an image of {name!r}, which is not in the prompt list: generate the arm again with this list")
-    category, requested = prompts[name]["category"], requested_count(prompts[name])
-    return {"id": name, "category": category, "arm": arm, "seed": seed, "text": text, "asked": requested}
+    prompt = prompts[name]
+    about = {"id": name, "category": prompt["category"], "template": prompt.get("template")}
+    return about | {"arm": arm, "seed": seed, "text": text, "asked": requested_count(prompt)}
 
 
 def _clip_columns(table: pd.DataFrame, embeds: np.ndarray, prompts: Mapping[str, dict], clip: CLIPEncoder) -> tuple[np.ndarray, np.ndarray]:

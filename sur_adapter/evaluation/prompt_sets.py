@@ -13,11 +13,11 @@ import pandas as pd
 from sur_adapter.evaluation.generated_images import check_same_images, generated_arms, pipeline_texts, read_images
 from sur_adapter.evaluation.measurement_cache import GeneratedImage
 from sur_adapter.evaluation.statistics import Bootstrap
-from sur_adapter.evaluation.summary import by_prompt, category_names, check_names, rate, summarize_accuracy
+from sur_adapter.evaluation.summary import by_prompt, category_names, check_names, clusters_of, rate, summarize_accuracy
 from sur_adapter.generation.arms import ARMS
 
 BATCH = 32  # images per call of the judge
-COLUMNS = ["set", "id", "category", "arm", "seed", "text", "shown", "soft"]
+COLUMNS = ["set", "id", "category", "template", "arm", "seed", "text", "shown", "soft"]
 TAG_ARMS = ("baseline", "adapter", "rewrite", "complex")  # accuracy by tag is for these
 
 
@@ -37,7 +37,19 @@ def judge_sets(images: Path, sets: Mapping[str, list[dict]], judge: Callable | N
         for ((arm, name, seed), _), verdict in zip(batch, verdicts, strict=True):
             in_set, prompt = prompts[name]
             soft = verdict[1] if len(verdict) > 1 else float("nan")
-            rows.append((in_set, name, prompt["category"], arm, seed, texts.get((arm, name), ""), float(verdict[0]), float(soft)))
+            rows.append(
+                (
+                    in_set,
+                    name,
+                    prompt["category"],
+                    prompt.get("template"),
+                    arm,
+                    seed,
+                    texts.get((arm, name), ""),
+                    float(verdict[0]),
+                    float(soft),
+                )
+            )
     table = pd.DataFrame(rows, columns=COLUMNS)
     if rows:
         check_same_images(table, arms, images)
@@ -67,7 +79,8 @@ def _summarize_set(judgements: pd.DataFrame, prompts: list[dict], resamples: int
     check_names(categories)
     rates = by_prompt(judgements, "shown", categories)
     with_complex = {row["id"] for row in prompts if row.get("complex_prompt")}
-    accuracy, notes = summarize_accuracy(rates, Bootstrap(categories.to_numpy(), resamples, seed), with_complex)
+    bootstrap = Bootstrap(categories.to_numpy(), resamples, seed, clusters_of(judgements, categories.index))
+    accuracy, notes = summarize_accuracy(rates, bootstrap, with_complex)
     names = [*category_names(accuracy), "overall"]
     block = {arm: {name: accuracy[name][arm] for name in names} for arm in rates}
     block |= {key: accuracy[key] for key in ("difference", "gap_closed") if accuracy.get(key)}

@@ -13,7 +13,7 @@ import pandas as pd
 from sur_adapter.adapter.adapter import SURAdapter
 from sur_adapter.evaluation.prompt_sets import categories_of
 from sur_adapter.evaluation.statistics import Bootstrap
-from sur_adapter.evaluation.summary import by_prompt, difference
+from sur_adapter.evaluation.summary import by_prompt, clusters_of, difference
 from sur_adapter.generation.rewriting import ANSWERS, count_parameters
 from sur_adapter.io.shards import read_table
 
@@ -66,7 +66,8 @@ def compare_with_rewriting(judgements: pd.DataFrame, answers: pd.DataFrame, weig
 
 def _compare(judgements: pd.DataFrame, resamples: int, seed: int) -> tuple[dict, dict]:
     categories = categories_of(judgements)
-    rates, bootstrap = by_prompt(judgements, "shown", categories), Bootstrap(categories.to_numpy(), resamples, seed)
+    rates, clusters = by_prompt(judgements, "shown", categories), clusters_of(judgements, categories.index)
+    bootstrap = Bootstrap(categories.to_numpy(), resamples, seed, clusters)
     masks = {name: (categories == name).to_numpy() for name in sorted(set(categories))}
     result: dict = {"difference": difference(rates, bootstrap, pair=PAIR), "ratio": {}}
     notes = {}

@@ -1,8 +1,12 @@
-"""Confidence intervals and p-values of paired comparisons, where the unit is the prompt.
+"""Confidence intervals and p-values of paired comparisons, where the unit is the prompt or the template that several prompts share.
 
 Images of one prompt are not independent, so seeds are averaged first: all functions take one value per prompt, x of shape (N,). The
 bootstrap (Efron 1979) resamples prompts with replacement within their category (stratified), and uses the same resamples for every arm
 (paired). Randomness comes from a seed. Ratios of means have Fieller's interval instead. Intervals are 95 %.
+
+Prompts of one template are alike, too. Where templates are known, they are resampled with all their prompts (cluster bootstrap, Cameron,
+Gelbach & Miller 2008), so that an interval holds for other templates of the kind. There are few, so these intervals are widened to those of
+Student's t.
 """
 
 import warnings
@@ -23,42 +27,56 @@ Interval = tuple[float, float, float]  # value, low, high
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Stratified, paired bootstrap over prompts.
+    """Stratified, paired bootstrap over prompts, or over templates.
 
-    strata (N,): the category of each prompt. A category with one prompt cannot vary and is held fixed.
+    strata (N,): the category of each prompt. A category with one prompt cannot vary and is held fixed. clusters (N,): the template of each
+    prompt; None: each prompt is its own. In a category with a single template the prompts are resampled.
     """
 
     strata: Sequence
     resamples: int = 10_000
     seed: int = 0
+    clusters: Sequence | None = None
 
     def subset(self, rows: np.ndarray) -> "Bootstrap":
         """Restricts the bootstrap to some of the prompts. rows (N,): a mask."""
-        return Bootstrap(np.asarray(self.strata)[rows], self.resamples, self.seed)
+        clusters = None if self.clusters is None else np.asarray(self.clusters)[rows]
+        return Bootstrap(np.asarray(self.strata)[rows], self.resamples, self.seed, clusters)
+
+    def units(self) -> np.ndarray:
+        """Returns the number of the resampled unit of each prompt, (N,)."""
+        return units(self.strata, self.clusters)
 
     def interval(self, estimate: Callable, values: np.ndarray) -> Interval:
         """Returns (value, low, high) of `estimate`, a function of means (..., K) -> (...), on values (N, K) or (N,).
 
-        Percentile interval from `SMALL_SAMPLE` prompts, else BCa.
+        Percentile interval from `SMALL_SAMPLE` prompts or templates, else BCa.
         """
         values = np.asarray(values, float).reshape(len(values), -1)  # (N, K)
         value = float(estimate(values.mean(0)))
-        strata = np.asarray(self.strata)
-        samples = [np.flatnonzero(strata == name) for name in np.unique(strata)]  # rows of each category
-        fixed = sum((values[rows[0]] for rows in samples if len(rows) == 1), np.zeros(values.shape[1]))
+        strata, number = np.asarray(self.strata), self.units()
+        sizes = np.bincount(number)  # (U,) prompts of each unit
+        sums = np.stack([np.bincount(number, column) for column in values.T], -1)  # (U, K)
+        samples = [np.unique(number[strata == name]) for name in np.unique(strata)]  # units of each category
+        fixed = sum((sums[rows[0]] for rows in samples if len(rows) == 1), np.zeros(values.shape[1]))
         samples = [rows for rows in samples if len(rows) > 1]
         if not samples:
             return value, value, value
+        prompts = [sizes[rows].sum() for rows in samples]  # of each category
 
         def statistic(*resampled: np.ndarray, axis: int = -1) -> np.ndarray:
-            # a jackknife sample lacks one prompt: the share of its category stays
-            sums = [
-                np.take(values, rows, 0).sum(-2) * (len(whole) / rows.shape[-1]) for rows, whole in zip(resampled, samples, strict=True)
+            # templates have different numbers of prompts, and a jackknife sample lacks one: the share of its category stays
+            totals = [
+                np.take(sums, rows, 0).sum(-2) * (count / np.take(sizes, rows).sum(-1))[..., None]
+                for rows, count in zip(resampled, prompts, strict=True)
             ]
-            return estimate((sum(sums) + fixed) / len(values))
+            return estimate((sum(totals) + fixed) / len(values))
 
-        method = "BCa" if len(values) < SMALL_SAMPLE else "percentile"
-        return value, *self._interval(samples, statistic, method)
+        low, high = self._interval(samples, statistic, "BCa" if len(sizes) < SMALL_SAMPLE else "percentile")
+        if len(sizes) < len(values):
+            more = _wider(sum(map(len, samples)), len(samples))
+            low, high = value - (value - low) * more, value + (high - value) * more
+        return value, low, high
 
     def _interval(self, samples: list[np.ndarray], statistic: Callable, method: str) -> tuple[float, float]:
         rng = np.random.default_rng(self.seed)
@@ -88,7 +106,7 @@ class Bootstrap:
         one prompt is held fixed.
         """
         pair = np.stack([numerator, denominator], 1).astype(float)  # (N, 2)
-        variance, degrees = covariance_of_means(pair, self.strata)
+        variance, degrees = covariance_of_means(pair, self.strata, self.clusters)
         variance[0, 0] += MORE_DISCORDANT / len(pair) ** 2
         return fieller(*pair.mean(0), variance, degrees)
 
@@ -100,18 +118,48 @@ class Bootstrap:
         return self.ratio(np.subtract(adapter, baseline), np.subtract(ceiling, baseline))
 
 
-def covariance_of_means(values: np.ndarray, strata: Sequence) -> tuple[np.ndarray, int]:
+def units(strata: Sequence, clusters: Sequence | None) -> np.ndarray:
+    """Returns the number of the unit of each prompt, (N,): its template, or itself where its category has fewer than two templates."""
+    strata = np.asarray(strata)
+    if clusters is None:
+        return np.arange(len(strata))
+    known, names = {}, list(zip(strata.tolist(), np.asarray(clusters).tolist(), strict=True))
+    several = {name for name in set(strata.tolist()) if len({cluster for of, cluster in names if of == name}) > 1}
+    keys = [name if name[0] in several else (name[0], row) for row, name in enumerate(names)]
+    return np.array([known.setdefault(key, len(known)) for key in keys], int)
+
+
+def _wider(clusters: int, strata: int) -> float:
+    """Returns by how much an interval of few clusters is too narrow: Student's t and the divisor C − 1 in place of z and C."""
+    degrees = max(clusters - strata, 1)
+    return float(t.ppf((1 + LEVEL) / 2, degrees) / norm.ppf((1 + LEVEL) / 2) * np.sqrt(clusters / degrees))
+
+
+def covariance_of_means(values: np.ndarray, strata: Sequence, clusters: Sequence | None = None) -> tuple[np.ndarray, int]:
     """Returns the covariance (K, K) of the means of values (N, K), sampled within strata (N,), and its degrees of freedom.
 
-    A stratum with one value cannot vary and is held fixed.
+    clusters (N,): values of one cluster are sampled together. A stratum with one value cannot vary and is held fixed.
     """
     variance, degrees = np.zeros((values.shape[1],) * 2), 0
-    for name in np.unique(strata := np.asarray(strata)):
-        rows = values[strata == name]
-        if len(rows) > 1:
-            variance += np.atleast_2d(np.cov(rows.T)) * len(rows) / len(values) ** 2
-            degrees += len(rows) - 1
+    strata, number = np.asarray(strata), units(strata, clusters)
+    for name in np.unique(strata):
+        inside = strata == name
+        residuals = values[inside] - values[inside].mean(0)
+        _, cluster = np.unique(number[inside], return_inverse=True)
+        sums = np.stack([np.bincount(cluster, column) for column in residuals.T], -1)  # (C, K)
+        if len(sums) > 1:
+            variance += sums.T @ sums * len(sums) / (len(sums) - 1) / len(values) ** 2
+            degrees += len(sums) - 1
     return variance, max(degrees, 1)
+
+
+def effective_prompts(x: np.ndarray, clusters: Sequence | None) -> float:
+    """Returns how many independent prompts give the same variance of the mean of x (N,) as these, of which some share a template; ≤ N."""
+    if clusters is None or len(set(np.asarray(clusters).tolist())) < 2:
+        return len(x)
+    column, one = np.asarray(x, float)[:, None], np.zeros(len(x))
+    alone, together = covariance_of_means(column, one)[0][0, 0], covariance_of_means(column, one, clusters)[0][0, 0]
+    return float(len(x) * min(1.0, alone / together)) if together > 0 else len(x)
 
 
 def fieller(above: float, below: float, variance: np.ndarray, degrees: float) -> Interval | None:
@@ -145,7 +193,7 @@ def holm(p: dict[str, float]) -> dict[str, float]:
     return adjusted
 
 
-def wilson(rate: float, n: int) -> tuple[float, float]:
+def wilson(rate: float, n: float) -> tuple[float, float]:
     """Returns Wilson's (1927) interval (low, high) of a rate over n prompts. It has a width at rates of 0 and 1, too.
 
     The mean of several seeds varies at most as much as one seed, so for such rates the interval is conservative.

@@ -13,7 +13,16 @@ import pyarrow as pa
 
 from sur_adapter.evaluation.confusion import FINDINGS
 from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
-from sur_adapter.evaluation.statistics import Bootstrap, holm, sign_flip, smallest_detectable, spearman, wilson, win_tie_loss
+from sur_adapter.evaluation.statistics import (
+    Bootstrap,
+    effective_prompts,
+    holm,
+    sign_flip,
+    smallest_detectable,
+    spearman,
+    wilson,
+    win_tie_loss,
+)
 from sur_adapter.generation.arms import ARMS
 
 DIGITS = 4  # of the numbers in metrics.json
@@ -28,6 +37,7 @@ JUDGEMENTS = pa.schema(
         ("set", pa.string()),  # of prompts: `main`, or the name of a sub-folder, whose images are only judged
         ("id", pa.string()),  # of the prompt
         ("category", pa.string()),
+        ("template", pa.string()),  # that prompts share, for intervals; null: the prompt has none
         ("arm", pa.string()),
         ("seed", pa.int32()),
         ("text", pa.string()),  # the prompt that the pipeline got
@@ -62,7 +72,7 @@ def summarize(
     categories = judgements.drop_duplicates("id").set_index("id").category  # prompt id -> category
     names = sorted(set(categories))
     check_names(names)
-    bootstrap = Bootstrap(categories.to_numpy(), bootstrap_resamples, seed)
+    bootstrap = Bootstrap(categories.to_numpy(), bootstrap_resamples, seed, clusters_of(judgements, categories.index))
     quality = (*IMAGE_STATISTICS, *metrics)
     result, notes, family = {}, {}, {}
     if judgements.shown.notna().all():
@@ -102,6 +112,15 @@ def category_names(semantic: dict) -> list[str]:
     return [name for name in semantic if name not in NOT_CATEGORIES]
 
 
+def clusters_of(judgements: pd.DataFrame, ids: pd.Index) -> np.ndarray | None:
+    """Returns the template of each prompt of `ids`, or its id if it has none, (N,); None if no two prompts share one."""
+    if "template" not in judgements:
+        return None
+    templates = judgements.drop_duplicates("id").set_index("id").template.loc[ids]
+    clusters = templates.where(templates.notna(), pd.Series(ids, ids))
+    return None if clusters.is_unique else clusters.to_numpy()
+
+
 def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> pd.DataFrame:
     """Averages over the seeds of each prompt: a row per prompt, a column per arm."""
     means = judgements.groupby(["id", "arm"])[column].mean().unstack("arm").loc[categories.index]
@@ -124,7 +143,7 @@ def difference(
     x = (arms[pair[0]] - arms[pair[1]]).to_numpy()
     value, low, high = bootstrap.rate_difference(x) if are_rates else bootstrap.mean(x)
     win, tie, loss = win_tie_loss(x)
-    p = sign_flip(x, bootstrap.resamples, bootstrap.seed)
+    p = sign_flip(np.bincount(bootstrap.units(), x), bootstrap.resamples, bootstrap.seed)
     interval = {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest_detectable(x)}
     return interval | {"win": win, "tie": tie, "loss": loss}
 
@@ -139,7 +158,9 @@ def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: 
     categories = np.asarray(bootstrap.strata)
     masks = {name: categories == name for name in sorted(set(categories))}
     groups = masks | {"overall": np.full(len(rates), True)}
-    semantic = {name: {arm: rate(rates[arm][rows]) for arm in rates} for name, rows in groups.items()}
+    clusters = None if bootstrap.clusters is None else np.asarray(bootstrap.clusters)
+    of_group = {name: None if clusters is None else clusters[rows] for name, rows in groups.items()}
+    semantic = {name: {arm: rate(rates[arm][rows], of_group[name]) for arm in rates} for name, rows in groups.items()}
     semantic["difference"] = difference(rates, bootstrap) | {name: difference(rates, bootstrap, rows) for name, rows in masks.items()}
     semantic["gap_closed"], notes = {}, {}
     paired = rates.index.isin(with_complex)
@@ -156,9 +177,9 @@ def summarize_accuracy(rates: pd.DataFrame, bootstrap: Bootstrap, with_complex: 
     return semantic, notes
 
 
-def rate(x: pd.Series) -> dict:
-    """Returns the mean of rates, one per prompt, with Wilson's interval."""
-    low, high = wilson(x.mean(), len(x))
+def rate(x: pd.Series, clusters: np.ndarray | None = None) -> dict:
+    """Returns the mean of rates, one per prompt, with Wilson's interval. clusters (N,): templates of the prompts; they count as fewer."""
+    low, high = wilson(x.mean(), effective_prompts(x.to_numpy(), clusters))
     return {"value": x.mean(), "low": low, "high": high}
 
 

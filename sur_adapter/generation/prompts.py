@@ -10,6 +10,8 @@ apart, so that the numbers of the main set do not depend on it. A category belon
 """
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from sur_adapter import registry
@@ -19,6 +21,28 @@ REQUIRED = ("id", "category", "prompt")
 SUFFIXES = ("json", "tsv", "txt")  # of benchmarks, in a folder without *.jsonl
 FORMATS = "sur_adapter.generation.prompt_formats"
 MAIN = "main"  # the name of the main set
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """Section `prompt_sets` of params.yaml: which prompts choose settings, and which only measure.
+
+    development: every choice is made on these. test: for the figures of a release. Both are files or folders, null if there are none.
+    sealed: SHA-256 of files that are not in the repository.
+    """
+
+    development: str | None = None
+    test: str | None = None
+    sealed: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if wrong := [digest for digest in self.sealed if not re.fullmatch("[0-9a-f]{64}", digest)]:
+            raise ValueError(f"sealed has {wrong[0]!r}: give the SHA-256 of a file, 64 digits in lower case (`sha256sum FILE`)")
+
+    def role(self, prompts: str | Path) -> str:
+        """Returns "development" or "test" for the prompts of one of the two, else ""."""
+        paths = {name: Path(path) for name, path in (("development", self.development), ("test", self.test)) if path}
+        return next((name for name, path in paths.items() if path == Path(prompts)), "")
 
 
 def read_prompts(path: Path) -> list[dict]:

@@ -20,7 +20,7 @@ from sur_adapter.config import Params
 from sur_adapter.evaluation.evaluator import EvaluateConfig, evaluate_images
 from sur_adapter.evaluation.measurements import Measurements
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.generation.prompts import MAIN, read_prompts
+from sur_adapter.generation.prompts import MAIN, PromptSets, read_prompts
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.hashing import file_digest, folder_digest
 from sur_adapter.models.config import ModelsConfig
@@ -39,6 +39,7 @@ def run(args: Namespace, params: Params) -> None:
     """Prints the accuracies and adds one line to the log. Raises ValueError for a list that cannot be read, or a log that is damaged."""
     rows, openings = read_prompts(args.file), read_log(args.log)
     config, models = params.section("evaluate", EvaluateConfig), params.section("models", ModelsConfig)
+    sealed = params.section("prompt_sets", PromptSets, required=False).sealed
     if config.judge is None:
         raise ValueError("params.yaml: evaluate.judge is null, and sealed prompts need a judge: name one")
     if not args.adapter.is_dir():
@@ -47,6 +48,9 @@ def run(args: Namespace, params: Params) -> None:
     opening |= {"adapter": folder_digest(args.adapter, "*.safetensors"), "prompts": len(rows)}
     if earlier := [line["date"] for line in openings if line["sha256"] == opening["sha256"]]:
         print(f"this list was opened before, on {', '.join(earlier)}: it is no longer sealed")
+    if opening["sha256"] not in sealed:
+        print(f"the SHA-256 of {args.file} is not among prompt_sets.sealed: nothing shows that the list was fixed before the release")
+    opening |= {"announced": opening["sha256"] in sealed}
     write_log(args.log, [*openings, opening])
     arms = [name for name, arm in ARMS.items() if arm.prompt != "rewritten" or models.llm]
     with TemporaryDirectory(prefix="sealed-") as folder:

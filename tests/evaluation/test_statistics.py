@@ -216,3 +216,39 @@ def test_real_metrics_agree_with_people_as_published(measure, golden):
     rows = json.loads(TIFA.read_text(encoding="utf-8")).values()
     assert len(rows) == 800
     assert st.spearman([r[measure] for r in rows], [r["human_avg"] for r in rows]) == pytest.approx(golden, abs=0.0006)
+
+
+def of_templates(rng: np.random.Generator, templates: int, each: int) -> tuple[np.ndarray, np.ndarray]:
+    """Right or wrong on prompts whose template decides half of the chance, and their templates."""
+    chance = rng.uniform(0.2, 0.8, templates).repeat(each)
+    return (rng.random(templates * each) < chance).astype(float), np.arange(templates).repeat(each)
+
+
+@pytest.mark.parametrize("templates", [12, 36])
+def test_intervals_over_templates_hold_for_other_templates_and_those_over_prompts_do_not(templates):
+    rng, hits = np.random.default_rng(0), {"templates": 0, "prompts": 0, "fieller": 0, "wilson": 0}
+    for _ in range(400):
+        x, clusters = of_templates(rng, templates, 10)
+        one = np.zeros(len(x))
+        for name, of in (("templates", clusters), ("prompts", None)):
+            _, low, high = st.Bootstrap(one, 400, 0, of).mean(x)
+            hits[name] += low <= 0.5 <= high
+        _, low, high = st.Bootstrap(one, 400, 0, clusters).ratio(x, np.ones(len(x)))
+        hits["fieller"] += low <= 0.5 <= high
+        low, high = st.wilson(x.mean(), st.effective_prompts(x, clusters))
+        hits["wilson"] += low <= 0.5 <= high
+    rates = {name: count / 400 for name, count in hits.items()}
+    assert 0.92 <= rates["templates"] <= 0.98 and 0.92 <= rates["fieller"] <= 0.98 and rates["wilson"] >= 0.9
+    assert rates["prompts"] < 0.87
+
+
+def test_templates_of_one_prompt_each_change_nothing_and_a_category_with_one_template_resamples_prompts():
+    x = np.random.default_rng(1).random((60, 2))
+    strata = ["a"] * 30 + ["b"] * 30
+    plain = st.Bootstrap(strata, 500)
+    assert st.Bootstrap(strata, 500, 0, [f"t{i}" for i in range(60)]).mean(x[:, 0]) == plain.mean(x[:, 0])
+    assert st.Bootstrap(strata, 500, 0, ["same"] * 60).mean(x[:, 0]) == plain.mean(x[:, 0])
+    alone, together = st.covariance_of_means(x, strata)[0], st.covariance_of_means(x, strata, np.arange(60) // 2)[0]
+    assert np.allclose(alone, sum(np.cov(x[rows].T) * 30 for rows in (slice(30), slice(30, 60))) / 60**2)
+    assert not np.allclose(alone, together)
+    assert st.effective_prompts(x[:, 0], None) == 60 and st.effective_prompts(np.repeat([0.0, 1.0] * 5, 6), np.arange(60) // 6) < 12

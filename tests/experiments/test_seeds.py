@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -34,35 +35,82 @@ def judgements(adapter: float) -> pd.DataFrame:
 @pytest.fixture
 def runs(tmp_path, monkeypatch) -> list[Run]:
     monkeypatch.chdir(tmp_path)
-    workspace = Workspace(dict.fromkeys(("models", "train", "generate"), {}) | {"train": {"seed": 0}}, "data")
+    sets = {"development": "prompts/development", "test": "prompts/test"}
+    params = {"models": {"llm": "llm"}, "generate": {"prompts": "prompts/development"}, "train": {"seed": 0}, "prompt_sets": sets}
+    workspace = Workspace(params | {"evaluate": {"clip": None}}, "data")
     workspace.__dict__["is_up_to_date"] = True
     runs = [Run("full", replace(ROWS["full"], seeds=3), seed, workspace) for seed in range(3)]
     for run, adapter in zip(runs, (0.7, 0.8, 0.9), strict=True):
         write_table(run.reports / "judgements.parquet", judgements(adapter), JUDGEMENTS)
+    for prompts in ("development", "test"):
+        Path(f"prompts/{prompts}").mkdir(parents=True)
+        Path(f"prompts/{prompts}/a.jsonl").write_text(prompts)
+    for run in runs:
+        adapter = Path("models/adapter") if run.is_of_pipeline else run.folder / "adapter"
+        adapter.mkdir(parents=True)
+        (adapter / "adapter.safetensors").write_text(str(run.seed))
     return runs
+
+
+class Commands:
+    """Stands in for the stages: notes what was asked for, and writes what they write."""
+
+    def __init__(self):
+        self.calls: list[tuple[str, ...]] = []
+
+    def __call__(self, words: list[str], params: Path, log: Path) -> None:
+        options = dict(zip(words[1:], words[2:], strict=False))
+        arms = words[words.index("--arms") + 1 : words.index("--prompts")] if "--arms" in words else []
+        self.calls.append((words[0], *arms, options["--prompts"], options.get("--adapter", "")))
+        for arm in arms:
+            (Path(options["--out"]) / arm).mkdir(parents=True)
+        if words[0] == "evaluate":
+            write_table(Path(options["--out-dir"]) / "judgements.parquet", judgements(0.6), JUDGEMENTS)
 
 
 def test_the_first_training_is_that_of_the_pipeline_and_all_are_summarized(runs):
     runs[0].workspace.params["executor"] = {}
     assert [str(run.reports) for run in runs] == ["reports", "data/ablations/full-s1/reports", "data/ablations/full-s2/reports"]
-    summary = seeds.summarize(runs)
-    assert summary["trainings"] == 3 and summary["seeds"] == [0, 1, 2] and list(summary["sets"]) == ["main", "held_out"]
-    main = summary["sets"]["main"]
+    commands = Commands()
+    summary = seeds.summarize(runs, seeds.measure(runs, commands, 1))
+    assert commands.calls[0] == ("generate", "baseline", "complex", "rewrite", "prompts/test", ""), "once for all trainings"
+    of_each = [
+        call
+        for adapter in ("models/adapter", "data/ablations/full-s1/adapter", "data/ablations/full-s2/adapter")
+        for call in (("generate", "adapter", "complex_adapter", "prompts/test", adapter), ("evaluate", "prompts/test", adapter))
+    ]
+    assert commands.calls[1:] == of_each
+    seeds.measure(runs, commands, 2)
+    assert len(commands.calls) == 7, "a finished measurement is not repeated"
+    assert summary["trainings"] == 3 and summary["seeds"] == [0, 1, 2] and list(summary["sets"]) == ["test", "development"]
+    assert summary["sets"]["test"]["main"]["accuracy"]["adapter"]["overall"]["value"] == pytest.approx(0.6)
+    assert list(summary["sets"]["development"]) == ["main", "held_out"]
+    main = summary["sets"]["development"]["main"]
     assert main["accuracy"]["adapter"]["overall"]["value"] == pytest.approx(0.8) and main["gap_closed"]["value"] == pytest.approx(0.8)
     page = seeds.format_page(summary)
-    assert "# 3 trainings of the default" in page and "## main (n = 40 × 2)" in page and "Adapter − baseline +0.400 [" in page
+    assert (
+        "# 3 trainings of the default" in page
+        and "## development: main (n = 40 × 2)" in page
+        and "## test: held_out (n" in page
+        and "Adapter − baseline +0.400 [" in page
+    )
     assert "on_complex" not in page and "complex + adapter − complex −0.050 [" in page
     short = seeds.format_short_table(summary).splitlines()
-    assert (
-        short[2].startswith("| sentences of unseen templates | 40 × 2 | 0.40 [") and "| 0.80 [" in short[2] and short[2].endswith("| no |")
-    )
-    assert len(short) == 5, "sets that were not drawn have no line"
+    assert short[2].startswith("| test | templates far from all training text | 40 × 2 | 0.40 [") and "| 0.60 [" in short[2]
+    assert short[-1].startswith("| development | templates near to training text | 40 × 2 | 0.40 [") and "| 0.80 [" in short[-1]
+    assert len(short) == 6, "sets that were not drawn have no line"
 
 
 def test_a_training_that_ran_elsewhere_is_named(runs):
     shutil.rmtree("data/ablations/full-s1")
     with pytest.raises(FileNotFoundError, match=r"full-s1/reports/judgements.parquet is missing: seed 1 ran elsewhere; remove its line"):
-        seeds.summarize(runs)
+        seeds.measure(runs, Commands(), 1)
+
+
+def test_without_test_prompts_one_sentence_says_so(runs):
+    runs[0].workspace.params["prompt_sets"]["test"] = None
+    with pytest.raises(ValueError, match=r"prompt_sets.test is missing: name the file or folder"):
+        seeds.measure(runs, Commands(), 1)
 
 
 @pytest.mark.parametrize("arguments", [["1"], ["5", "--jobs", "0"]])
@@ -75,11 +123,10 @@ def test_the_committed_page_and_the_table_of_the_readme_are_those_of_the_committ
     summary = json.loads((ROOT / "experiments/seeds.json").read_text(encoding="utf-8"))
     assert (ROOT / "experiments/seeds.md").read_text(encoding="utf-8") == seeds.format_page(summary)
     assert summary["trainings"] >= 5 and seeds.format_short_table(summary) in (ROOT / "README.md").read_text(encoding="utf-8")
-    assert set(summary["sets"]["main"]["accuracy"]) == set(ARMS)
+    main = summary["sets"]["development"]["main"]["accuracy"]
+    assert set(main) == set(ARMS) and set(summary["sets"]["test"]["main"]["accuracy"]) == set(ARMS) - {"expansion"}
     metrics = json.loads((ROOT / "reports/metrics.json").read_text(encoding="utf-8"))
     for arm in ("baseline", "complex", "rewrite"):
-        assert summary["sets"]["main"]["accuracy"][arm]["overall"]["value"] == metrics["semantic"]["overall"][arm]["value"], (
-            "the same images"
-        )
-    low, high = (summary["sets"]["main"]["accuracy"]["adapter"]["overall"][end] for end in ("low", "high"))
+        assert main[arm]["overall"]["value"] == metrics["semantic"]["overall"][arm]["value"], "the same images"
+    low, high = (main["adapter"]["overall"][end] for end in ("low", "high"))
     assert low <= metrics["semantic"]["overall"]["adapter"]["value"] <= high

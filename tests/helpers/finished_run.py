@@ -8,7 +8,7 @@ import pandas as pd
 from helpers.repository import ROOT
 from helpers.small_models import encode
 from helpers.stages import evaluate
-from miniature.prompts import prompts as make_prompts
+from miniature.prompts import prompts
 from miniature.scenes import CATEGORIES, make
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.shards import write_table, write_tar
@@ -24,6 +24,13 @@ RIGHT = {
     "rewrite": 5,
 }  # of EACH prompts per category
 SETTINGS = {"judge": "pictograms", "clip": CLIP, "bootstrap_resamples": 2000, "seed": 0}
+
+
+def make_prompts(category: str, number: int) -> list[dict]:
+    """Prompts without a template, so that each counts for itself in the intervals."""
+    return [{key: value for key, value in p.items() if key != "template"} for p in prompts(category, number)]
+
+
 PROMPTS = [p for category in CATEGORIES for p in make_prompts(category, EACH)]
 UNPARSED = 1  # prompts per category that the language model gave no usable answer to
 

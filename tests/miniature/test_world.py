@@ -7,13 +7,19 @@ from functools import partial
 
 import pytest
 
+from miniature.broad import broad_prompt
+from miniature.free_order import free
 from miniature.judge import agree
-from miniature.scenes import CATEGORIES, COLORS, make
+from miniature.phrases import BEFORE_THINGS, CLOSINGS, SENTENCES, THINGS
+from miniature.rare_words import rare
+from miniature.reasoning import reasoning
+from miniature.scenes import CATEGORIES, COLORS, HELD_OUT, held_out, make
 from miniature.templates import TEMPLATES
 from miniature.words import LEXICON, QUALITY, complex_prompt, read, simple_prompt
+from sur_adapter.data.sentence_selection.word_edits import min_word_edits, normalise
 
 SCENES = [make(seed) for seed in range(1500)]
-SPLITS = ("train", "test", "phrases")
+SPLITS = ("train", "development", "test", "phrases")
 
 
 def test_the_same_seed_gives_the_same_image_and_another_seed_another_one():
@@ -72,24 +78,80 @@ def test_plain_sentences_have_no_digits_and_no_quality_tags():
     assert not any(re.search(r"\d", s) or any(tag in s for tag in QUALITY) for s in sentences)
 
 
-def test_test_sentences_have_new_templates_but_no_new_words():
+def test_development_sentences_have_new_templates_but_no_new_words():
     for splits in TEMPLATES.values():
-        assert not set(splits["train"]) & set(splits["test"])
-        assert min(len(splits["train"]), 2 * len(splits["test"])) >= 20
-    by_split = {split: {simple_prompt(make(i), i, split) for i in range(6000)} for split in ("train", "test")}
+        assert not set(splits["train"]) & set(splits["development"])
+        assert min(len(splits["train"]), 2 * len(splits["development"])) >= 20
+    by_split = {split: {simple_prompt(make(i), i, split) for i in range(6000)} for split in ("train", "development")}
     words = {split: set(" ".join(sentences).lower().replace(",", "").split()) for split, sentences in by_split.items()}
-    assert words["test"] <= words["train"]
-    assert not by_split["train"] & by_split["test"]
+    assert words["development"] <= words["train"]
+    assert not by_split["train"] & by_split["development"]
 
 
-def test_phrases_have_the_words_of_the_test_split_in_thousands_of_other_templates():
+def abstract(text: str) -> str:
+    """The words of a sentence or template, with each word or gap that names what is seen replaced by its kind."""
+    for gap, kinds in GAPS.items():
+        text = text.replace("{" + gap + "}", f" {kinds} ")
+    found = [LEXICON[w][0] if w in LEXICON else w for w in normalise(text).split()]
+    return " ".join("a" if w == "an" else w for w in found)
+
+
+GAPS = {
+    "np": "count color class", "n": "count", "nn": "count", "s": "class", "s1": "class", "c": "color", "are": "are", "they": "they",
+    "have": "have", "a": "a color class", "b": "a color class", "t1": "class", "t2": "class", "t1_a": "a class", "t2_a": "a class",
+    "c1": "color", "c2": "color", "t": "class", "t_a": "a class", "doing": "pose", "does": "pose",
+}  # fmt: skip
+
+
+def phrases_of(category: str) -> set[str]:
+    """All templates that `phrase` can return."""
+    be = "{are}" if category == "counting" else "is"
+    openings = {opening.replace("{be}", be).replace("{}", thing) for opening in BEFORE_THINGS for thing in THINGS[category]}
+    return {text + closing for text in openings | set(SENTENCES[category]) for closing in CLOSINGS}
+
+
+@pytest.mark.parametrize("category", CATEGORIES)
+def test_every_test_template_is_four_word_edits_from_every_build_that_anything_is_trained_on(category):
+    templates = list(map(abstract, TEMPLATES[category]["test"]))
+    assert len(set(templates)) == 12
+    builds = set(map(abstract, {*TEMPLATES[category]["train"], *TEMPLATES[category]["development"], *phrases_of(category)}))
+    assert len(builds) > (2000 if category == "counting" else 5000)
+    assert min_word_edits(templates, list(builds), 3).min() == 4
+
+
+def test_every_test_template_is_four_word_edits_from_what_the_grammars_of_text_only_sentences_say():
+    scenes = [make(6_000_000 + i) for i in range(4000)]
+    said = {abstract(text) for s in scenes for text in (broad_prompt(s, 0), free(s, 0), rare(s, 0), reasoning(s, 0, builds="wide")[1])}
+    assert len(said) > 12_000
+    templates = [abstract(template) for splits in TEMPLATES.values() for template in splits["test"]]
+    assert min_word_edits(templates, list(said), 3).min() == 4
+
+
+def test_no_test_template_is_producible_by_another_split():
+    sentences = {split: {abstract(simple_prompt(s, i, split)) for i, s in enumerate(SCENES)} for split in SPLITS}
+    assert not sentences["test"] & (sentences["train"] | sentences["development"] | sentences["phrases"])
+
+
+def test_held_out_combinations_are_in_no_known_scene_and_each_of_their_parts_is():
+    known = [make(i, known=True) for i in range(6000)]
+    assert not any(held_out(s.include) for s in known)
+    assert {kind for i in range(2000) for kind in held_out(make(i).include)} == set(HELD_OUT)
+    parts = {(e["color"], "") for s in known for e in s.include} | {(e["class"], "") for s in known for e in s.include}
+    parts |= {(e["count"], "") for s in known for e in s.include} | {(e["pose"], "") for s in known for e in s.include if "pose" in e}
+    assert {(part, "") for combinations in HELD_OUT.values() for pair in combinations for part in pair} <= parts
+    assert [make(i, known=True) for i in range(300) if not held_out(make(i).include)] == [
+        make(i) for i in range(300) if not held_out(make(i).include)
+    ]
+
+
+def test_phrases_have_the_words_of_the_development_split_in_thousands_of_other_templates():
     scenes = [make(i) for i in range(6000)]
-    by_split = {split: [simple_prompt(s, i, split) for i, s in enumerate(scenes)] for split in ("phrases", "test")}
+    by_split = {split: [simple_prompt(s, i, split) for i, s in enumerate(scenes)] for split in ("phrases", "development")}
     words = {split: set(" ".join(sentences).lower().replace(",", "").split()) for split, sentences in by_split.items()}
-    assert words["test"] <= words["phrases"]
+    assert words["development"] <= words["phrases"]
     templates = {split: set(map(template, sentences)) for split, sentences in by_split.items()}
-    assert len(templates["phrases"]) > 3000 and len(templates["test"]) > 30
-    assert not templates["phrases"] & templates["test"]
+    assert len(templates["phrases"]) > 3000 and len(templates["development"]) > 30
+    assert not templates["phrases"] & templates["development"]
 
 
 def template(sentence: str) -> str:
