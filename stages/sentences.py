@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sur_adapter.data.sentence_selection.held_out import read_held_out
-from sur_adapter.data.sentence_selection.selection import SENTENCES_SCHEMA, SentencesConfig, collect, count_sentences, select
+from sur_adapter.data.sentence_selection.selection import (
+    SENTENCES_SCHEMA,
+    SentencesConfig,
+    captions_near_held_out,
+    collect,
+    count_sentences,
+    select,
+)
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.shards import write_table
 
@@ -25,6 +32,8 @@ def run(args: Namespace, params: "Params") -> None:
     held_out = read_held_out(config.held_out) if config.sources else []
     table = select(collect(config, args.pairs), held_out, config)
     counts = count_sentences(table, len(held_out))
+    if config.sources and config.min_edits:
+        counts["captions"] = captions_near_held_out(config, args.pairs)
     write_table(args.out, table, SENTENCES_SCHEMA)
     atomic_write_text(args.report, json.dumps(counts, indent=2) + "\n")
     if len(table) and not counts["kept"]:

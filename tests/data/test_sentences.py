@@ -181,3 +181,11 @@ def test_forty_thousand_sentences_are_compared_with_eight_hundred_prompts_in_sec
     start = perf_counter()
     found = min_word_edits(texts[800:], texts[:800], 3)
     assert perf_counter() - start < 8 and len(found) == 10_000 and (found == 4).mean() > 0.99
+
+
+def test_captions_near_held_out_prompts_are_counted_for_each_list(tmp_path, pairs):
+    for name, prompts in {"near": ["picture 9 of a town", "red"], "far": ["three red circles"]}.items():
+        (tmp_path / f"{name}.txt").write_text("\n".join(prompts))
+    held_out = [str(tmp_path / "near.txt"), str(tmp_path / "far.txt")]
+    _, report = collect(tmp_path, pairs, "a sentence of no importance at all", held_out=held_out, min_edits=4)
+    assert report["captions"] == {"distinct": 4, "near_held_out": {held_out[0]: 4, held_out[1]: 0}}

@@ -9,7 +9,9 @@ import pandas as pd
 import pyarrow as pa
 
 from sur_adapter.config import from_dict
+from sur_adapter.data.sentence_selection.held_out import read_held_out
 from sur_adapter.data.sentence_selection.word_edits import min_word_edits, normalise
+from sur_adapter.data.sentences import captions
 from sur_adapter.io.hashing import short_digest
 from sur_adapter.io.schema import assign_split
 from sur_adapter.registry import load
@@ -79,6 +81,17 @@ def select(table: pd.DataFrame, held_out: list[str], config: SentencesConfig) ->
         reason[kept[edits < config.min_edits]] = "near_held_out"
     split = [assign_split(key, 0, config.validation) for key in table.id]
     return table.assign(split=split, keep=reason.isna(), reason=reason)[SENTENCES_SCHEMA.names]
+
+
+def captions_near_held_out(config: SentencesConfig, pairs: Path) -> dict:
+    """Counts the captions that are trained on, and for each held-out path those nearer than `min_edits` to one of its prompts.
+
+    Captions are not dropped: they describe images. pairs: the filter's table.
+    """
+    texts = sorted({normalise(row["sentence"]) for row in captions.rows(captions.Config(), pairs)})
+    prompts = {path: list(map(normalise, read_held_out((path,)))) for path in config.held_out}
+    near = {path: min_word_edits(texts, of, config.min_edits - 1) < config.min_edits for path, of in prompts.items()} if texts else {}
+    return {"distinct": len(texts), "near_held_out": {path: int(rows.sum()) for path, rows in near.items()}}
 
 
 def count_sentences(table: pd.DataFrame, held_out: int) -> dict:
