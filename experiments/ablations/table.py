@@ -55,11 +55,10 @@ params; results of older defaults are in [before_three_captions/](before_three_c
 [before_sentences/](before_sentences/README.md) and [before/](before/README.md).
 
 """
-FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on its test prompts."
+FULL = "## At full length\n\nTrained with the steps of params.yaml and measured on all development prompts."
 ONE_CHANGE = """## One change at a time
 
-Measured on development prompts, which are other sentences than the test prompts: those that imply an attribute have builds of their own,
-plain ones have the builds of the training, and the hand-written ones are a part of the set `hand_written`. All of these with
+Measured on the first 40 development prompts of each category. All of these with
 """
 
 

@@ -1,9 +1,9 @@
 """Reads evaluation prompts: one JSON object per line,
-`{"id", "category", "prompt", "complex_prompt"?, "include"?, "exclude"?, "atoms"?}`.
+`{"id", "category", "prompt", "complex_prompt"?, "include"?, "exclude"?, "atoms"?, "template"?}`.
 
 `prompt` is the plain sentence, `complex_prompt` the keyword prompt for the same image. `include` lists what the image must show and
-`exclude` what it must not (GenEval's form); `atoms` are questions with answers, for a judge that answers questions. Published benchmarks
-are recognised by their content and read as they are (prompt_formats/).
+`exclude` what it must not (GenEval's form); `atoms` are questions with answers, for a judge that answers questions. `template`
+is a name that prompts of the same build share. Published benchmarks are recognised by their content and read as they are (prompt_formats/).
 
 The files of a folder are the main set, those of each of its sub-folders are a set of their own: it is drawn by every arm and measured
 apart, so that the numbers of the main set do not depend on it. A category belongs to one set.
@@ -149,6 +149,8 @@ def _check(prompt, location: str) -> None:
     for key in REQUIRED:
         if not isinstance(prompt.get(key), str) or not prompt[key].strip():
             raise ValueError(f"{location}: {key!r} is missing or not a text: each prompt needs {', '.join(REQUIRED)}")
+    if not isinstance(prompt.get("template"), str | None):
+        raise ValueError(f"{location}: 'template' is not a text: give a name that prompts of the same build share, or leave it out")
     if any("\ud800" <= c <= "\udfff" for c in json.dumps(prompt, ensure_ascii=False)):
         raise ValueError(f"{location}: half a character (a lone surrogate such as \\ud800), which no file can hold: remove it")
     if any(c in prompt["id"] for c in "./\\\0") or not prompt["id"].isprintable():  # images are named after it

@@ -7,14 +7,21 @@ from pathlib import Path
 import pytest
 
 from miniature.judge import shows
-from miniature.prompts import FIRST, prompts, write, write_development
-from miniature.scenes import CATEGORIES, make
+from miniature.prompts import FIRST, prompts
+from miniature.scenes import CATEGORIES, HELD_OUT, make
 from miniature.words import read, simple_prompt
 from sur_adapter.evaluation.judges import pictograms
-from sur_adapter.generation.prompts import MAIN, first_of_each_set, read_prompt_sets, read_prompts
+from sur_adapter.generation.prompts import (
+    MAIN,
+    PromptSets,
+    first_of_each_set,
+    first_per_category,
+    read_prompt_sets,
+    read_prompts,
+)
 
 ROOT = Path(__file__).parents[2]
-MINIATURE = ROOT / "prompts/miniature"
+MINIATURE, DEVELOPMENT = ROOT / "prompts/miniature", ROOT / "prompts/development"
 GOOD = {"id": "a-1", "category": "a", "prompt": "a red circle"}
 
 
@@ -24,32 +31,44 @@ def file(folder: Path, *lines: str) -> Path:
     return path
 
 
-def test_the_committed_lists_are_what_the_command_writes(tmp_path):
-    for path in write(tmp_path, 100):
-        assert path.read_bytes() == (MINIATURE / path.relative_to(tmp_path)).read_bytes()
-
-
 def test_a_shorter_list_is_the_beginning_of_a_longer_one():
     for category in CATEGORIES:
         assert prompts(category, 7) == prompts(category, 20)[:7]
 
 
-def test_development_prompts_have_the_sets_of_the_test_prompts_and_share_only_hand_written_ones(tmp_path):
-    write_development(tmp_path, 40, MINIATURE / "hand_written")
-    made, tests = read_prompt_sets(tmp_path), read_prompt_sets(MINIATURE)
-    assert {name: Counter(row["category"] for row in rows) for name, rows in made.items()} == {
-        MAIN: dict.fromkeys(CATEGORIES, 40),
-        "hand_written": dict.fromkeys(("known_words", "wild"), 40),
-        "reasoning": dict.fromkeys(("reasoning_colour", "reasoning_number", "reasoning_pose"), 40),
+def test_development_and_test_prompts_have_their_sets_and_share_no_sentence():
+    kinds = ("reasoning_colour", "reasoning_number", "reasoning_pose")
+    development, test = read_prompt_sets(DEVELOPMENT), read_prompt_sets(MINIATURE)
+    assert {name: Counter(row["category"] for row in rows) for name, rows in development.items()} == {
+        MAIN: dict.fromkeys(CATEGORIES, 100),
+        "hand_written": dict.fromkeys(("known_words", "wild"), 75),
+        "reasoning": dict.fromkeys(kinds, 60),
     }
-    test_prompts = {row["prompt"] for name in (MAIN, "reasoning", "held_out") for row in tests[name]}
-    assert not test_prompts & {row["prompt"] for name in (MAIN, "reasoning") for row in made[name]}
-    assert all(read(row["prompt"]) == read(row["complex_prompt"]) == row["include"] for row in made[MAIN])
-    assert all(row in tests["hand_written"] for row in made["hand_written"])
-    scenes = Counter(row["id"].split("-")[1] for row in made["hand_written"])
+    assert {name: Counter(row["category"] for row in rows) for name, rows in test.items()} == {
+        MAIN: dict.fromkeys(CATEGORIES, 100),
+        "combinations": dict.fromkeys((f"combination_{kind}" for kind in HELD_OUT), 60),
+        "held_out": dict.fromkeys(("held_out_far", "held_out_near"), 60),
+        "reasoning": dict.fromkeys(kinds, 60),
+    }
+    first, second = ({row["prompt"] for rows in sets.values() for row in rows} for sets in (development, test))
+    assert not first & second
+    stated = [*development[MAIN], *test[MAIN], *test["combinations"]]
+    assert all(read(row["prompt"]) == read(row["complex_prompt"]) == row["include"] for row in stated)
+    scenes = Counter(row["id"].split("-")[1] for row in first_per_category(development["hand_written"], 40))
     assert min(scenes.values()) > 25, "kinds of scenes take turns in the files, so that each keeps its share"
-    with pytest.raises(FileNotFoundError, match="holds no \\*.jsonl of prompts"):
-        write_development(tmp_path, 40, tmp_path / "missing")
+
+
+@pytest.mark.parametrize(
+    ("path", "role"), [("prompts/a", "test"), ("prompts/a/", "test"), ("prompts/b", "development"), ("prompts/c", ""), ("prompts", "")]
+)
+def test_prompts_know_whether_settings_are_chosen_on_them(path, role):
+    assert PromptSets("prompts/b", "prompts/a").role(path) == role and PromptSets().role(path) == ""
+
+
+def test_a_sealed_list_is_named_by_its_sha256():
+    assert PromptSets(sealed=("0" * 64,)).sealed == ("0" * 64,)
+    with pytest.raises(ValueError, match="sealed has 'abc': give the SHA-256 of a file"):
+        PromptSets(sealed=("abc",))
 
 
 def test_there_are_100_prompts_per_category_and_no_duplicates():
@@ -107,6 +126,7 @@ def test_unicode_line_separators_do_not_end_a_row(tmp_path):
         ([json.dumps({"id": "a", "category": "b"})], "line 1: 'prompt' is missing"),
         ([json.dumps(GOOD | {"prompt": 3})], "'prompt' is missing or not a text"),
         ([json.dumps(GOOD | {"category": " "})], "'category' is missing"),
+        ([json.dumps(GOOD | {"template": 3})], "line 1: 'template' is not a text"),
         ([json.dumps(GOOD), "", json.dumps(GOOD)], "line 3: the id 'a-1' was already used in .*line 1"),
         ([json.dumps(GOOD | {"id": "../x"})], "cannot name a file"),
         ([json.dumps(GOOD | {"id": "a.b"})], "cannot name a file"),
@@ -165,7 +185,7 @@ def test_sets_that_share_a_category_or_an_id_are_refused(tmp_path):
 
 
 def test_the_hand_written_sentences_can_be_judged_and_their_keyword_prompts_ask_for_the_same():
-    rows = read_prompt_sets(MINIATURE)["hand_written"]
+    rows = read_prompt_sets(DEVELOPMENT)["hand_written"]
     assert {c: sum(r["category"] == c for r in rows) for c in ("known_words", "wild")} == {"known_words": 75, "wild": 75}
     for row in rows:
         assert read(row["complex_prompt"]) == row["include"] and row["tag"], row["id"]
