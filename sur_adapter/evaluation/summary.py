@@ -121,6 +121,19 @@ def clusters_of(judgements: pd.DataFrame, ids: pd.Index) -> np.ndarray | None:
     return None if clusters.is_unique else clusters.to_numpy()
 
 
+def accuracy_by_template(judgements: pd.DataFrame) -> pd.DataFrame:
+    """Returns set, category, template, prompts and the accuracy of each arm: a row per template, the set with most templates first.
+
+    judgements: of all sets. Empty if no prompt has a template, or without a judge.
+    """
+    judged = judgements[judgements.template.notna() & judgements.shown.notna()] if "template" in judgements else judgements[:0]
+    keys = ["set", "category", "template"]
+    table = judged.groupby([*keys, "arm"], sort=True).shown.mean().unstack("arm")
+    table = table[[arm for arm in ARMS if arm in table]]
+    table.insert(0, "prompts", judged.groupby(keys).id.nunique())
+    return table.reset_index()
+
+
 def by_prompt(judgements: pd.DataFrame, column: str, categories: pd.Series) -> pd.DataFrame:
     """Averages over the seeds of each prompt: a row per prompt, a column per arm."""
     means = judgements.groupby(["id", "arm"])[column].mean().unstack("arm").loc[categories.index]

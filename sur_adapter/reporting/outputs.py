@@ -10,7 +10,7 @@ from sur_adapter.evaluation.summary import JUDGEMENTS
 from sur_adapter.generation.prompts import MAIN
 from sur_adapter.io.atomic import atomic_write, atomic_write_text
 from sur_adapter.io.shards import write_table
-from sur_adapter.reporting.plots import text_table, write_plots
+from sur_adapter.reporting.plots import text_table, write_plots, write_templates
 from sur_adapter.reporting.report import report_page
 from sur_adapter.reporting.sample_images import same_seed_grid
 from sur_adapter.reporting.vote_page import vote_page
@@ -27,6 +27,7 @@ def write_outputs(folder: Path, evaluation: Evaluation, prompts: dict[str, dict]
     more_metrics = [name for name in judged.columns if name not in JUDGEMENTS.names]
     write_table(folder / "judgements.parquet", judged, pa.schema([*JUDGEMENTS, *((name, pa.float32()) for name in more_metrics)]))
     write_plots(metrics, list(table.arm.unique()), folder / "plots")
+    write_templates(judged, folder / "plots")
     with atomic_write(folder / "same_seed.png") as part:
         same_seed_grid(evaluation.samples["random"], prompts, images).save(part, "png")
     atomic_write_text(folder / "index.html", page)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
-from sur_adapter.evaluation.summary import category_names
+from sur_adapter.evaluation.summary import DIGITS, accuracy_by_template, category_names
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.atomic import atomic_write_text
 
@@ -29,6 +29,13 @@ def write_plots(metrics: dict, arms: list[str], folder: Path) -> None:
     rates = [(*names, rate["value"], rate["low"], rate["high"]) for *names, rate in set_rates(metrics.get("sets", {}))]
     if rates:
         _write_csv(folder / "sets.csv", pd.DataFrame(rates, columns=["set", "category", "arm", "accuracy", "low", "high"]))
+
+
+def write_templates(judgements: pd.DataFrame, folder: Path) -> None:
+    """Writes templates.csv, the accuracy of each arm by template, into `folder` if prompts have templates. judgements: of all sets."""
+    table = accuracy_by_template(judgements)
+    if len(table):
+        _write_csv(folder / "templates.csv", table.round(DIGITS))
 
 
 def set_rates(sets: dict) -> list[tuple[str, str, str, dict]]:
