@@ -6,7 +6,7 @@ this world, its colour is near one of the world's, and that colour fills it. Wha
 is read as "unknown", so a blurred, merged or doubtful picture never passes for a right one.
 
 How strict that is, is in STRICTNESS. `default` was chosen on pictures of the base model for development prompts
-and on pictures with a fault each (tests/helpers/faulty_pictures.py); `loose` is how the judge was before.
+and on pictures with a fault each (faulty_pictures.py); `loose` is how the judge was before.
 """
 
 from collections import Counter

@@ -155,7 +155,7 @@ def test_bad_prompts_and_models_give_clear_errors(tmp_path, models):
         detector.verdicts([image], [{"id": "a-1", "category": "color", "prompt": "a"}], detector.Config(model))
     with pytest.raises(ValueError, match="asks for 'mauve': `detector` knows red, orange"):
         detector.verdicts([image], [prompt("thing 1", color="mauve")], detector.Config(model))
-    with pytest.raises(ValueError, match="of the kind clip: name an OWLv2 or a Mask2Former"):
+    with pytest.raises(ValueError, match="of the kind clip: name an OWLv2, a Mask2Former or facenet-pytorch"):
         detector.load(str(models / "clip"))
     with pytest.raises(FileNotFoundError, match="evaluate.judge.detector.model is 'models/none'"):
         detector.load("models/none")

@@ -1,9 +1,9 @@
 """The judge refuses pictures with one visible fault, and not good ones."""
 
 import pytest
-from helpers.faulty_pictures import NOT_SEEN, REFUSED, pictures
 
 from miniature import judge
+from miniature.faulty_pictures import NOT_SEEN, REFUSED, pictures
 from miniature.scenes import make
 from sur_adapter.evaluation.judges.pictograms import Config
 

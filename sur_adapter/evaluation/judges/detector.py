@@ -4,9 +4,11 @@ It follows GenEval (Ghosh et al., arXiv 2310.11513), with another build of the d
 above a confidence of 0.3, in the category counting above 0.9; `include` requires at least `count` objects, `exclude` fewer; the color is
 CLIP's nearest of ten, on the crop with its surroundings in grey. The thresholds are those of Mask2Former: OWLv2 is less confident, so lower
 `counting_threshold` for it, on images other than the test's.
+
+A model is a folder or hub id of transformers, or a name of PACKAGES: a detector whose weights come with an installed Python package.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -45,7 +47,7 @@ COCO_CLASSES = [  # in COCO's order, as GenEval names them: published models of 
 
 @dataclass(frozen=True)
 class Config:
-    """model: a Mask2Former with fixed classes, or an open-vocabulary detector (OWLv2). clip: classifies colors.
+    """model: a Mask2Former with fixed classes, an open-vocabulary detector (OWLv2), or a name of PACKAGES. clip: classifies colors.
 
     threshold, counting_threshold: minimum confidence, in general and in the category counting. nms_threshold: of two boxes of one class
     with a larger intersection over union, the more confident one is kept.
@@ -125,15 +127,17 @@ def _load_clip(model: str) -> CLIPEncoder:
 
 
 @cache
-def load(model: str) -> "OpenVocabularyDetector | FixedClassDetector":
-    """Loads the detector of a model folder or hub id, once.
+def load(model: str) -> "OpenVocabularyDetector | FixedClassDetector | FaceDetector":
+    """Loads the detector of a model folder, a hub id or a name of PACKAGES, once.
 
-    Raises FileNotFoundError if there is no model, ValueError for one of another kind.
+    Raises FileNotFoundError if there is no model or its package is not installed, ValueError for one of another kind.
     """
+    if model in PACKAGES:
+        return PACKAGES[model](model)
     with loading_errors(PARAM, model):
         kind = AutoConfig.from_pretrained(model, **NO_REMOTE_CODE).model_type
     if kind not in ("owlv2", "owlvit", "mask2former"):
-        raise ValueError(f"params.yaml: {PARAM} is {model!r}, of the kind {kind}: name an OWLv2 or a Mask2Former")
+        raise ValueError(f"params.yaml: {PARAM} is {model!r}, of the kind {kind}: name an OWLv2, a Mask2Former or {', '.join(PACKAGES)}")
     return (FixedClassDetector if kind == "mask2former" else OpenVocabularyDetector)(model)
 
 
@@ -172,9 +176,7 @@ class FixedClassDetector:
 
     @torch.inference_mode()
     def __call__(self, image: Image.Image, names: list[str], threshold: float) -> list[Detection]:
-        if unknown := next((name for name in names if name not in self.label_ids), None):
-            hint = did_you_mean(unknown, self.label_ids)
-            raise ValueError(f"the detector has no class {unknown!r}{hint}: name an OWLv2, which takes any class")
+        _check_classes(names, self.label_ids)
         inputs = self.processor(images=image, return_tensors="pt").to(self.model.device)
         (result,) = self.processor.post_process_instance_segmentation(
             self.model(**inputs), threshold=threshold, target_sizes=[(image.height, image.width)], return_binary_maps=True
@@ -193,3 +195,43 @@ def _bounded(name: str, score: float, mask: np.ndarray) -> Detection:
     """Creates a detection with the bounding box of its mask."""
     y, x = np.nonzero(mask)
     return Detection(name, score, (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)), mask)
+
+
+class FaceDetector:
+    """The MTCNN (Zhang et al., arXiv 1604.02878) of the package facenet-pytorch, whose wheel holds the weights (2 MB, MIT licence).
+
+    It was trained on photographs and sees one class, the faces of people. Raises ValueError for another class.
+    """
+
+    CLASSES = ("face",)
+    SMALLEST = 20  # pixels: the network sees no smaller face
+
+    def __init__(self, model: str):
+        try:
+            from facenet_pytorch import MTCNN
+        except ImportError as error:
+            raise FileNotFoundError(
+                f"params.yaml: {PARAM} is {model!r}, which is not installed: `pip install facenet-pytorch==2.5.3`, "
+                "the last version that takes any torch"
+            ) from error
+        self.model = MTCNN(min_face_size=self.SMALLEST, keep_all=True, device=resolve_device()).eval()
+
+    def __call__(self, image: Image.Image, names: list[str], threshold: float) -> list[Detection]:
+        _check_classes(names, self.CLASSES)
+        if min(image.size) < self.SMALLEST:
+            return []
+        boxes, scores = self.model.detect(image.convert("RGB"))  # (N, 4), (N,); None without a face
+        if boxes is None:
+            return []
+        found = zip(np.asarray(scores, float).tolist(), np.asarray(boxes, float).tolist(), strict=True)
+        return [Detection("face", score, tuple(box)) for score, box in found if score > threshold]
+
+
+PACKAGES = {"facenet-pytorch": FaceDetector}  # name -> detector, called with its name
+
+
+def _check_classes(names: list[str], known: Collection[str]) -> None:
+    """Raises ValueError for a name that is not among the classes that a detector knows."""
+    if unknown := next((name for name in names if name not in known), None):
+        hint = f", only {next(iter(known))!r}" if len(known) == 1 else did_you_mean(unknown, known)
+        raise ValueError(f"the detector has no class {unknown!r}{hint}: name an OWLv2, which takes any class")

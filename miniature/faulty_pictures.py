@@ -11,14 +11,14 @@ from PIL import Image, ImageDraw
 from miniature.scenes import ACTORS, BACKGROUND, COLORS, SIZE, Scene, Thing, make
 from miniature.silhouettes import LIMBS, POSES, SHAPES, SUPERSAMPLE, canvas, paint, paint_polygon, regular, shrink
 
-FIRST = 6000  # seed of the first scene
+FIRST = 6000  # seed of the first scene of those that the thresholds of miniature.judge were chosen on
 EDGE = 2  # pixels between an added thing and whatever else there is
 Fault = Callable[[Scene, Random], Image.Image | None]  # the picture of a scene with the fault; None: this scene cannot have it
 
 
-def pictures(fault: Fault, number: int) -> Iterator[tuple[Image.Image, list[dict]]]:
-    """Yields pictures with the fault, and what was asked for."""
-    scenes = (make(seed) for seed in count(FIRST))
+def pictures(fault: Fault, number: int, first: int = FIRST) -> Iterator[tuple[Image.Image, list[dict]]]:
+    """Yields pictures with the fault, and what was asked for. first: seed of the first scene."""
+    scenes = (make(seed) for seed in count(first))
     drawn = ((fault(scene, Random(scene.seed)), scene.include) for scene in scenes)
     return islice((item for item in drawn if item[0] is not None), number)
 
