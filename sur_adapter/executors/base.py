@@ -1,8 +1,8 @@
 """The contract of an executor, and the types that all executors share.
 
 Terms: a *stage* splits its work into *tasks*, usually one per shard. A *worker* is a callable that holds the models and turns one task into
-a result, usually a `ShardResult`. A *worker factory* creates one worker in each process, when the first task arrives. An *executor* decides
-where workers run; outputs are the same bytes wherever they do.
+a result, usually a `ShardResult` or a list of several. A *worker factory* creates one worker in each process, when the first task arrives.
+An *executor* decides where workers run; outputs are the same bytes wherever they do.
 
 To add an executor: write a subclass of `BaseExecutor` in a file of this package, add its kind to `ExecutorConfig.kind` and to
 `EXECUTORS` in executor.py.

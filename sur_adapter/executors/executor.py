@@ -66,11 +66,9 @@ class Executor:
         with tqdm(desc=name, total=total, unit="shard", disable=True if self.inline or not name else None) as bar:
             finished, next_number = {}, 0
             for number, result in self._backend.imap(tasks):
-                if isinstance(result, ShardResult) and not self.inline:
-                    if self.staging:
-                        self.staging.download(result)
-                    else:
-                        result.check()
+                for written in () if self.inline else result if isinstance(result, list) else [result]:
+                    if isinstance(written, ShardResult):
+                        self.staging.download(written) if self.staging else written.check()
                 bar.update()
                 finished[number] = result
                 while next_number in finished:

@@ -83,6 +83,10 @@ class RemoteWorker:
         self._download(staged.blobs)
         self.worker = self.worker or with_local_paths(self.worker_factory, self.to_local)()
         result = self.worker(with_local_paths(staged.task, self.to_local))
+        return [self._upload(part) for part in result] if isinstance(result, list) else self._upload(result)
+
+    def _upload(self, result: Any) -> Any:
+        """Uploads the file of a result, and returns the result with the stage's path; another result stays as it is."""
         if not isinstance(result, ShardResult):
             return result
         self.store.put(result.file)

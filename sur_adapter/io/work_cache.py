@@ -5,8 +5,8 @@
             work.set(name, data := compute())
 
 The folder's name is a digest of all inputs of the work. It is outside the stage's outs, which DVC removes before a stage runs, and in one
-place for all workspaces: $SUR_WORK, or ~/.cache/sur-adapter. It is removed when the block ends without an error, else kept.
-Files are written atomically.
+place for all workspaces: $SUR_WORK, or ~/.cache/sur-adapter. It is removed when the block ends without an error, else kept; with
+`keep_finished` it is always kept, and removed when no run has used it for a month. Files are written atomically.
 """
 
 import json
@@ -27,7 +27,7 @@ from sur_adapter.io.atomic import atomic_write
 from sur_adapter.io.hashing import short_digest
 
 logger = logging.getLogger(__name__)
-MAX_AGE = 30 * 24 * 3600  # seconds; older unfinished work is removed
+MAX_AGE = 30 * 24 * 3600  # seconds; older work is removed
 ENTRY_NAME = re.compile(r"[a-z]+(-\w+)?-[0-9a-f]{16}(\.lock)?")  # stage, source, digest; $SUR_WORK may hold files of other software
 
 
@@ -47,7 +47,7 @@ def file_stats(*names: object) -> list:
 
 
 def discard_work(*stages: str) -> None:
-    """Removes unfinished work of the stages, which may hold a sample that must be forgotten. Work that a process has locked stays."""
+    """Removes all work of the stages, which may hold a sample that must be forgotten. Work that a process has locked stays."""
     for lock in (file for stage in stages for file in work_dir().glob(f"{stage}-*.lock") if ENTRY_NAME.fullmatch(file.name)):
         with suppress(Timeout), FileLock(lock, timeout=0):
             shutil.rmtree(lock.with_suffix(""), ignore_errors=True)
@@ -56,10 +56,12 @@ def discard_work(*stages: str) -> None:
 class WorkCache:
     """Finished files of one stage with the same inputs. One process at a time: a second one waits for the first.
 
-    inputs: all that the result depends on, as JSON values. Raises ValueError on entry if the folder cannot be written.
+    keep_finished: whether the files stay for the next run when the block has ended without an error. inputs: all that the result depends
+    on, as JSON values. Raises ValueError on entry if the folder cannot be written.
     """
 
-    def __init__(self, stage: str, **inputs):
+    def __init__(self, stage: str, keep_finished: bool = False, **inputs):
+        self.keep_finished = keep_finished
         self.folder = work_dir() / f"{stage}-{short_digest(json.dumps(inputs, sort_keys=True, default=str))}"
         self._lock = FileLock(self.folder.with_suffix(".lock"))
 
@@ -69,6 +71,7 @@ class WorkCache:
             _remove_old_entries(work_dir())
             self._acquire_lock()
             self.folder.mkdir(exist_ok=True)
+            os.utime(self.folder)
         except OSError as error:
             raise ValueError(f"unfinished work cannot be saved in {work_dir()} ({error}): set SUR_WORK to a writable folder") from error
         for part in self.folder.glob(".*.part"):
@@ -76,7 +79,7 @@ class WorkCache:
         return self
 
     def __exit__(self, exception_type, *_) -> None:
-        if exception_type is None:
+        if exception_type is None and not self.keep_finished:
             shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 

@@ -43,8 +43,9 @@ def changed_files(folder: Path, expected: dict[str, str]) -> list[str]:
 
 
 def leftovers(folder: Path, work: Path) -> list[str]:
-    """Lists what a successful run must not leave: partial files, unfinished work, and held locks, DVC's included."""
-    names = [name for name in files(folder) if _is_part(name)] + [str(f) for f in work.glob("*/")]
+    """Lists what a successful run must not leave: partial files, unfinished work, and held locks, DVC's included. Finished scores stay."""
+    names = [name for name in files(folder) if _is_part(name)] + [str(f) for f in work.glob("score-*/.*.part")]
+    names += [str(f) for f in work.glob("*/") if not f.name.startswith("score-")]
     for lock in work.glob("*.lock"):
         with FileLock(lock, timeout=0):  # raises Timeout if it is held
             pass

@@ -35,9 +35,11 @@ class DvcKiller:
         self.check_files()
 
     def reset(self) -> None:
-        """Removes all outs, caches and locks."""
+        """Removes all outs, caches and locks, and the finished scores of the work cache."""
         for name in ("data", "models/adapter", "reports", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
+        for folder in self.work.glob("score-*/"):
+            shutil.rmtree(folder)
         run(self.folder, "git", "checkout", "-q", "data")
         (self.folder / "dvc.lock").unlink(missing_ok=True)
 

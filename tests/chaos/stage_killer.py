@@ -45,6 +45,11 @@ class StageKiller:
     def remove_all_outs(self) -> None:
         for _, outs in self.stages.values():
             self._remove(outs)
+        self._remove_finished_scores()
+
+    def _remove_finished_scores(self) -> None:
+        """Makes a score compute again: the stage keeps its results in the work cache."""
+        self._remove([folder for folder in self.work.glob("score-*") if folder.is_dir()])
 
     def _remove(self, outs: list[Path]) -> None:
         for out in outs:
@@ -71,6 +76,8 @@ class StageKiller:
         process.kill()
         process.join()
         self.killed[name] += process.exitcode == -9
+        if process.exitcode == 0 and name == "score":
+            self._remove_finished_scores()
         changed = changed_files(self.folder, self.expected)
         assert not changed, changed
 

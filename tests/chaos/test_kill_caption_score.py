@@ -14,7 +14,7 @@ from helpers.stages import caption, crawl, score
 from stages import caption as captioning
 from sur_adapter.data.scores import phash
 from sur_adapter.io.shards import read_table
-from sur_adapter.io.work_cache import work_dir
+from sur_adapter.io.work_cache import discard_work, work_dir
 from sur_adapter.models.captioner import Captioner
 
 pytestmark = pytest.mark.usefixtures("own_work")
@@ -35,6 +35,12 @@ def shards(tmp_path_factory):
 def run(work: str, stage: Callable, *paths: Path, **sections) -> None:
     os.environ |= {"SUR_WORK": work, "TQDM_DISABLE": "1"}
     stage(*paths, **sections)
+
+
+def discard_scores() -> None:
+    """Removes finished scores, which would not be computed again."""
+    discard_work("score")
+    assert not [file for file in work_dir().iterdir() if file.is_dir()], "all other finished work is removed"
 
 
 def count_finished() -> int:
@@ -72,12 +78,14 @@ def test_scoring_that_is_killed_gives_the_bytes_of_an_uninterrupted_run(shards, 
     captions = tmp_path / "captions"
     caption(shards / "miniature", captions / "miniature", caption={"model": str(models / "blip")})
     sections = {"scores": {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"]}}, "sources": SOURCES}
-    score(shards, captions, tmp_path / "uninterrupted" / "clip", **sections)
+    sections["scores"] |= {"phash": {}, "too_long": {"model": str(models / "clip")}}
+    score(shards, captions, tmp_path / "uninterrupted", **sections)
+    discard_scores()
     random = Random(seed)
-    counts = sorted(random.sample(range(1, 6), 2))
-    run_with_kills(random, counts, score, shards, captions, tmp_path / "killed" / "clip", **sections)
-    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted") and len(digest(tmp_path / "uninterrupted")) == 2
-    assert not [file for file in work_dir().iterdir() if file.is_dir()]
+    counts = sorted(random.sample(range(1, 16), 2))
+    run_with_kills(random, counts, score, shards, captions, tmp_path / "killed", **sections)
+    assert digest(tmp_path / "killed") == digest(tmp_path / "uninterrupted") and len(digest(tmp_path / "uninterrupted")) == 4
+    discard_scores()
 
 
 def test_a_finished_batch_is_captioned_again_only_if_an_input_has_changed(shards, models, tmp_path, monkeypatch):
@@ -124,9 +132,9 @@ def test_a_finished_shard_is_scored_again_only_if_a_caption_has_changed(shards, 
         scored.clear()
         with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
             patched.setattr(phash, "score", score_two_shards)
-            score(shards, captions, tmp_path / "phash", **sections)
+            score(shards, captions, tmp_path / "scores", **sections)
     monkeypatch.setattr(phash, "score", score_captions)
-    score(shards, captions, tmp_path / "phash", **sections)
+    score(shards, captions, tmp_path / "scores", **sections)
     table = read_table(captions / "miniature")
     assert len(scored) == 8 and sum(scored) == len(table)
-    assert list(read_table(tmp_path / "phash").value) == list(table.simple_prompt)
+    assert list(read_table(tmp_path / "scores/phash").value) == list(table.simple_prompt)

@@ -105,7 +105,7 @@ def test_an_unknown_sample_is_an_error_and_a_second_call_changes_nothing(tmp_pat
 def test_dvc_commits_the_rewritten_shards_and_reruns_all_later_stages(tmp_path):
     home = copy(tmp_path, "miniature", {"sources": {"miniature": {"count": 60}}, "executor": {"kind": "inline"}})
     run(home, "dvc", "init", "-q", "-f")
-    run(home, "dvc", "repro", "score@phash")
+    run(home, "dvc", "repro", "score")
     key = read_table(home / "data/scores/phash").id[0]
     with pytest.raises(KeyError), WorkCache("crawl-civitai", a=1) as work, WorkCache("cache", features="vae") as cached:
         work.set("row-000000000", b"1an image")
@@ -118,7 +118,7 @@ def test_dvc_commits_the_rewritten_shards_and_reruns_all_later_stages(tmp_path):
     assert "removed 1 rows" in output and "dvc commit -f crawl && dvc repro" in output
     run(home, "dvc", "commit", "-f", "crawl")
     raw = files(home / "data/raw/miniature")
-    assert ran(run(home, "dvc", "repro", "score@phash")) == {"caption@miniature", "score@phash"}
+    assert ran(run(home, "dvc", "repro", "score")) == {"caption@miniature", "score"}
     assert key not in set(read_table(home / "data/scores/phash").id) | set(read_table(home / "data/captions/miniature").id)
     run(home, "dvc", "repro", "--force", "--no-run-cache", "--single-item", "crawl@miniature")
     assert files(home / "data/raw/miniature") == raw, "a crawl writes the same bytes"

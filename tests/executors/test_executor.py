@@ -25,6 +25,7 @@ from sur_adapter.generation import writer
 from sur_adapter.io import schema as records
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.shards import read_table
+from sur_adapter.io.work_cache import discard_work
 
 pytestmark = pytest.mark.usefixtures("own_work")
 ONE, TWO = ({"kind": "processes", "workers": count} for count in (1, 2))
@@ -125,16 +126,20 @@ def test_captions_and_scores_are_the_same_bytes_in_one_process_and_in_two(shards
     rules = {"model": str(models / "blip"), "top_p": 0.9, "batch_size": 3}
     for name, executor in (("inline", None), ("processes", TWO)):
         caption(shards / "s", tmp_path / name / "captions" / "s", caption=rules, executor=executor)
+        discard_work("score")
         score(
             shards,
             tmp_path / name / "captions",
-            tmp_path / name / "phash",
-            scores={"phash": {}},
+            tmp_path / name / "scores",
+            scores={"phash": {}, "keywords": {}},
             sources={"s": {}},
             executor=executor and ONE,
         )
     assert digest(tmp_path / "processes") == digest(tmp_path / "inline")
-    assert set(digest(tmp_path / "inline")) == {"phash/s.parquet"} | {f"captions/s/captions-00000{k}.parquet" for k in range(10)}
+    assert set(digest(tmp_path / "inline")) == {f"captions/s/captions-00000{k}.parquet" for k in range(10)} | {
+        "scores/keywords/s.parquet",
+        "scores/phash/s.parquet",
+    }
 
 
 def test_an_exception_of_a_worker_is_raised_in_the_stage_with_its_message(tmp_path):

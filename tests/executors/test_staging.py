@@ -26,7 +26,7 @@ from sur_adapter.features.latents import load_vae
 from sur_adapter.io.image_index import ImageIndex
 from sur_adapter.io.schema import record_id
 from sur_adapter.io.shards import read_table, write_tar
-from sur_adapter.io.work_cache import WorkCache
+from sur_adapter.io.work_cache import WorkCache, discard_work
 from sur_adapter.models.stable_diffusion import TextEncoders
 
 
@@ -66,9 +66,10 @@ def check_captions_and_scores(no_shared_fs: dict, shards: Path, models: Path, be
         between(rules) if executor and between else None
         captions = Path(name, "captions")
         caption(Path("raw/s"), captions / "s", caption=rules, executor=executor)
-        score(Path("raw"), captions, Path(name, "phash"), scores={"phash": {}}, sources={"s": {}}, executor=executor)
+        discard_work("score")
+        score(Path("raw"), captions, Path(name, "scores"), scores={"phash": {}, "keywords": {}}, sources={"s": {}}, executor=executor)
     one, other = digest(Path("inline")), digest(Path("no_shared_fs"))
-    assert len(one) == 11 and one.keys() == other.keys()
+    assert len(one) == 12 and one.keys() == other.keys()
     assert {name for name in one if one[name] != other[name]} == ({"captions/s/captions-000000.parquet"} if between else set())
 
 

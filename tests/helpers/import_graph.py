@@ -64,11 +64,11 @@ def loaded_by_name(path: Path) -> frozenset[Path]:
     return frozenset({module_file(text) for text in texts if re.fullmatch(r"sur_adapter(\.\w+)+", text)} - {None})
 
 
-def reached(start: Path, plug_in: str | None = None) -> set[Path]:
+def reached(start: Path) -> set[Path]:
     """The project files with code that run when `start` is imported and used, `start` included.
 
-    Plug-ins count: each module of a package that a file loads by name, or only the module `plug_in`. So do the `__init__.py` files on the
-    way to a module, except for the lazy one of sur_adapter, which counts where a file imports a name from it.
+    Plug-ins count: each module of a package that a file loads by name. So do the `__init__.py` files on the way to a module, except for
+    the lazy one of sur_adapter, which counts where a file imports a name from it.
     """
     seen, waiting = set(), [start]
     while waiting:
@@ -81,8 +81,7 @@ def reached(start: Path, plug_in: str | None = None) -> set[Path]:
         waiting += imported_files(path, type_checking=False)
         waiting += [parent for folder in path.parents if (parent := folder / "__init__.py").is_file() and parent != PACKAGE_ROOT]
         for module in loaded_by_name(path):
-            package = module.parent.glob("*.py") if module.name == "__init__.py" else [module]
-            waiting += [file for file in package if module.name != "__init__.py" or plug_in in (None, file.stem) or file.stem == "base"]
+            waiting += module.parent.glob("*.py") if module.name == "__init__.py" else [module]
     return {path for path in seen if ROOT in path.parents and carries_code(path)}
 
 

@@ -33,9 +33,9 @@ def caption(raw: Path, out: Path, *, caption: dict, executor: dict | None = None
 
 
 def score(raw: Path, captions: Path, out: Path, *, scores: dict, sources: dict, executor: dict | None = None) -> None:
-    """Runs the score that `out` is named after."""
+    """Writes a folder of `out` for each score."""
     sections = {"scores": scores, "sources": sources, "executor": executor}
-    run_stage("score", sections, score=out.name, raw=raw, captions=captions, out=out)
+    run_stage("score", sections, raw=raw, captions=captions, out=out)
 
 
 def filter_pairs(raw: Path, captions: Path, scored: Path, pairs: Path, funnel: Path, splits: Path | None = None, **sections) -> None:

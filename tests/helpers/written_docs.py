@@ -154,7 +154,7 @@ def leaves(tree: dict, prefix: str = "") -> Iterator[str]:
 
 def stages() -> set[str]:
     """Targets of `dvc repro`: stages, and the parts of a foreach."""
-    parts = {"crawl": "sources", "caption": "sources", "score": "scores"}
+    parts = {"crawl": "sources", "caption": "sources"}
     result = set(DVC)
     for name, body in DVC.items():
         result |= {f"{name}@{part}" for part in (PARAMS[parts[name]] if name in parts else body.get("foreach", {}))}

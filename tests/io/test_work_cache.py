@@ -1,4 +1,4 @@
-"""Finished work survives a kill, is never partial, and is removed when the stage is done."""
+"""Finished work survives a kill, is never partial, and is removed when the stage is done, or kept for the next run."""
 
 import os
 import subprocess
@@ -31,6 +31,22 @@ def test_files_stay_after_an_error_and_are_removed_after_success():
     assert not work.folder.exists()
     with WorkCache("caption", settings={"a": 2, "b": 1}) as work:
         assert work.get("two") is None
+
+
+def test_finished_work_that_is_kept_stays_until_no_run_has_used_it_for_a_month():
+    for expected in (None, b"1", b"1"):
+        with WorkCache("score-clip", keep_finished=True, n=1) as work:
+            assert work.get("one") == expected
+            work.set("one", b"1")
+        os.utime(work.folder, (1, time.time() - 29 * 24 * 3600))
+    with WorkCache("score-clip", keep_finished=True, n=1):
+        assert time.time() - work.folder.stat().st_mtime < 60, "it was used"
+    os.utime(work.folder, (1, 1))
+    with WorkCache("score-clip", keep_finished=True, n=1):
+        assert work.get("one") is None
+        work.set("one", b"1")
+    discard_work("score")
+    assert not work.folder.exists()
 
 
 def test_discard_work_removes_unfinished_work_unless_a_process_holds_it():

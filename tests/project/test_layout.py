@@ -181,7 +181,7 @@ def test_no_dep_is_listed_twice(stage):
     assert sorted(listed) == sorted(set(listed))
 
 
-CODE_ITEMS = [(stage, item) for stage in DVC for item in (names("sur_adapter.data.scores") if stage == "score" else foreach_items(stage))]
+CODE_ITEMS = [(stage, item) for stage in DVC for item in foreach_items(stage)]
 
 
 def code_deps(stage: str, item: str) -> list[Path]:
@@ -194,22 +194,21 @@ def covered(file: Path, deps: list[Path]) -> bool:
     return any(file == dep or dep in file.parents for dep in deps)
 
 
-def code(stage: str, item: str) -> set[Path]:
-    return reached(ROOT / f"stages/{stage}.py", item if stage == "score" else None)
+def code(stage: str) -> set[Path]:
+    return reached(ROOT / f"stages/{stage}.py")
 
 
 @pytest.mark.parametrize("stage, item", CODE_ITEMS)
 def test_deps_cover_the_code_that_a_stage_reaches(stage, item):
-    assert {name(file) for file in code(stage, item) if not covered(file, code_deps(stage, item))} == set()
+    assert {name(file) for file in code(stage) if not covered(file, code_deps(stage, item))} == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_no_dep_is_listed_that_no_item_of_the_stage_reaches(stage):
-    needed = {(dep, item) for each, item in CODE_ITEMS if each == stage for dep in code_deps(stage, item)}
-    reached_by = {item: code(stage, item) for each, item in CODE_ITEMS if each == stage}
-    used = {dep for dep, item in needed if any(covered(file, [dep]) for file in reached_by[item])}
+    needed = {dep for each, item in CODE_ITEMS if each == stage for dep in code_deps(stage, item)}
+    used = {dep for dep in needed if any(covered(file, [dep]) for file in code(stage))}
     package = {ROOT / "stages/__init__.py"}  # the dep of items of `generate` without an adapter
-    assert {name(dep) for dep, _ in needed} - {name(dep) for dep in used | package} == set()
+    assert {name(dep) for dep in needed} - {name(dep) for dep in used | package} == set()
 
 
 def test_dvc_yaml_names_folders_of_the_library_in_few_lines():

@@ -87,8 +87,7 @@ def test_no_token_is_in_what_the_stages_write_or_print(tmp_path, own_work, model
 
 def run_all_stages_after_crawl(data: Path, reports: Path, adapter: Path) -> None:
     run("caption", raw=data / "raw/civitai", out=data / "captions/civitai")
-    for score in ("clip", "phash"):
-        run("score", score=score, raw=data / "raw", captions=data / "captions", out=data / "scores" / score)
+    run("score", raw=data / "raw", captions=data / "captions", out=data / "scores")
     tables = {"funnel": reports / "funnel.json", "funnel_csv": reports / "funnel.csv", "data_card": reports / "data.md"}
     inputs = {"raw": data / "raw", "captions": data / "captions", "scores": data / "scores"}
     run("filter", **inputs, pairs=data / "pairs.parquet", **tables)

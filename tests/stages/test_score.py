@@ -1,6 +1,9 @@
-"""Every kept image has its scores, reproducibly, and CLIP encodes each image once for all measures."""
+"""Every kept image has its scores, reproducibly; it is decoded once for all scores, and encoded once for all measures of CLIP."""
 
+import shutil
+from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from threading import active_count
 from time import sleep
@@ -17,12 +20,17 @@ from transformers import AutoConfig, ViTConfig, ViTForImageClassification, ViTIm
 
 from miniature.scenes import COLORS, make
 from miniature.words import complex_prompt
+from sur_adapter.data.scores import clip as clip_score
 from sur_adapter.data.scores import keywords, nsfw
+from sur_adapter.data.scores import phash as phash_score
+from sur_adapter.data.scores.base import SharedImages
 from sur_adapter.data.scores.keywords import keyword_share
 from sur_adapter.data.scores.phash import phash
+from sur_adapter.io import raw_shards
 from sur_adapter.io.images import open_image
 from sur_adapter.io.prefetch import prefetch
 from sur_adapter.io.shards import read_table, write_table
+from sur_adapter.io.work_cache import discard_work
 from sur_adapter.models.clip import CLIPEncoder, text_scores
 from sur_adapter.models.torch_utils import has_bf16
 
@@ -41,8 +49,8 @@ def captions(raw, tmp_path_factory):
 def test_every_kept_image_has_scores_and_they_are_reproducible(raw, captions, models, tmp_path):
     scores = {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"], "batch_size": 32}, "phash": {}}
     for run in ("a", "b"):
-        for name in scores:
-            score(raw, captions, tmp_path / run / name, scores=scores, sources=SOURCES)
+        discard_work("score")
+        score(raw, captions, tmp_path / run, scores=scores, sources=SOURCES)
     assert digest(tmp_path / "a") == digest(tmp_path / "b")
     rows = read_table(raw / "miniature").query("dropped.isna()")
     values = {name: read_table(tmp_path / "a" / name) for name in ("clip/simple", "clip/complex", "phash")}
@@ -52,13 +60,13 @@ def test_every_kept_image_has_scores_and_they_are_reproducible(raw, captions, mo
     assert values["clip/complex"].value.dropna().between(0, 1).all()
 
 
-def test_clip_encodes_each_image_once_and_scores_it_as_for_each_measure_alone(raw, captions, models, tmp_path, monkeypatch):
+def test_clip_encodes_each_image_once_and_scores_it_as_for_each_measure_alone(raw, captions, models, tmp_path, monkeypatch, own_work):
     encoded, encode = [], CLIPEncoder.encode_images
     monkeypatch.setattr(CLIPEncoder, "encode_images", lambda self, images: encoded.extend(images) or encode(self, images))
     rows = read_table(raw / "miniature").query("dropped.isna()")
     for measures in (["simple", "complex"], ["simple"], ["complex"]):
         config = {"model": str(models / "clip"), "measures": measures}
-        score(raw, captions, tmp_path / "-".join(measures) / "clip", scores={"clip": config}, sources=SOURCES)
+        score(raw, captions, tmp_path / "-".join(measures), scores={"clip": config}, sources=SOURCES)
     assert len(encoded) == 3 * len(rows)
     for name in ("simple", "complex"):
         assert digest(tmp_path / "simple-complex" / "clip" / name) == digest(tmp_path / name / "clip" / name)
@@ -67,22 +75,97 @@ def test_clip_encodes_each_image_once_and_scores_it_as_for_each_measure_alone(ra
 def test_the_table_of_a_removed_measure_is_deleted_and_an_unknown_measure_is_a_clear_error(raw, captions, models, tmp_path):
     config = {"model": str(models / "clip")}
     for measures in (["simple", "complex"], ["complex"]):
-        score(raw, captions, tmp_path / "clip", scores={"clip": config | {"measures": measures}}, sources=SOURCES)
-    assert list(digest(tmp_path / "clip")) == ["complex/miniature.parquet"]
+        score(raw, captions, tmp_path / "scores", scores={"clip": config | {"measures": measures}}, sources=SOURCES)
+    assert list(digest(tmp_path / "scores")) == ["clip/complex/miniature.parquet"]
     for measures, message in (
         (["simple", "simpel"], r"\[1\] is 'simpel' \(did you mean 'simple'\?\): choose simple or complex or aesthetic"),
         ([], " is empty: choose simple, complex or aesthetic"),
     ):
         with pytest.raises(ValueError, match=r"params.yaml: scores.clip.measures" + message):
-            score(raw, captions, tmp_path / "clip", scores={"clip": config | {"measures": measures}}, sources=SOURCES)
+            score(raw, captions, tmp_path / "scores", scores={"clip": config | {"measures": measures}}, sources=SOURCES)
+
+
+@pytest.fixture
+def measured(monkeypatch) -> Counter:
+    """Counts the images that are decoded and that each score measures."""
+    counts = Counter()
+
+    def count(module, name: str, function: str) -> None:
+        compute = getattr(module, function)
+
+        def counted(*args):
+            counts[name] += 1 if name == "decoded" else len(args[1])
+            return compute(*args)
+
+        monkeypatch.setattr(module, function, counted)
+
+    count(raw_shards, "decoded", "open_image")
+    for module in (clip_score, phash_score, keywords):
+        count(module, module.__name__.rpartition(".")[2], "score")
+    return counts
+
+
+def test_all_scores_share_one_decoding_of_each_image_and_give_the_bytes_of_each_alone(raw, captions, models, tmp_path, own_work, measured):
+    scores = {"phash": {}, "keywords": {}, "clip": {"model": str(models / "clip"), "measures": ["simple"], "batch_size": 7}}
+    rows = len(read_table(raw / "miniature").query("dropped.isna()"))
+    score(raw, captions, tmp_path / "all", scores=scores, sources=SOURCES)
+    assert measured == dict.fromkeys(("decoded", "clip", "phash", "keywords"), rows)
+    discard_work("score")
+    for name, config in scores.items():
+        measured.clear()
+        score(raw, captions, tmp_path / "alone", scores={name: config}, sources=SOURCES)
+        assert measured["decoded"] == (0 if name == "keywords" else rows)
+        assert digest(tmp_path / "alone" / name) == digest(tmp_path / "all" / name), name
+        assert len(digest(tmp_path / "alone")) == 1, "tables of other scores are removed"
+
+
+def test_a_score_is_computed_again_only_if_its_own_settings_or_inputs_have_changed(raw, captions, models, tmp_path, own_work, measured):
+    clip = {"model": str(models / "clip"), "measures": ["simple"]}
+    rows, run = len(read_table(raw / "miniature").query("dropped.isna()")), partial(score, raw, sources=SOURCES)
+    for scores, expected in (
+        ({"phash": {}}, {"phash"}),
+        ({"phash": {}, "clip": clip}, {"clip"}),
+        ({"clip": clip | {"measures": ["complex"]}, "phash": {}, "keywords": {}}, {"clip", "keywords"}),
+        ({"keywords": {}}, set()),
+        ({"clip": clip, "phash": {}}, set()),
+    ):
+        measured.clear()
+        run(captions, tmp_path / "scores", scores=scores)
+        assert set(measured) - {"decoded"} == expected and set(measured.values()) <= {rows}, scores
+        assert {name.partition("/")[0] for name in digest(tmp_path / "scores")} == set(scores)
+    shutil.copytree(captions, tmp_path / "captions")
+    table = read_table(tmp_path / "captions/miniature")
+    write_table(tmp_path / "captions/miniature/captions-000000.parquet", table.assign(simple_prompt="a blue circle"))
+    run(tmp_path / "captions", tmp_path / "scores", scores=scores)
+    assert measured == {"decoded": rows, "clip": rows, "phash": rows}, "other captions"
+
+
+def test_without_scores_the_folder_is_empty(raw, captions, tmp_path):
+    for scores in ({"keywords": {}}, {}):
+        score(raw, captions, tmp_path / "scores", scores=scores, sources=SOURCES)
+    assert (tmp_path / "scores").is_dir() and digest(tmp_path / "scores") == {}
+
+
+def test_few_images_are_held_whatever_the_sizes_of_batches():
+    """An image is dropped when all batches that contain it are finished."""
+    decoded, held = [], 0
+    images = SharedImages(decoded.append(k) or k for k in range(1000))
+    for start, stop in sorted((start, start + size) for size in (7, 100, 32) for start in range(0, 994, size)):
+        images.release(start)
+        assert list(images.batch(start, min(stop, 1000))) == list(range(start, min(stop, 1000)))
+        held = max(held, len(images.held))
+    assert decoded == list(range(1000)) and 100 <= held < 200
+    skipped = SharedImages(iter(range(1000)))
+    skipped.release(500)
+    assert next(skipped.batch(500, 600)) == 500 and len(skipped.held) == 1, "batches that a score did not look at"
 
 
 def test_a_source_without_kept_images_has_empty_tables(models, tmp_path):
     write_shards(tmp_path / "raw" / "s", [{"source": "s", "url": "u", "data": None, "dropped": "http 404"}])
     caption(tmp_path / "raw" / "s", tmp_path / "captions" / "s", caption={"model": str(models / "blip")})
-    for name, config in (("clip", {"model": str(models / "clip"), "measures": ["simple"]}), ("phash", {})):
-        score(tmp_path / "raw", tmp_path / "captions", tmp_path / name, scores={name: config}, sources={"s": {}})
-    for table in (read_table(tmp_path / "clip" / "simple"), read_table(tmp_path / "phash")):
+    scores = {"clip": {"model": str(models / "clip"), "measures": ["simple"]}, "phash": {}}
+    score(tmp_path / "raw", tmp_path / "captions", tmp_path / "scores", scores=scores, sources={"s": {}})
+    for table in (read_table(tmp_path / "scores/clip/simple"), read_table(tmp_path / "scores/phash")):
         assert list(table) == ["id", "value"] and len(table) == 0
     assert list(read_table(tmp_path / "captions" / "s")) == ["id", "simple_prompt"]
 
@@ -200,13 +283,13 @@ def test_an_aesthetic_head_is_linear_in_the_embedding_and_must_fit_its_width(raw
     weight = rng.normal(size=(1, width)).astype(np.float32)
     save_file({"weight": weight, "bias": np.float32([5])}, head)
     config = {"model": str(models / "clip"), "measures": ["aesthetic"], "head": str(head), "precision": "fp32"}
-    score(raw, captions, tmp_path / "clip", scores={"clip": config}, sources=SOURCES)
-    values = read_table(tmp_path / "clip" / "aesthetic").value
+    score(raw, captions, tmp_path / "scores", scores={"clip": config}, sources=SOURCES)
+    values = read_table(tmp_path / "scores/clip/aesthetic").value
     images = [image for _, _, read_images in iter_shards(raw / "miniature") for image in read_images()]
     embeds = CLIPEncoder(config["model"], "scores.clip.model").encode_images(images)
     assert values.to_numpy() == pytest.approx(embeds @ weight[0] + 5, abs=1e-4) and values.std() > 0.01
     save_file({"weight": weight[:, 1:], "bias": np.float32([5])}, head)
     with pytest.raises(ValueError, match=rf"this CLIP needs weight \(1, {width}\) and bias"):
-        score(raw, captions, tmp_path / "clip", scores={"clip": config}, sources=SOURCES)
+        score(raw, captions, tmp_path / "scores", scores={"clip": config}, sources=SOURCES)
     with pytest.raises(FileNotFoundError, match="scores.clip.head is None, which is not a file"):
-        score(raw, captions, tmp_path / "clip", scores={"clip": config | {"head": None}}, sources=SOURCES)
+        score(raw, captions, tmp_path / "scores", scores={"clip": config | {"head": None}}, sources=SOURCES)

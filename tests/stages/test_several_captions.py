@@ -36,8 +36,7 @@ def captioned(raw, models, tmp_path):
 @pytest.fixture
 def scored(raw, captioned, models, tmp_path):
     scores = {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"]}, "phash": {}}
-    for name in scores:
-        score(raw, captioned, tmp_path / "scores" / name, scores=scores, sources=SOURCES)
+    score(raw, captioned, tmp_path / "scores", scores=scores, sources=SOURCES)
     return scores
 
 
@@ -66,14 +65,13 @@ def test_the_caption_of_a_source_is_the_first(shards, models, tmp_path):
     assert changed == [10] and given[10] == "a red circle", "the sixth image has a caption of its own"
 
 
-def test_each_caption_has_a_score_and_each_image_is_scored_once(raw, captioned, models, tmp_path, monkeypatch):
+def test_each_caption_has_a_score_and_each_image_is_scored_once(raw, captioned, models, tmp_path, monkeypatch, own_work):
     images, hashed = [], []
     encode_images, compute = CLIPEncoder.encode_images, phash.phash
     monkeypatch.setattr(CLIPEncoder, "encode_images", lambda self, batch: images.extend(batch) or encode_images(self, batch))
     monkeypatch.setattr(phash, "phash", lambda image: hashed.append(image) or compute(image))
     scores = {"clip": {"model": str(models / "clip"), "measures": ["simple", "complex"]}, "phash": {}}
-    for name in scores:
-        score(raw, captioned, tmp_path / "scores" / name, scores=scores, sources=SOURCES)
+    score(raw, captioned, tmp_path / "scores", scores=scores, sources=SOURCES)
     ids, captions = list(read_table(raw / "miniature").query("dropped.isna()").id), read_table(captioned / "miniature")
     values = {name: read_table(tmp_path / "scores" / name) for name in ("clip/simple", "clip/complex", "phash")}
     assert len(images) == len(hashed) == len(ids)
@@ -81,7 +79,7 @@ def test_each_caption_has_a_score_and_each_image_is_scored_once(raw, captioned, 
     for number in range(SENTENCES):  # as if it were the only caption
         own = captions[number::SENTENCES]
         write_table(tmp_path / f"{number}/miniature/captions-000000.parquet", own.assign(id=ids))
-        score(raw, tmp_path / str(number), tmp_path / f"only/{number}/clip", scores=scores, sources=SOURCES)
+        score(raw, tmp_path / str(number), tmp_path / f"only/{number}", scores=scores, sources=SOURCES)
         alone = read_table(tmp_path / f"only/{number}/clip/simple").value
         np.testing.assert_allclose(values["clip/simple"].value[number::SENTENCES], alone, atol=1e-6)
 
@@ -92,7 +90,7 @@ def test_an_image_without_a_caption_has_no_score_for_it(raw, captioned, models, 
     others = table[table.id.map(image_id) != lacking]
     write_table(captioned / "miniature/captions-000000.parquet", others)
     scores = {"clip": {"model": str(models / "clip"), "measures": ["simple"]}}
-    score(raw, captioned, tmp_path / "scores/clip", scores=scores, sources=SOURCES)
+    score(raw, captioned, tmp_path / "scores", scores=scores, sources=SOURCES)
     values = read_table(tmp_path / "scores/clip/simple").set_index("id").value
     assert pd.isna(values[lacking]) and f"{lacking}-1" not in values.index
     assert list(values[others.id].isna()) == list(others.simple_prompt == ""), "an empty caption has no score either"

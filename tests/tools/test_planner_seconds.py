@@ -14,14 +14,14 @@ from sur_adapter.tools.planner.estimate import Plan, StageEstimate
 from sur_adapter.tools.planner.planner import add_up, format_pending, format_plan, pending_stages
 from sur_adapter.tools.timing import pipeline_commands, this_machine
 
-SECONDS = {"crawl@a": 10.0, "train": 100.0, "generate@x": 20.0, "generate@y": 5.0, "score@clip": 7.0}
-PLAN = Plan([StageEstimate("crawl", 5), StageEstimate("score@clip", 5), StageEstimate("train", 5), StageEstimate("sweep", 5)])
+SECONDS = {"crawl@a": 10.0, "train": 100.0, "generate@x": 20.0, "generate@y": 5.0, "score": 7.0}
+PLAN = Plan([StageEstimate("crawl", 5), StageEstimate("score", 5), StageEstimate("train", 5), StageEstimate("sweep", 5)])
 
 
 def test_a_stage_of_the_plan_has_the_seconds_of_all_its_parts_or_none():
     names = [*SECONDS, "sweep", "caption@a", "caption@b"]
-    stages = ["crawl", "caption", "score@clip", "train", "generate", "sweep", "unknown"]
-    assert add_up(stages, SECONDS | {"caption@a": 1.0}, names) == {"crawl": 10, "score@clip": 7, "train": 100, "generate": 25}
+    stages = ["crawl", "caption", "score", "train", "generate", "sweep", "unknown"]
+    assert add_up(stages, SECONDS | {"caption@a": 1.0}, names) == {"crawl": 10, "score": 7, "train": 100, "generate": 25}
 
 
 def test_the_table_has_measured_seconds_where_there_are_any():

@@ -6,7 +6,6 @@ simple: the agreement with each caption. complex: with the keyword prompt. aesth
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,6 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
 from sur_adapter.data.prompts.cleaning import effective_prompt
-from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models.clip import CLIPEncoder, text_scores
 
 
@@ -45,20 +43,16 @@ class Config:
 def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> dict[str, list]:
     """Returns measure -> N values: max(cos, 0), None if there is no text; for `simple` a list for each image; for `aesthetic`, the output
     of the head."""
-    encoder, values = _load_encoder(config.model, config.precision), {name: [] for name in config.measures}
+    encoder, values = _load_encoder(config.model, config.precision), {}
     head = _load_head(config.head, encoder) if "aesthetic" in config.measures else None
-    images, starts = iter(images), range(0, len(rows), config.batch_size)
-    batches = prefetch(list(islice(images, config.batch_size)) for _ in starts)
-    for start, batch in zip(starts, batches, strict=True):
-        image_embeds = encoder.encode_images(batch)  # (B, d)
-        for name in config.measures:
-            batch_rows = rows[start : start + config.batch_size]
-            if name == "simple":
-                values[name] += _caption_scores(encoder, image_embeds, [row["captions"] for row in batch_rows])
-            elif name == "complex":
-                values[name] += text_scores(encoder, image_embeds, [effective_prompt(row) for row in batch_rows])
-            else:
-                values[name] += head(image_embeds).tolist()
+    image_embeds = encoder.encode_images(list(images))  # (N, d)
+    for name in config.measures:
+        if name == "simple":
+            values[name] = _caption_scores(encoder, image_embeds, [row["captions"] for row in rows])
+        elif name == "complex":
+            values[name] = text_scores(encoder, image_embeds, [effective_prompt(row) for row in rows])
+        else:
+            values[name] = head(image_embeds).tolist()
     return values
 
 

@@ -3,11 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from itertools import islice
 
 from PIL import Image
 
-from sur_adapter.io.prefetch import prefetch
 from sur_adapter.models.loading import NO_REMOTE_CODE, SAFETENSORS_ONLY, loading_errors
 
 LEVELS = {"None": 0.0, "Soft": 1 / 3, "Mature": 2 / 3, "X": 1.0}  # Civitai's; any other level counts as the worst
@@ -33,22 +31,19 @@ class Config:
 def score(images: Iterable[Image.Image], rows: list[dict], config: Config) -> list[float | None]:
     """Returns max(level, 1 - p(safe)) of each image; None if there is neither a level nor a model."""
     levels = [LEVELS.get(row["nsfw"], 1.0) if row["nsfw"] is not None else None for row in rows]
-    unsafe = _classify(images, len(rows), config) if config.model else [None] * len(rows)
+    unsafe = _classify(list(images), config.model) if config.model else [None] * len(rows)
     return [max((value for value in pair if value is not None), default=None) for pair in zip(levels, unsafe, strict=True)]
 
 
-def _classify(images: Iterable[Image.Image], count: int, config: Config) -> list[float]:
-    """Computes 1 - p(safe) of each image."""
+def _classify(images: list[Image.Image], name: str) -> list[float]:
+    """Computes 1 - p(safe) of each image. name: of the model."""
     import torch
 
-    processor, model, safe = _load_classifier(config.model)
-    images, values, size = iter(images), [], config.batch_size
-    batches = prefetch(processor(images=list(islice(images, min(size, count - k))), return_tensors="pt") for k in range(0, count, size))
+    processor, model, safe = _load_classifier(name)
     with torch.inference_mode():
-        for batch in batches:
-            probabilities = model(batch.pixel_values.to(model.device)).logits.softmax(-1)  # (B, labels)
-            values += (1 - probabilities[:, safe].sum(-1)).clamp(0, 1).tolist()
-    return values
+        pixels = processor(images=images, return_tensors="pt").pixel_values.to(model.device)
+        probabilities = model(pixels).logits.softmax(-1)  # (N, labels)
+    return (1 - probabilities[:, safe].sum(-1)).clamp(0, 1).tolist()
 
 
 @cache

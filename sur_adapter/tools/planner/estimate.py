@@ -108,10 +108,7 @@ def _data_stages(settings: PlanSettings, total: int | None, crawled: int, kept: 
     stages = [
         ("crawl", lambda: stage_costs.crawl(total, crawled, image_bytes), total),
         ("caption", lambda: stage_costs.caption(crawled, settings.caption), total),
-        *(
-            (f"score@{name}", lambda n=name, c=config: stage_costs.score(crawled, n, c, sentences), total)
-            for name, config in settings.scores.items()
-        ),
+        ("score", lambda: stage_costs.score(crawled, settings.scores, sentences), total),
         ("filter", lambda: stage_costs.filter_pairs(total + crawled * (sentences - 1)), total),
         ("cache@clip", lambda: stage_costs.cache_clip(kept, models, settings.cache_clip, sentences), total),
         ("cache@llm", lambda: stage_costs.cache_llm(kept, models, settings.cache_llm, rates.tokens_per_prompt), total),

@@ -95,17 +95,20 @@ def clip_cost(model: str, batch_size: int, texts: int) -> Cost:
     return measure_cost(call)
 
 
-def score(rows: int, name: str, config: Any, sentences: int = 1) -> StageCost:
-    """Estimates one score. config: the `Config` of the score. sentences: captions of each image."""
-    if name != "clip":
-        note = "its model is not counted" if name == "nsfw" else ""
-        row_bytes = ROW_BYTES["phash" if name == "phash" else "score"]
-        return StageCost(rows, rows * row_bytes, images_decoded=rows * (name in ("phash", "nsfw")), note=note)
-    texts = sum({"simple": sentences, "complex": 1, "aesthetic": 0}[measure] for measure in config.measures)
-    one, batch = (clip_cost(config.model, size, texts) for size in (1, config.batch_size))
-    disk = rows * ROW_BYTES["score"] * (texts + ("aesthetic" in config.measures))
-    memory = 4 * num_weights(clip_model(config.model)) + batch.peak_bytes
-    return StageCost(rows, disk, memory, {"encoding": (one.flops * rows, "fp32")}, images_decoded=rows)
+def score(rows: int, configs: dict[str, Any], sentences: int = 1) -> StageCost:
+    """Estimates all scores, which share one decoding of each image. configs: score -> its `Config`. sentences: captions of each image."""
+    if not configs:
+        return nothing("scores is empty")
+    cost = StageCost(rows, images_decoded=rows * bool(configs.keys() & {"clip", "nsfw", "phash"}))
+    cost.disk_bytes = rows * sum(ROW_BYTES["phash" if name == "phash" else "score"] for name in configs if name != "clip")
+    cost.note = "the model of nsfw is not counted" if "nsfw" in configs else ""
+    if config := configs.get("clip"):
+        texts = sum({"simple": sentences, "complex": 1, "aesthetic": 0}[measure] for measure in config.measures)
+        one, batch = (clip_cost(config.model, size, texts) for size in (1, config.batch_size))
+        cost.disk_bytes += rows * ROW_BYTES["score"] * (texts + ("aesthetic" in config.measures))
+        cost.memory_bytes = 4 * num_weights(clip_model(config.model)) + batch.peak_bytes
+        cost.operations = {"encoding": (one.flops * rows, "fp32")}
+    return cost
 
 
 def filter_pairs(candidates: int) -> StageCost:
