@@ -24,6 +24,7 @@ from sur_adapter.evaluation.trainings import summarize_trainings
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.generation.prompts import PromptSets
 from sur_adapter.io.atomic import atomic_write_text
+from sur_adapter.io.hashing import folder_digest
 from sur_adapter.io.shards import read_table
 
 ROW, FOLDER = "full", Path(__file__).parent
@@ -105,7 +106,8 @@ def measure(runs: list[Run], execute: Execute, jobs: int) -> dict[str, list[Path
 def summarize(runs: list[Run], folders: dict[str, list[Path]]) -> dict:
     """Summarizes the judgements in the folders of `measure`."""
     sets = {name: summarize_trainings([read_table(folder / "judgements.parquet") for folder in of]) for name, of in folders.items()}
-    return {"trainings": len(runs), "seeds": [run.seed for run in runs], "params": runs[0].workspace.all_params, "sets": sets}
+    about = {"trainings": len(runs), "seeds": [run.seed for run in runs], "params": runs[0].workspace.all_params}
+    return about | {"adapters": [folder_digest(run.adapter, "*.safetensors") for run in runs], "sets": sets}
 
 
 def format_page(summary: dict) -> str:

@@ -127,6 +127,11 @@ class Run:
         return FOLDER / f"{self.name}-s{self.seed}"
 
     @property
+    def adapter(self) -> Path:
+        """The folder of the trained adapter."""
+        return Path("models/adapter") if self.is_of_pipeline else self.folder / "adapter"
+
+    @property
     def reports(self) -> Path:
         """The folder of metrics.json and judgements.parquet."""
         return Path("reports") if self.is_of_pipeline else self.folder / "reports"
@@ -174,9 +179,7 @@ class Run:
     def measure_on(self, prompts: str, execute: Execute) -> Path:
         """Generates and judges all arms on other prompts, once. Returns the folder with judgements.parquet. Raises CommandError."""
         other = replace(self, row=replace(self.row, changes=self.row.changes | {"generate.prompts": prompts, "evaluate.clip": None}))
-        of_pipeline = self.is_of_pipeline
-        adapter = Path("models/adapter") if of_pipeline else self.folder / "adapter"
-        history = (Path("reports") if of_pipeline else self.folder) / "train/history.json"
+        adapter, history = self.adapter, (Path("reports") if self.is_of_pipeline else self.folder) / "train/history.json"
         arms = (*WITHOUT, *(REWRITE if self.params["models"]["llm"] else ()))
 
         def compute(folder: Path, file: Path) -> None:
