@@ -5,6 +5,7 @@ untrusted, so templates show them with the filter `isolate`: as text, never as m
 """
 
 import base64
+import re
 from functools import cache
 from hashlib import sha256
 from importlib.resources import files
@@ -40,7 +41,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader(__package__), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"isolate": isolate, "percent": percent, "signed": signed}
+    environment.filters |= {"isolate": isolate, "percent": percent, "signed": signed, "number": number, "span": span}
     environment.globals["image_tag"] = image_tag
     return environment
 
@@ -62,7 +63,23 @@ def isolate(text: object) -> Markup:
 
 def percent(value: float) -> str:
     """Formats a share as a whole percentage."""
-    return f"{100 * value:.0f} %"
+    return f"{number(100 * value)} %"
+
+
+def number(value: float, form: str = ".0f") -> str:
+    """Formats a number with a minus sign, not a hyphen; one that is rounded to 0 has none."""
+    text = f"{value:{form}}"
+    return (text if float(text.replace(",", "")) else text.lstrip("-")).replace("-", "−")
+
+
+def span(low: float, high: float, form: str = ".0f") -> str:
+    """Formats the two ends of an interval."""
+    return f"{number(low, form)}{' to ' if low < 0 else '–'}{number(high, form)}"
+
+
+def with_minus_signs(text: str) -> str:
+    """Replaces the hyphens before numbers in a sentence by minus signs. Those within a word or a date stay."""
+    return re.sub(r"(?<![\w.\-])-(?=\.?\d)", "−", text)
 
 
 def signed(value: float, digits: int = 0) -> str:

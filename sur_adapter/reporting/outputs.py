@@ -10,6 +10,7 @@ from sur_adapter.evaluation.summary import JUDGEMENTS
 from sur_adapter.generation.prompts import MAIN
 from sur_adapter.io.atomic import atomic_write, atomic_write_text
 from sur_adapter.io.shards import write_table
+from sur_adapter.reporting.html import with_minus_signs
 from sur_adapter.reporting.plots import text_table, write_plots, write_templates
 from sur_adapter.reporting.report import report_page
 from sur_adapter.reporting.sample_images import same_seed_grid
@@ -19,7 +20,8 @@ from sur_adapter.reporting.vote_page import vote_page
 def write_outputs(folder: Path, evaluation: Evaluation, prompts: dict[str, dict], **inputs) -> None:
     """Writes all outs of `evaluate` into `folder` and prints the accuracies. prompts: of all sets, by id; inputs: the keyword arguments of
     `report_page`."""
-    metrics, notes, judged, images = evaluation.metrics, evaluation.notes, evaluation.judgements, evaluation.images
+    metrics, judged, images = evaluation.metrics, evaluation.judgements, evaluation.images
+    notes = {name: with_minus_signs(reason) for name, reason in evaluation.notes.items()}
     table = judged[judged["set"] == MAIN]
     page = report_page(metrics, notes, table, prompts, evaluation.samples, images, rewritten=evaluation.rewritten, **inputs)
     _write_json(folder / "metrics.json", metrics)

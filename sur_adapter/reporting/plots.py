@@ -9,6 +9,7 @@ from sur_adapter.evaluation.image_quality import IMAGE_STATISTICS
 from sur_adapter.evaluation.summary import DIGITS, accuracy_by_template, category_names
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.atomic import atomic_write_text
+from sur_adapter.reporting.html import number
 
 
 def write_plots(metrics: dict, arms: list[str], folder: Path) -> None:
@@ -59,7 +60,8 @@ def text_table(metrics: dict, notes: dict) -> str:
     lines = [f"{'':<16}" + "".join(f"{name:>10}" for name in names)]
     lines += [f"{arm:<16}" + "".join(f"{semantic[name][arm]['value']:>10.3f}" for name in names) for arm in arms]
     gap = semantic["gap_closed"]
-    closed = f"{gap['value']:.3f} [{gap['low']:.3f}, {gap['high']:.3f}]" if "value" in gap else f"left out: {notes['semantic.gap_closed']}"
+    value, low, high = (number(gap[key], ".3f") if "value" in gap else "" for key in ("value", "low", "high"))
+    closed = f"{value} [{low}, {high}]" if value else f"left out: {notes['semantic.gap_closed']}"
     return "\n".join([*lines, f"gap closed {closed}", *_set_lines(metrics.get("sets", {}))])
 
 

@@ -4,15 +4,19 @@ import numpy as np
 import pandas as pd
 
 from sur_adapter.generation.prompts import MAIN
-from sur_adapter.reporting.charts import interval_chart
+from sur_adapter.reporting.charts import interval_charts
 
 ARMS = ("baseline", "adapter", "rewrite", "complex")  # of the tables; the others are in metrics.json
+SUMMARY_ARMS = ("baseline", "adapter", "complex")  # of the table of all sets, which must fit a phone
 EXAMPLES = 6  # answers shown of each set
 
 
 def set_tables(sets: dict | None) -> dict | None:
-    """Returns set -> the variables of its table in templates/sections/sets.html. sets: of metrics.json."""
-    return {name: _set_table(name, block) for name, block in sets.items()} if sets else None
+    """Returns the variables of templates/sections/sets.html: the arms of the summary, and those of each set. sets: of metrics.json."""
+    if not sets:
+        return None
+    arms = [arm for arm in SUMMARY_ARMS if all(arm in block for block in sets.values())]
+    return {"arms": arms, "sets": {name: _set_table(name, block) for name, block in sets.items()}}
 
 
 def _set_table(name: str, block: dict) -> dict:
@@ -30,7 +34,7 @@ def _set_table(name: str, block: dict) -> dict:
         "difference": block["difference"],
         "gap": block["gap_closed"] if "value" in block.get("gap_closed", {}) else None,
         "tags": block.get("tags", {}),
-        "chart": interval_chart(intervals, f"Accuracy, {name}"),
+        "charts": interval_charts(intervals, f"Accuracy, {name}"),
     }
 
 

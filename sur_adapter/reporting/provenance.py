@@ -4,7 +4,7 @@ A commit's hash cannot be in a file that the commit contains, and equal results 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from html import unescape
 from os.path import isdir, isfile
 from pathlib import Path
@@ -21,9 +21,15 @@ def provenance(config: dict, settings: dict, data_card: str) -> dict:
 
     config: of the adapter; settings: sections of params.yaml; data_card: Markdown.
     """
-    leaves = list(_leaves({"adapter": config, **settings}))
-    models = [{"name": name, "key": key, "licence": licence(name)} for name, key in _models(leaves).items()]
-    return {"models": models, "settings": leaves, "card": list(parse_card(data_card)) if data_card else []}
+    licences: dict[str, list[dict]] = {}  # licence -> the models that have it
+    for name, key in _models(leaves({"adapter": config, **settings})).items():
+        licences.setdefault(licence(name), []).append({"name": name, "key": key})
+    card = {True: [], False: []}  # whether a part of the card is about licences -> its blocks
+    is_licence = False
+    for block in parse_card(data_card) if data_card else ():
+        is_licence = "licence" in block["text"].lower() if block["kind"] == "heading" else is_licence
+        card[is_licence].append(block)
+    return {"licences": licences, "source_licences": card[True], "settings": list(leaves(settings)), "card": card[False]}
 
 
 def licence(model: str) -> str:
@@ -38,20 +44,20 @@ def licence(model: str) -> str:
     return name if name and isinstance(name, str) else "its model card names none"  # a list may contain itself many times
 
 
-def _models(leaves: list[tuple[str, object]]) -> dict[str, str]:
+def _models(settings: Iterable[tuple[str, object]]) -> dict[str, str]:
     """Returns model -> the first key that names it."""
     models: dict[str, str] = {}
-    for key, value in leaves:
+    for key, value in settings:
         if isinstance(value, str) and "/" in value and key.rpartition(".")[2] in MODEL_KEYS:
             models.setdefault(value, key)
     return models
 
 
-def _leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
+def leaves(tree: object, prefix: str = "") -> Iterator[tuple[str, object]]:
     """Yields (dotted key, value) of nested settings, sorted by key."""
     if isinstance(tree, dict):
         for key in sorted(tree):
-            yield from _leaves(tree[key], f"{prefix}{key}.")
+            yield from leaves(tree[key], f"{prefix}{key}.")
     else:
         yield prefix.rstrip("."), tree
 

@@ -10,10 +10,10 @@ from sur_adapter.evaluation.confusion import COUNTED, ERROR, confusion_matrix, c
 from sur_adapter.evaluation.sample_selection import Key
 from sur_adapter.evaluation.summary import category_names
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart, strength_chart
-from sur_adapter.reporting.html import percent, render, sanitize, signed
+from sur_adapter.reporting.charts import bar_chart, interval_charts, line_chart, strength_chart
+from sur_adapter.reporting.html import number, percent, render, sanitize, signed
 from sur_adapter.reporting.prompt_sets import rewrite_table, set_tables
-from sur_adapter.reporting.provenance import provenance
+from sur_adapter.reporting.provenance import leaves, provenance
 from sur_adapter.reporting.sample_images import sample_rows
 
 SECTIONS = {  # template: heading, in the report's order
@@ -21,11 +21,11 @@ SECTIONS = {  # template: heading, in the report's order
     "random": "Random samples",
     "best": "Largest improvements",
     "worst": "Failures",
-    "sets": "Other sets of prompts",
-    "rewrite": "Adapter against rewriting",
     "strength": "Accuracy by adapter scale",
     "errors": "Kinds of error",
     "confusion": "Confusion matrices",
+    "sets": "Other sets of prompts",
+    "rewrite": "Adapter against rewriting",
     "human": "Human preference",
     "image_metrics": "Image metrics",
     "teacher": "Answers of the language model",
@@ -34,11 +34,18 @@ SECTIONS = {  # template: heading, in the report's order
     "provenance": "Models, settings and data",
     "limitations": "Limitations",
 }
+PAIRS = (
+    ("strength", "errors"),
+    ("image_metrics", "teacher"),
+    ("training", "funnel"),
+)  # sections side by side where the screen is wide enough
 COMPARISONS = {  # key of metrics.json: semantic -> label
-    "against_complex": "adapter − complex (keyword prompts)",
+    "against_complex": "adapter − complex (keyword prompt)",
     "on_complex": "complex + adapter − complex",
 }
 NARROW = ("complex_adapter", "rewrite")  # arms that tables leave out, because a phone has no room for all
+MAIN_METRICS = ("clip_score", "diversity")  # shown at once; the others unfold
+MAIN_CURVES = ("loss", "validation_loss")  # of the history: shown at once; the others unfold
 MAX_SHADE = 30  # percent of color in a cell of a confusion matrix: its number stays readable
 
 
@@ -75,20 +82,29 @@ def report_page(
         "human": metrics.get("human"),
         **{name: sample_rows(keys, by_key, prompts, arms, images) for name, keys in samples.items()},
         "image_metrics": _image_metrics(metrics, arms),
-        "training": _training(history),
+        "training": _training(history, config),
         "funnel": _funnel(funnel),
         "provenance": provenance(config, settings or {}, data_card),
         "limitations": _limitations(metrics, notes),
     }
-    sections = [{"name": name, "title": title, "data": data[name]} for name, title in SECTIONS.items() if data[name] is not None]
+    data["worst"].sort(key=lambda row: ("adapter" not in row["fails"], not row["fails"]))  # stable: by category otherwise
+    present = {name for name, value in data.items() if value is not None}
+    halves = {name for pair in PAIRS if present.issuperset(pair) for name in pair}
+    sections = [
+        {"name": name, "title": title, "data": data[name], "is_half": name in halves} for name, title in SECTIONS.items() if name in present
+    ]
     return render("report.html", ("report.css",), sections=sections, headline=headline(metrics, notes), counts=metrics["counts"])
 
 
 def headline(metrics: dict, notes: dict) -> dict:
-    """Returns what the report says first: title; verdict: whether the adapter helps; gap that is closed; gap_note: why it is left out."""
-    semantic = metrics.get("semantic")
+    """Returns what the report says first: title; verdict: whether the adapter helps; gap that is closed; gap_note: why it is left out.
+
+    worse: the metrics that are worse with the adapter, with their values; sets: set -> accuracy without and with the adapter.
+    """
+    semantic, more = metrics.get("semantic"), {"worse": worse_metrics(metrics), "sets": _set_accuracies(metrics.get("sets", {}))}
     if not semantic:
-        return {"title": "Plain prompts with and without the adapter", "verdict": notes.get("semantic", ""), "gap": None, "gap_note": ""}
+        title, verdict = "Plain prompts with and without the adapter", notes.get("semantic", "")
+        return {"title": title, "verdict": verdict, "gap": None, "gap_note": "", **more}
     rates, test = {arm: semantic["overall"][arm]["value"] for arm in semantic["overall"]}, semantic["difference"]
     title = f"Plain prompts: {percent(rates['baseline'])} of the images are right without the adapter, {percent(rates['adapter'])} with it"
     value, low, high = (signed(100 * test[key]) for key in ("value", "low", "high"))
@@ -101,8 +117,40 @@ def headline(metrics: dict, notes: dict) -> dict:
         verdict = f"No difference is shown: {points}."
     if "complex" in rates:
         title += f" (keyword prompts: {percent(rates['complex'])})"
-    gap = semantic["gap_closed"]
-    return {"title": title, "verdict": verdict, "gap": gap if "value" in gap else None, "gap_note": notes.get("semantic.gap_closed", "")}
+    gap, gap_note = semantic["gap_closed"], notes.get("semantic.gap_closed", "")
+    return {"title": title, "verdict": verdict, "gap": gap if "value" in gap else None, "gap_note": gap_note, **more}
+
+
+def worse_metrics(metrics: dict) -> list[str]:
+    """Describes the image metrics that are worse with the adapter than without it.
+
+    A metric with an interval is worse if the whole interval of adapter − baseline is below 0, or if it regressed by more than
+    `evaluate.tolerance`; one without an interval, such as diversity, if its mean is worse. Less distance is better.
+    """
+    higher_is_better = {name: metrics[name] for name in MAIN_METRICS if name in metrics}
+    higher_is_better |= {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
+    worse = [_change(name, by_arm) for name, by_arm in higher_is_better.items() if _is_lower(by_arm)]
+    distances = {name: by_arm for name, by_arm in metrics.get("distance", {}).items() if by_arm["adapter"] > by_arm["baseline"]}
+    return worse + [_change(f"distance {name}", by_arm) for name, by_arm in distances.items()]
+
+
+def _is_lower(by_arm: dict) -> bool:
+    if "difference" in by_arm:
+        return bool(by_arm["difference"]["high"] < 0 or by_arm.get("regressed"))
+    return by_arm["adapter"] < by_arm["baseline"]
+
+
+def _change(name: str, by_arm: dict) -> str:
+    """Describes a metric: its means with and without the adapter, the relative change, and the mean of keyword prompts."""
+    adapter, baseline = by_arm["adapter"], by_arm["baseline"]
+    change = [f"{signed(100 * (adapter - baseline) / abs(baseline))} %"] if baseline else []
+    change += [f"keyword prompts {_format(by_arm['complex'])}"] if "complex" in by_arm else []
+    details = f" ({'; '.join(change)})" if change else ""
+    return f"{name.replace('_', ' ')} {_format(adapter)} instead of {_format(baseline)}{details}"
+
+
+def _set_accuracies(sets: dict) -> dict[str, tuple[float, float]]:
+    return {name: (block["baseline"]["overall"]["value"], block["adapter"]["overall"]["value"]) for name, block in sets.items()}
 
 
 def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
@@ -120,7 +168,7 @@ def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
         "differences": [semantic["difference"] if name == "overall" else semantic["difference"][name] for name in names],
         "comparisons": {label: semantic[name] for name, label in COMPARISONS.items() if name in semantic},
         "gaps": [semantic["gap_closed"] if name == "overall" else semantic["gap_closed"].get(name, {}) for name in names],
-        "chart": interval_chart(intervals, "Accuracy"),
+        "charts": interval_charts(intervals, "Accuracy"),
     }
 
 
@@ -165,41 +213,51 @@ def _strength(strength: dict | None) -> dict | None:
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:
-    """Returns all metrics that have a mean by arm; those of NARROW are only in metrics.json."""
+    """Returns all metrics that have a mean by arm, and which are worse with the adapter; the arms of NARROW are only in metrics.json."""
     quality = {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
     other = {
         name: by_arm for name, by_arm in metrics.items() if isinstance(by_arm, dict) and isinstance(by_arm.get("adapter"), (int, float))
     }
     arms = [arm for arm in arms if arm not in NARROW]
     rows = {name: [_format(by_arm.get(arm)) for arm in arms] for name, by_arm in (other | quality).items()}
-    return {"arms": arms, "rows": rows, "regressed": [name for name, by_arm in quality.items() if by_arm.get("regressed")]}
+    return {
+        "arms": arms,
+        "main": {name: row for name, row in rows.items() if name in MAIN_METRICS},
+        "others": {name: row for name, row in rows.items() if name not in MAIN_METRICS},
+        "worse": worse_metrics(metrics),
+        "regressed": [name for name, by_arm in quality.items() if by_arm.get("regressed")],
+    }
 
 
 def _format(value: float | None) -> str:
-    return "–" if value is None else f"{value:.{1 if abs(value) >= 1 else 3}f}"
+    return "–" if value is None else number(value, f".{1 if abs(value) >= 1 else 3}f")
 
 
-def _training(history: list) -> list:
-    """Draws a chart for each number of the history."""
+def _training(history: list, config: dict) -> dict:
+    """Draws a chart for each number of the history. config: of the adapter, whose keys are the training parameters."""
     points: dict[str, list] = {}
     for row in history:
         if isinstance(row, dict) and "step" in row:
             for key, value in row.items():
                 if key != "step" and isinstance(value, (int, float)):
                     points.setdefault(key, []).append((row["step"], value))
-    charts = [line_chart(line, key.replace("_", " ")) for key, line in points.items()]
-    return [chart for chart in charts if chart]
+    charts = {key: line_chart(line, key.replace("_", " "), "norm" if key.endswith("norm") else "loss") for key, line in points.items()}
+    main = [charts.pop(key) for key in MAIN_CURVES if key in charts]
+    return {"main": main, "others": list(charts.values()), "parameters": list(leaves({"adapter": config}))}
 
 
 def _funnel(funnel: dict) -> dict:
-    """Draws a chart for each source: rows in, dropped by reason, kept; and the sizes of the splits."""
-    sources = funnel.get("by_source", {})
-    groups = sources if len(sources) == 1 else {"all sources": funnel} | sources
-    return {"charts": {name: _funnel_chart(rows, name) for name, rows in groups.items()}, "splits": funnel.get("by_split", {})}
+    """Draws charts of the pairs: crawled, dropped and kept, and the splits of those kept; a chart with the reasons for each source."""
+    sources, splits = funnel.get("by_source", {}), funnel.get("by_split", {})
+    reasons = {name: _reasons_chart(rows, name) for name, rows in (sources or {"all sources": funnel}).items()}
+    rows, kept = funnel.get("in", 0), funnel.get("kept", 0)
+    summary = [bar_chart({"crawled": rows, "dropped": rows - kept, "kept": kept}, f"{kept} of {rows} pairs were kept", ("kept",))]
+    summary += [bar_chart(splits, "Splits of the kept pairs")] if splits else []
+    return {"summary": summary, "rows": rows, "kept": kept, "reasons": reasons, "splits": splits}
 
 
-def _funnel_chart(rows: dict, name: str) -> str:
-    dropped = {f"dropped: {reason}".replace("_", " "): number for reason, number in rows.get("dropped", {}).items()}
+def _reasons_chart(rows: dict, name: str) -> str:
+    dropped = {f"dropped: {reason}".replace("_", " "): count for reason, count in rows.get("dropped", {}).items()}
     counts = {"crawled": rows.get("in", 0)} | dropped | {"kept": rows.get("kept", 0)}
     return bar_chart(counts, f"{sanitize(name)}: {counts['kept']} of {counts['crawled']} pairs were kept", ("kept",))
 

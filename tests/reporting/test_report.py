@@ -12,12 +12,13 @@ from helpers.repository import ROOT
 from helpers.small_models import encode
 from PIL import Image
 
+from miniature.scenes import CATEGORIES
 from sur_adapter.evaluation.confusion import confusion_matrix, count_matrix, requested_count
 from sur_adapter.evaluation.sample_selection import select_samples
-from sur_adapter.reporting.charts import bar_chart, interval_chart, line_chart
-from sur_adapter.reporting.html import MAX_LENGTH, isolate, signed
+from sur_adapter.reporting.charts import bar_chart, interval_charts, line_chart, strength_chart
+from sur_adapter.reporting.html import MAX_LENGTH, isolate, number, percent, signed, span, with_minus_signs
 from sur_adapter.reporting.provenance import licence
-from sur_adapter.reporting.report import SECTIONS, headline, report_page
+from sur_adapter.reporting.report import SECTIONS, headline, report_page, worse_metrics
 
 ATTACKS = [
     "<script>alert(1)</script> a red circle",
@@ -88,19 +89,80 @@ def test_the_result_comes_first(page):
 def test_the_headline_says_whether_the_adapter_helps(low, high, verdict):
     overall = {"baseline": {"value": 0.61}, "adapter": {"value": 0.61 + (low + high) / 2}}
     semantic = {"overall": overall, "difference": {"value": (low + high) / 2, "low": low, "high": high}, "gap_closed": {}}
-    said = headline({"semantic": semantic}, {"semantic.gap_closed": "no keyword prompts"})
+    said = headline({"semantic": semantic, "quality": {}}, {"semantic.gap_closed": "no keyword prompts"})
     assert said["verdict"] == verdict and said["gap"] is None and said["gap_note"] == "no keyword prompts"
     assert said["title"] == f"Plain prompts: 61 % of the images are right without the adapter, {61 + 50 * (low + high):.0f} % with it"
 
 
 def test_without_a_judge_the_headline_has_no_figure():
-    said = headline({}, {"semantic": "evaluate.judge is null"})
+    said = headline({"quality": {}}, {"semantic": "evaluate.judge is null"})
     assert not re.search(r"\d", said["title"]) and said["verdict"] == "evaluate.judge is null"
 
 
 @pytest.mark.parametrize(("value", "text"), [(3.4, "+3"), (-3.4, "−3"), (-0.4, "0"), (0.0, "0")])
 def test_numbers_have_a_proper_minus_sign(value, text):
     assert signed(value) == text
+
+
+def test_no_number_of_the_report_has_a_hyphen_for_a_minus_sign():
+    assert (number(-1.25, ".1f"), number(-0.2), percent(-0.2)) == ("−1.2", "0", "−20 %")
+    assert (span(-20, 115), span(81, 104), span(-0.5, -0.25, ".2f")) == ("−20 to 115", "81–104", "−0.50 to −0.25")
+    charts = strength_chart([(-1, 0.5, 0.4, 0.6), (1, 0.7, 0.6, 0.8)], "Accuracy", "scale") + line_chart(
+        [(1, -0.5), (2, 1e-5)], "loss", "loss"
+    )
+    assert not re.search(r"(?<!\w)-\d", "".join(Reader(charts).words)) and "−0.5" in charts
+    note = "complex − baseline is -0.003 over 24 prompts (-.5), by clip-2 of 2026-01-02"
+    assert with_minus_signs(note) == "complex − baseline is −0.003 over 24 prompts (−.5), by clip-2 of 2026-01-02"
+
+
+def test_the_notes_have_proper_minus_signs(tmp_path):
+    finished = FinishedRun(tmp_path, right=RIGHT | {"complex": 1})
+    finished.run(clip=None)
+    assert "complex − baseline is −0.125 over" in finished.notes()["semantic.gap_closed"]
+    visible = "".join(Reader((finished.reports / "index.html").read_text().split("</style>")[1]).words)
+    assert "complex − baseline is −0.125 over" in visible and not re.search(r"(?<![\w.])-\d", visible)
+
+
+LESS_DIVERSE = {"baseline": 0.074, "adapter": 0.052, "complex": 0.053}
+
+
+def test_a_fall_of_diversity_is_in_the_headline_and_beside_the_metrics():
+    page = small_report(numbers={"diversity": LESS_DIVERSE})
+    change = "diversity 0.052 instead of 0.074 (−30 %; keyword prompts 0.053)"
+    head, rest = page.split("</header>")
+    assert f"<b>Worse with the adapter:</b> {change}." in head and change in rest
+    assert not re.search("no (measure|quality|image metric)", page, re.I)
+
+
+def test_without_a_fall_the_headline_names_no_metric():
+    page = small_report(numbers={"diversity": {"baseline": 0.05, "adapter": 0.06}})
+    assert "Worse" not in page and page.count("No image metric is worse with the adapter.") == 1
+
+
+@pytest.mark.parametrize(
+    ("metrics", "worse"),
+    [
+        ({"diversity": {"baseline": 2.0, "adapter": 1.0}}, ["diversity 1.0 instead of 2.0 (−50 %)"]),
+        ({"clip_score": {"baseline": 80.0, "adapter": 70.0, "difference": {"high": -1.0}}}, ["clip score 70.0 instead of 80.0 (−12 %)"]),
+        ({"clip_score": {"baseline": 80.0, "adapter": 79.0, "difference": {"high": 0.5}}}, []),
+        (
+            {"quality": {"iqa": {"baseline": 0.4, "adapter": 0.2, "difference": {"high": 0.1}, "regressed": 1}}},
+            ["iqa 0.200 instead of 0.400 (−50 %)"],
+        ),
+        ({"distance": {"cmmd": {"baseline": 1.0, "adapter": 1.5}}}, ["distance cmmd 1.5 instead of 1.0 (+50 %)"]),
+        ({"distance": {"cmmd": {"baseline": 1.0, "adapter": 0.5}}}, []),
+    ],
+)
+def test_a_metric_is_worse_if_its_interval_or_its_mean_is(metrics, worse):
+    assert worse_metrics({"quality": {"regressed": 0}} | metrics) == worse
+
+
+def test_the_headline_names_the_other_sets():
+    block = {arm: {"overall": {"value": value, "low": 0.0, "high": 1.0}} for arm, value in (("baseline", 0.07), ("adapter", 0.65))}
+    test = {"value": 0.5, "low": 0.4, "high": 0.6, "p": 0.01}
+    page = small_report(numbers={"sets": {"two_words": block | {"counts": {"prompts": 9}, "difference": test}}})
+    head = " ".join("".join(Reader(page.split("</style>")[1].split("</header>")[0]).words).split())
+    assert "Other sets of prompts, without and with the adapter: two words 7 % → 65 %." in head
 
 
 def test_the_report_uses_no_network_and_no_script(page, hostile):
@@ -136,12 +198,14 @@ def test_every_image_and_chart_has_an_alternative_text(page):
     tags = Reader(page).tags
     images = [attrs["alt"] for tag, attrs in tags if tag == "img"]
     charts = [attrs["aria-label"] for tag, attrs in tags if tag == "svg"]
-    assert len(images) >= 24 * 3 and all(p.startswith(tuple(RIGHT)) and "correct" in p for p in images)
+    assert len(images) >= 18 * 6 and all(p.startswith(tuple(RIGHT)) and "correct" in p for p in images)
     assert len(charts) >= 4 and all(charts)
 
 
 def test_each_row_shows_every_arm_on_one_seed(page):
-    for article in re.findall(r"<article>.*?</article>", page, re.S):
+    articles = re.findall(r"<article .*?</article>", page, re.S)
+    assert len(articles) == 3 * 2 * len(CATEGORIES)
+    for article in articles:
         alts = re.findall(r'alt="(\w+), seed (\d)', article)
         assert [arm for arm, _ in alts] == list(RIGHT) and len({seed for _, seed in alts}) == 1
 
@@ -154,6 +218,43 @@ def test_funnel_training_and_limitations_are_shown(page):
     text = "".join(Reader(page).words)
     for word in ("dropped: near duplicate", "18 train", "gradient norm", "The unit is the prompt", "p-values", "a-model-of-a-long-name"):
         assert word in text, word
+
+
+def test_sections_are_in_the_order_in_which_they_are_read():
+    names = ["accuracy", "random", "best", "worst", "strength", "confusion", "training", "funnel", "limitations"]
+    assert [name for name in SECTIONS if name in names] == names and list(SECTIONS)[0] == names[0] and list(SECTIONS)[-1] == names[-1]
+
+
+def without_details(page: str) -> str:
+    """The page without what is folded."""
+    while "<details>" in page:
+        page = re.sub(r"<details>(?:(?!<details>).)*?</details>", "", page, flags=re.S)
+    return page
+
+
+def test_detail_is_closed_until_it_is_asked_for(page):
+    assert "<details open" not in page
+    shown = without_details(page)
+    for text in ("dropped: near duplicate", "prompts better / same / worse", "sharpness", "gradient norm", "evaluate.bootstrap_resamples"):
+        assert text in page and text not in shown, text
+    for text in ("gap closed", "pairs were kept", "diversity", "18 train", "confusion", "validation"):
+        assert text in shown, text
+
+
+def test_a_licence_is_shown_once(page):
+    card = "## Sources and licences\n\n| source | licence |\n| --- | --- |\n| a web site | CC0 of the site |\n\n## NSFW\n\nnone\n"
+    settings = {"models": {"diffusion": "someone/diffusion", "llm": "someone/llm", "blip": {"model": "someone/llm"}}}
+    text = small_report(settings=settings, data_card=card)
+    assert text.count("see its model card on the hub") == 1 and text.count("CC0 of the site") == 1
+    assert text.count("<summary>Licences of models and data</summary>") == 1
+    assert "CC0" not in text.split("<summary>Data card</summary>")[1] and "NSFW" in text.split("<summary>Data card</summary>")[1]
+
+
+def test_every_rule_of_the_style_is_used(page):
+    templates = ROOT / "sur_adapter/reporting/templates"
+    markup = "".join(file.read_text() for file in templates.rglob("*.html")) + (ROOT / "sur_adapter/reporting/charts.py").read_text()
+    names = set(re.findall(r"\.([a-z][a-z_-]*)(?=[^{}]*\{)", re.sub(r"\{[^{}]*\}", "{}", (templates / "report.css").read_text())))
+    assert {name for name in names if not name.startswith("arm-") and not re.search(rf'["= ]{name}[" ]', markup)} == set()
 
 
 def judged(**gains: tuple[float, float]) -> pd.DataFrame:
@@ -212,20 +313,29 @@ def test_isolate_keeps_joiners_and_removes_bidi_and_control_characters():
 
 
 def test_charts_of_little_data_do_not_fail():
-    assert line_chart([], "loss") == "" and line_chart([(1, float("nan"))], "loss") == ""
-    assert "<path" in line_chart([(50, 0.5)], "loss") and bar_chart({}, "none") and bar_chart({"a": 0}, "none")
+    assert line_chart([], "loss", "loss") == "" and line_chart([(1, float("nan"))], "loss", "loss") == ""
+    assert "<path" in line_chart([(50, 0.5)], "loss", "loss") and bar_chart({}, "none") and bar_chart({"a": 0}, "none")
 
 
 def test_names_and_titles_of_charts_are_escaped():
     attack = '"><script>alert(7)</script>'
     charts = [
-        line_chart([(1, 0.5)], attack),
+        line_chart([(1, 0.5)], attack, attack),
         bar_chart({attack: 1}, attack, (attack,)),
-        interval_chart({attack: {attack: (0.5, 0.4, 0.6)}}, attack),
+        *interval_charts({attack: {attack: (0.5, 0.4, 0.6)}}, attack),
     ]
     for chart in charts:
         assert {tag for tag, _ in Reader(chart).tags} <= {"svg", "title", "text", "line", "path", "rect", "circle", "g"}
         assert "alert(7)" in "".join(Reader(chart).words)
+
+
+def test_y_axes_have_labels():
+    charts = {
+        "accuracy": strength_chart([(0, 0.5, 0.4, 0.6)], "Accuracy", "adapter scale"),
+        "norm": line_chart([(1, 2)], "gradient norm", "norm"),
+    }
+    for label, chart in charts.items():
+        assert re.findall(r"<text [^>]*rotate\(-90\)[^>]*>([^<]*)<", chart) == [label]
 
 
 def luminance(color: str) -> float:
@@ -315,26 +425,54 @@ def test_every_text_that_reaches_a_template_is_escaped():
 def test_sections_without_data_are_left_out():
     titles = re.findall("<h2[^>]*>(.*?)</h2>", small_report())
     assert not {SECTIONS[name] for name in ("accuracy", "strength", "human", "errors", "confusion")} & set(titles)
-    assert "Models, settings and data" in titles and "Data and licences" not in small_report()
+    assert "Models, settings and data" in titles and "Data card" not in small_report()
 
 
 def test_the_strength_chart_is_shown_if_there_is_a_sweep():
     rows = {x: {"value": v, "low": v - 0.1, "high": v + 0.1} for x, v in (("1", 0.8), ("0", 0.5), ("0.5", 0.7))}
     page = small_report(numbers={"strength": rows})
     assert SECTIONS["strength"] in page and 'aria-label="Accuracy by adapter scale: 50% at 0, 80% at 1"' in page
-    assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [44, 174, 304]
+    assert [float(x) for x in re.findall(r'<circle cx="([\d.]+)"', page)] == [60, 220, 380]
 
 
-def test_samples_without_a_difference_are_folded():
-    table = judged(won=(0, 1), both=(1, 1))
-    prompts = {name: {"prompt": f"the sentence {name}", "category": "action"} for name in ("won", "both")}
-    images = {(row.arm, row.id, row.seed): encode(Image.new("RGB", (64, 64), "white")) for row in table.itertuples()}
-    keys = [("won", 0), ("both", 0)]
-    samples = {"random": [], "best": keys, "worst": []}
-    page = report_page(PLAIN, {}, table.assign(text=""), prompts, samples, images, funnel={}, history=[], config={})
-    shown, folded = page.split(f"{SECTIONS['best']}</h2>")[1].split("</section>")[0].split("1 more without a difference")
+def report_of_samples(table: pd.DataFrame, category: str = "action", **keys: list[str]) -> str:
+    """A report with the samples `keys`: ids of prompts by section."""
+    prompts = {name: {"prompt": f"the sentence {name}", "category": category} for name in table.id}
+    images = {
+        (row.arm, row.id, row.seed): encode(Image.new("RGB", (64, 64), "white" if row.shown else "red")) for row in table.itertuples()
+    }
+    samples = {name: [(key, 0) for key in keys.get(name, [])] for name in ("random", "best", "worst")}
+    return report_page(PLAIN, {}, table.assign(text=""), prompts, samples, images, funnel={}, history=[], config={})
+
+
+def section(page: str, name: str) -> str:
+    return page.split(f"{SECTIONS[name]}</h2>")[1].split("</section>")[0]
+
+
+@pytest.mark.parametrize("name", ["random", "best", "worst"])
+def test_rows_without_a_difference_are_folded(name):
+    page = report_of_samples(judged(won=(0, 1), both=(1, 1)), **{name: ["both", "won"]})
+    shown, folded = section(page, name).split("1 of 2 rows have no difference between the arms")
     assert "the sentence won" in shown and "the sentence both" not in shown and "the sentence both" in folded
     assert "image-rendering:pixelated" in shown, "small images are enlarged without smoothing"
+
+
+def test_without_a_judge_rows_of_equal_images_are_folded():
+    table = judged(a=(0, 1), b=(1, 1)).assign(shown=float("nan"))
+    folded = section(report_of_samples(table, random=["a", "b"]), "random").split("2 of 2 rows")[1]
+    assert "the sentence a" in folded and "the sentence b" in folded, "all images of this table are white or red alike"
+
+
+def test_one_improvement_of_each_category_is_shown_at_once():
+    page = section(report_of_samples(judged(a=(0, 1), b=(0, 1), same=(1, 1)), best=["a", "b", "same"]), "best")
+    assert "the sentence a" in without_details(page) and "the sentence b" not in without_details(page)
+    assert "1 more of the same categories" in page and "1 of 3 rows have no difference" in page and "the sentence b" in page
+
+
+def test_rows_in_which_the_adapter_fails_come_first_under_failures():
+    page = section(report_of_samples(judged(good=(1, 1), won=(0, 1), lost=(1, 0)), worst=["good", "won", "lost"]), "worst")
+    places = [page.index(f"the sentence {name}") for name in ("lost", "won", "good")]
+    assert places == sorted(places) and "the sentence good" not in without_details(page)
 
 
 def test_human_votes_are_shown_with_their_interval():
@@ -359,9 +497,9 @@ def test_the_data_card_is_shown_as_text():
     cards = "# The data\n\n9 rows came in.\n\n## Sources and licences\n\n| source | licence |\n| --- | --- |\n"
     page = (
         small_report(data_card=cards + "| a\\|b | &lt;script&gt;alert(6)&lt;/script&gt; |\n")
-        .split("the data card</summary>")[1]
+        .split("Licences of models and data</summary>")[1]
         .split("</details>")[0]
     )
     tags, words = Reader(page).tags, "".join(Reader(page).words)
     assert "a|b" in words and "<script>alert(6)</script>" in words and "script" not in {tag for tag, _ in tags}
-    assert page.count("<tr>") == 2 and "<h4><bdi>Sources and licences" in page
+    assert page.count("<tr>") == 2 and "<h3><bdi>Sources and licences" in page

@@ -239,7 +239,8 @@ def test_a_loss_of_quality_is_in_metrics_and_report(tmp_path):
     write_tar(finished.images / "adapter" / "images-000000.tar", members)
     quality = finished.run(clip=None)["quality"]
     assert quality["regressed"] == quality["sharpness"]["regressed"] == 1
-    assert "lose" in (finished.reports / "index.html").read_text()
+    head = (finished.reports / "index.html").read_text().split("</header>")[0]
+    assert "sharpness" in head.split("Worse with the adapter:</b>")[1]
 
 
 def test_the_image_grid_shows_the_random_samples_without_and_with_the_adapter(tmp_path):
