@@ -12,6 +12,7 @@ from sur_adapter.evaluation.measurements import Measurements
 from sur_adapter.generation.prompts import PromptSets, read_prompt_sets
 from sur_adapter.reporting.outputs import write_outputs
 from sur_adapter.reporting.plots import timing_table
+from sur_adapter.reporting.trainings import trainings_of
 
 if TYPE_CHECKING:
     from sur_adapter.config import Params
@@ -29,6 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--sweep", type=Path, help="folder of the images at several adapter scales, by sweep")
     parser.add_argument("--sentences", type=Path, help="table of the text-only sentences, with the right answers of some")
     parser.add_argument("--answers", type=Path, help="answers.parquet: what the language model answered to the sentences")
+    parser.add_argument("--trainings", type=Path, help="seeds.json of several trainings; shown if this adapter is one of them")
     parser.add_argument("--timings", type=Path, help="folder of the seconds per image of each arm, by generate; they are only printed")
     help_text = "folder for metrics.json, notes.json, judgements.parquet, index.html, ab_vote.html, ab_key.csv, same_seed.png and plots/"
     parser.add_argument("--out-dir", type=Path, required=True, help=help_text)
@@ -57,6 +59,7 @@ def evaluate(
     sweep: Path | None,
     sentences: Path | None,
     answers: Path | None,
+    trainings: Path | None,
     timings: Path | None,
     out_dir: Path,
     config: EvaluateConfig,
@@ -68,6 +71,7 @@ def evaluate(
     evaluation = evaluate_images(config, measurements, sets, images, adapter, features, ballots, sweep, sentences, answers)
     inputs = {"funnel": _read_json(funnel), "history": _read_json(history), "config": _read_json(adapter / "config.json")}
     card = _read_text(data_card) if data_card else ""
+    inputs["trainings"] = trainings_of(_read_json(trainings), adapter) if trainings else {}
     by_id = {row["id"]: row for rows in sets.values() for row in rows}
     write_outputs(out_dir, evaluation, by_id, **inputs, settings=settings, data_card=card)
     if timings and timings.is_dir():

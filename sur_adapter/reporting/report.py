@@ -8,13 +8,15 @@ import pandas as pd
 
 from sur_adapter.evaluation.confusion import COUNTED, ERROR, confusion_matrix, count_matrix, error_counts
 from sur_adapter.evaluation.sample_selection import Key
-from sur_adapter.evaluation.summary import category_names
+from sur_adapter.evaluation.summary import accuracy_by_template, category_names
 from sur_adapter.generation.arms import ARMS
+from sur_adapter.generation.prompts import PromptSets
 from sur_adapter.reporting.charts import bar_chart, interval_charts, line_chart, strength_chart
 from sur_adapter.reporting.html import number, percent, render, sanitize, signed
 from sur_adapter.reporting.prompt_sets import rewrite_table, set_tables
 from sur_adapter.reporting.provenance import leaves, provenance
 from sur_adapter.reporting.sample_images import sample_rows
+from sur_adapter.reporting.trainings import trainings_lines
 
 SECTIONS = {  # template: heading, in the report's order
     "accuracy": "Accuracy",
@@ -63,16 +65,18 @@ def report_page(
     settings: dict | None = None,
     data_card: str = "",
     rewritten: pd.DataFrame | None = None,
+    trainings: dict | None = None,
 ) -> str:
     """Renders the report as HTML. metrics, notes: what metrics.json and notes.json hold; judgements: of the main set; prompts: by id.
 
     samples: of sample_selection.select_samples; images: (arm, prompt id, seed) -> bytes. funnel, history, config: the JSON of filtering, of
-    training and of the adapter; settings: sections of params.yaml; data_card: Markdown; rewritten: of evaluation.rewriting.read_answers.
+    training and of the adapter; settings: sections of params.yaml; data_card: Markdown; rewritten: of evaluation.rewriting.read_answers;
+    trainings: of trainings.trainings_of.
     """
     arms = [arm for arm in ARMS if arm in set(judgements.arm)]
     by_key = judgements.set_index(["arm", "id", "seed"])
     data = {
-        "accuracy": _accuracy(metrics.get("semantic"), arms),
+        "accuracy": _accuracy(metrics.get("semantic"), arms, judgements),
         "sets": set_tables(metrics.get("sets")),
         "rewrite": rewrite_table(metrics, rewritten),
         "teacher": metrics.get("teacher"),
@@ -93,7 +97,15 @@ def report_page(
     sections = [
         {"name": name, "title": title, "data": data[name], "is_half": name in halves} for name, title in SECTIONS.items() if name in present
     ]
-    return render("report.html", ("report.css",), sections=sections, headline=headline(metrics, notes), counts=metrics["counts"])
+    top = headline(metrics, notes) | {"trainings": trainings_lines(trainings or {}), "role": _role(settings or {})}
+    return render("report.html", ("report.css",), sections=sections, headline=top, counts=metrics["counts"])
+
+
+def _role(settings: dict) -> str:
+    """Returns "development " or "test " if the prompts are those of params.yaml: prompt_sets."""
+    sets, prompts = settings.get("prompt_sets") or {}, (settings.get("generate") or {}).get("prompts", "")
+    role = PromptSets(**sets).role(prompts)
+    return f"{role} " if role else ""
 
 
 def headline(metrics: dict, notes: dict) -> dict:
@@ -153,7 +165,7 @@ def _set_accuracies(sets: dict) -> dict[str, tuple[float, float]]:
     return {name: (block["baseline"]["overall"]["value"], block["adapter"]["overall"]["value"]) for name, block in sets.items()}
 
 
-def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
+def _accuracy(semantic: dict | None, arms: list[str], judgements: pd.DataFrame) -> dict | None:
     if not semantic:
         return None
     names = [*category_names(semantic), "overall"]
@@ -169,6 +181,7 @@ def _accuracy(semantic: dict | None, arms: list[str]) -> dict | None:
         "comparisons": {label: semantic[name] for name, label in COMPARISONS.items() if name in semantic},
         "gaps": [semantic["gap_closed"] if name == "overall" else semantic["gap_closed"].get(name, {}) for name in names],
         "charts": interval_charts(intervals, "Accuracy"),
+        "templates": accuracy_by_template(judgements).to_dict("records"),
     }
 
 

@@ -103,8 +103,8 @@ class FinishedRun:
             (self.prompts / name).mkdir(exist_ok=True)
             (self.prompts / name / "all.jsonl").write_text("".join(json.dumps(p) + "\n" for p in rows), encoding="utf-8")
 
-    def run(self, sweep=None, sentences=None, answers=None, timings=None, **changes) -> dict:
-        r, more = self.reports, {"sweep": sweep, "sentences": sentences, "answers": answers, "timings": timings}
+    def run(self, sweep=None, sentences=None, answers=None, timings=None, trainings=None, **changes) -> dict:
+        r, more = self.reports, {"sweep": sweep, "sentences": sentences, "answers": answers, "timings": timings, "trainings": trainings}
         evaluate(self.prompts, self.images, r / "funnel.json", r / "train", self.adapter, r, **more, evaluate=SETTINGS | changes)
         return json.loads((r / "metrics.json").read_text())
 
