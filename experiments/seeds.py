@@ -2,9 +2,10 @@
 
     python -m experiments.seeds 5 [--jobs N]     # writes seeds.json and seeds.md beside this file
 
-It starts from the features of a finished `dvc repro`, whose own training is the first one. The others are runs of the row `full` of
-experiments.ablations: a finished one is not repeated. All are measured on prompt_sets.development, as every run is, and then on
-prompt_sets.test, which nothing else draws: run this once per release, when all choices are made.
+It starts from the features of a finished `dvc repro`, whose own training is the first one. The others are runs of the rows `full` and
+`full-no-llm` (without the teacher, with the first seeds) of experiments.ablations: a finished one is not repeated. All are measured on
+prompt_sets.development, as every run is, and then on prompt_sets.test, which nothing else draws: run this once per release, when all
+choices are made.
 """
 
 import json
@@ -15,19 +16,21 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.ablations.__main__ import HERE, run_command, run_rows
 from experiments.ablations.rows import ROWS
 from experiments.ablations.runs import Execute, Processes, Run, Workspace
 from experiments.ablations.table import Results
 from sur_adapter.config import from_dict
-from sur_adapter.evaluation.trainings import summarize_trainings
+from sur_adapter.evaluation.trainings import compare_trainings, summarize_trainings
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.generation.prompts import PromptSets
 from sur_adapter.io.atomic import atomic_write_text
 from sur_adapter.io.hashing import folder_digest
 from sur_adapter.io.shards import read_table
 
-ROW, FOLDER = "full", Path(__file__).parent
+ROW, AGAINST, FOLDER = "full", "full-no-llm", Path(__file__).parent
 FIGURES = {  # of summarize_trainings: label
     "difference": "adapter − baseline",
     "gap_closed": "gap closed",
@@ -66,14 +69,14 @@ def main(argv: list[str]) -> bool:
     args = parser.parse_args(argv)
     if args.trainings < 2 or args.jobs < 1:
         raise ValueError(f"{args.trainings} trainings, --jobs {args.jobs}: give at least 2 trainings and 1 job")
-    row = replace(ROWS[ROW], seeds=args.trainings)
+    rows = {ROW: replace(ROWS[ROW], seeds=args.trainings), AGAINST: replace(ROWS[AGAINST], seeds=min(args.trainings, ROWS[AGAINST].seeds))}
     results = Results(HERE / "results.csv", HERE / "README.md")
     execute = Processes(max(1, (os.cpu_count() or 1) // args.jobs))
-    if not run_rows({ROW: row}, results, execute, args.jobs):
+    if not run_rows(rows, results, execute, args.jobs):
         return False
     workspace = Workspace()
-    runs = [Run(ROW, row, seed, workspace) for seed in range(args.trainings)]
-    summary = summarize(runs, measure(runs, execute, args.jobs))
+    runs = {name: [Run(name, row, seed, workspace) for seed in range(row.seeds)] for name, row in rows.items()}
+    summary = summarize(runs, {name: measure(of_row, execute, args.jobs) for name, of_row in runs.items()})
     atomic_write_text(FOLDER / "seeds.json", json.dumps(summary, indent=1, ensure_ascii=False) + "\n")
     atomic_write_text(FOLDER / "seeds.md", format_page(summary))
     print(format_page(summary))
@@ -103,11 +106,19 @@ def measure(runs: list[Run], execute: Execute, jobs: int) -> dict[str, list[Path
     return folders
 
 
-def summarize(runs: list[Run], folders: dict[str, list[Path]]) -> dict:
-    """Summarizes the judgements in the folders of `measure`."""
-    sets = {name: summarize_trainings([read_table(folder / "judgements.parquet") for folder in of]) for name, of in folders.items()}
-    about = {"trainings": len(runs), "seeds": [run.seed for run in runs], "params": runs[0].workspace.all_params}
-    return about | {"adapters": [folder_digest(run.adapter, "*.safetensors") for run in runs], "sets": sets}
+def summarize(runs: dict[str, list[Run]], folders: dict[str, dict[str, list[Path]]]) -> dict:
+    """Summarizes the judgements in the folders of `measure`. runs, folders: by row."""
+    ours, others = runs[ROW], runs[AGAINST]
+    tables = {row: {name: _judgements(of) for name, of in by_name.items()} for row, by_name in folders.items()}
+    teacher = {name: compare_trainings(of[: len(others)], tables[AGAINST][name]) for name, of in tables[ROW].items()}
+    about = {"trainings": len(ours), "seeds": [run.seed for run in ours], "params": ours[0].workspace.all_params}
+    about |= {"adapters": [folder_digest(run.adapter, "*.safetensors") for run in ours]}
+    sets = {name: summarize_trainings(of) for name, of in tables[ROW].items()}
+    return about | {"sets": sets, "teacher": {"trainings": len(others), "sets": teacher}}
+
+
+def _judgements(folders: list[Path]) -> list[pd.DataFrame]:
+    return [read_table(folder / "judgements.parquet") for folder in folders]
 
 
 def format_page(summary: dict) -> str:
@@ -121,7 +132,21 @@ def format_page(summary: dict) -> str:
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         n = f"n = {block['prompts']} × {block['seeds']}" + (f", {block['templates']} templates" if "templates" in block else "")
         parts.append(f"## {role}: {name} ({n})\n\n{table}\n\n{figures[0].upper()}{figures[1:]}.\n")
-    return "\n".join(parts)
+    return "\n".join([*parts, _format_teacher(summary["teacher"])])
+
+
+def _format_teacher(teacher: dict) -> str:
+    """Formats what the teacher adds: a line for each category of each set."""
+    rows = [["prompts", "set", "category", "with − without teacher"], ["---"] * 4]
+    rows += [
+        [role, name, category, _signed(interval, "")]
+        for role, sets in teacher["sets"].items()
+        for name, block in sets.items()
+        for category, interval in block["difference"].items()
+    ]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    text = f"Accuracy of the arm `adapter`, against {teacher['trainings']} trainings with `loss.w_llm: 0` and the same seeds."
+    return f"## What the teacher adds\n\n{text}\n\n{table}\n"
 
 
 def format_short_table(summary: dict) -> str:

@@ -23,8 +23,6 @@ FIGURES = {
     "reasoning_colour": "sets.reasoning.adapter.reasoning_colour.value",
     "reasoning_number": "sets.reasoning.adapter.reasoning_number.value",
     "reasoning_pose": "sets.reasoning.adapter.reasoning_pose.value",
-    "held_out_near": "sets.held_out.adapter.held_out_near.value",
-    "held_out_far": "sets.held_out.adapter.held_out_far.value",
     "hand_written": "sets.hand_written.adapter.overall.value",
     "known_words": "sets.hand_written.adapter.known_words.value",
     "wild": "sets.hand_written.adapter.wild.value",
@@ -35,10 +33,9 @@ FIGURES = {
 ABOUT = ("seconds", "finished", "params", "base", "settings", "code")
 # duration, end (UTC); digests: params without the row's changes, these and the features, with the row's changes, the code
 SHARES = (
-    "reasoning_colour", "reasoning_number", "reasoning_pose", "held_out_near", "held_out_far", "known_words", "wild", "action", "color",
-    "counting",
+    "reasoning_colour", "reasoning_number", "reasoning_pose", "known_words", "wild", "action", "color", "counting",
 )  # fmt: skip
-COLUMNS = ("what", "changed", "seeds", "gap", "difference", "reasoning", "difference", "colour", "number", "pose", "held out, near", "far",
+COLUMNS = ("what", "changed", "seeds", "gap", "difference", "reasoning", "difference", "colour", "number", "pose",
            "hand written, known words", "wild", "action", "color", "counting", "on keywords", "loss of pairs", "of sentences")  # fmt: skip
 HEAD = """# Ablations
 
@@ -46,12 +43,12 @@ Written by `python -m experiments.ablations run`; the single runs are in `result
 training seeds. `gap`: the share of the gap between plain sentences and keyword prompts that the adapter closes, ± the half width of a 95 %
 interval over seeds (Student's t). `reasoning`: the share of correct images of sentences that imply an attribute, which the teacher is for;
 by what they imply in `colour`, `number` and `pose`. Each `difference`: of the column before it, from the default or from the line that is
-named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of sentences that
-imply an attribute by expressions held out from training, of the hand-written sentences and of each category of plain ones, and the effect
-of the adapter on keyword prompts (with − without). Last the validation losses of pairs and of sentences, which vary less than shares of
-images do, but compare only rows with the same target and sentences. All runs have the same prompts and noise, so the intervals describe the
-chance of training only, not the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these
-params; results of older defaults are in [before_three_captions/](before_three_captions/README.md),
+named, on the same seeds: mean and 95 % interval, **bold** where the interval excludes 0. Then the share of correct images of the
+hand-written sentences and of each category of plain ones, and the effect of the adapter on keyword prompts (with − without). Last the
+validation losses of pairs and of sentences, which vary less than shares of images do, but compare only rows with the same target and
+sentences. All prompts are development prompts, and all runs have the same noise, so the intervals describe the chance of training only, not
+the choice of prompts. All runs of a table start from the same features. Missing rows have not run with these params; results of older
+defaults are in [before_test_grammar/](before_test_grammar/README.md), [before_three_captions/](before_three_captions/README.md),
 [before_sentences/](before_sentences/README.md) and [before/](before/README.md).
 
 """

@@ -70,9 +70,7 @@ def summarize_trainings(judgements: Sequence[pd.DataFrame]) -> dict[str, dict]:
 
 
 def _summarize(tables: list[pd.DataFrame], name: str) -> dict:
-    categories = categories_of(tables[0])
-    if any(not categories_of(table).sort_index().equals(categories.sort_index()) for table in tables):
-        raise ValueError(f"the trainings were measured on different prompts of the set {name}: measure all of them again")
+    categories = _shared_categories(tables, name)
     rates = [by_prompt(table, "shown", categories) for table in tables]
     x = {arm: shown for arm in ARMS if (shown := _of_arm(arm, rates)) is not None}  # (T, N) each
     strata, clusters = categories.to_numpy(), clusters_of(tables[0], categories.index)
@@ -96,6 +94,34 @@ def _summarize(tables: list[pd.DataFrame], name: str) -> dict:
     if "rewrite" in x:
         ratios["ratio_to_rewrite"] = ratio_over_trainings(x["adapter"], x["rewrite"], strata, clusters)
     return result | {key: _interval(ratio) for key, ratio in ratios.items() if ratio is not None}
+
+
+def compare_trainings(first: Sequence[pd.DataFrame], second: Sequence[pd.DataFrame]) -> dict[str, dict]:
+    """Compares the adapters of two rows of trainings, first − second, with the same seeds in the same order, prompts and noise.
+
+    Returns set -> {"prompts", "seeds", "difference": category and "overall" -> interval}. Raises ValueError if prompts differ.
+    """
+    result = {}
+    for name in sorted(dict.fromkeys(first[0]["set"]), key=lambda n: n != MAIN):
+        tables = [table[table["set"] == name] for table in (*first, *second)]
+        categories = _shared_categories(tables, name)
+        x = np.stack([by_prompt(table, "shown", categories)["adapter"].to_numpy() for table in tables])
+        x, strata, clusters = x[: len(first)] - x[len(first) :], categories.to_numpy(), clusters_of(tables[0], categories.index)
+        groups = {category: strata == category for category in sorted(set(strata))} | {"overall": np.full(len(strata), True)}
+        intervals = {
+            group: _interval(mean_over_trainings(x[:, rows], strata[rows], None if clusters is None else clusters[rows]))
+            for group, rows in groups.items()
+        }
+        result[name] = {"prompts": len(strata), "seeds": int(tables[0].seed.nunique()), "difference": intervals}
+    return result
+
+
+def _shared_categories(tables: Sequence[pd.DataFrame], name: str) -> pd.Series:
+    """Returns prompt id -> category. Raises ValueError if the trainings have different prompts."""
+    categories = categories_of(tables[0])
+    if any(not categories_of(table).sort_index().equals(categories.sort_index()) for table in tables):
+        raise ValueError(f"the trainings were measured on different prompts of the set {name}: measure all of them again")
+    return categories
 
 
 def _of_arm(arm: str, rates: list[pd.DataFrame]) -> np.ndarray | None:

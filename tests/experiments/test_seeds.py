@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +15,12 @@ from sur_adapter.evaluation.summary import JUDGEMENTS
 from sur_adapter.generation.arms import ARMS
 from sur_adapter.io.shards import write_table
 
+TEACHER = (  # set, category, how the README calls them
+    ("main", "overall", "templates far from all training text"),
+    ("reasoning", "overall", "implied attributes"),
+    ("held_out", "held_out_near", "a known key word"),
+    ("held_out", "held_out_far", "no known word"),
+)
 SHARES = {"baseline": 0.4, "adapter": 0.8, "complex": 0.9, "complex_adapter": 0.85, "expansion": 0.5, "rewrite": 0.9}
 
 
@@ -33,22 +38,22 @@ def judgements(adapter: float) -> pd.DataFrame:
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch) -> list[Run]:
+def runs(tmp_path, monkeypatch) -> dict[str, list[Run]]:
     monkeypatch.chdir(tmp_path)
     sets = {"development": "prompts/development", "test": "prompts/test"}
     params = {"models": {"llm": "llm"}, "generate": {"prompts": "prompts/development"}, "train": {"seed": 0}, "prompt_sets": sets}
     workspace = Workspace(params | {"evaluate": {"clip": None}}, "data")
     workspace.__dict__["is_up_to_date"] = True
-    runs = [Run("full", replace(ROWS["full"], seeds=3), seed, workspace) for seed in range(3)]
-    for run, adapter in zip(runs, (0.7, 0.8, 0.9), strict=True):
+    runs = {row: [Run(row, ROWS[row], seed, workspace) for seed in range(count)] for row, count in (("full", 3), ("full-no-llm", 2))}
+    every = runs["full"] + runs["full-no-llm"]
+    for run, adapter in zip(every, (0.7, 0.8, 0.9, 0.6, 0.7), strict=True):
         write_table(run.reports / "judgements.parquet", judgements(adapter), JUDGEMENTS)
     for prompts in ("development", "test"):
         Path(f"prompts/{prompts}").mkdir(parents=True)
         Path(f"prompts/{prompts}/a.jsonl").write_text(prompts)
-    for run in runs:
-        adapter = Path("models/adapter") if run.is_of_pipeline else run.folder / "adapter"
-        adapter.mkdir(parents=True)
-        (adapter / "adapter.safetensors").write_text(str(run.seed))
+    for run in every:
+        run.adapter.mkdir(parents=True)
+        (run.adapter / "adapter.safetensors").write_text(run.name + str(run.seed))
     return runs
 
 
@@ -69,25 +74,32 @@ class Commands:
 
 
 def test_the_first_training_is_that_of_the_pipeline_and_all_are_summarized(runs):
-    runs[0].workspace.params["executor"] = {}
-    assert [str(run.reports) for run in runs] == ["reports", "data/ablations/full-s1/reports", "data/ablations/full-s2/reports"]
+    ours = runs["full"]
+    ours[0].workspace.params["executor"] = {}
+    assert [str(run.reports) for run in ours] == ["reports", "data/ablations/full-s1/reports", "data/ablations/full-s2/reports"]
     commands = Commands()
-    summary = seeds.summarize(runs, seeds.measure(runs, commands, 1))
+    summary = seeds.summarize(runs, {row: seeds.measure(of, commands, 1) for row, of in runs.items()})
     assert commands.calls[0] == ("generate", "baseline", "complex", "rewrite", "prompts/test", ""), "once for all trainings"
     of_each = [
         call
         for adapter in ("models/adapter", "data/ablations/full-s1/adapter", "data/ablations/full-s2/adapter")
         for call in (("generate", "adapter", "complex_adapter", "prompts/test", adapter), ("evaluate", "prompts/test", adapter))
     ]
-    assert commands.calls[1:] == of_each
-    seeds.measure(runs, commands, 2)
-    assert len(commands.calls) == 7, "a finished measurement is not repeated"
+    assert commands.calls[1:7] == of_each
+    assert len(commands.calls) == 11, "the arms without the adapter are those of the other row"
+    seeds.measure(ours, commands, 2)
+    assert len(commands.calls) == 11, "a finished measurement is not repeated"
+    teacher = summary["teacher"]["sets"]["development"]
+    assert summary["teacher"]["trainings"] == 2 and teacher["main"]["difference"]["action"]["value"] == pytest.approx(0.1)
+    assert summary["teacher"]["sets"]["test"]["held_out"]["difference"]["held_out_far"]["value"] == 0
+    assert len(set(summary["adapters"])) == 3
     assert summary["trainings"] == 3 and summary["seeds"] == [0, 1, 2] and list(summary["sets"]) == ["test", "development"]
     assert summary["sets"]["test"]["main"]["accuracy"]["adapter"]["overall"]["value"] == pytest.approx(0.6)
     assert list(summary["sets"]["development"]) == ["main", "held_out"]
     main = summary["sets"]["development"]["main"]
     assert main["accuracy"]["adapter"]["overall"]["value"] == pytest.approx(0.8) and main["gap_closed"]["value"] == pytest.approx(0.8)
     page = seeds.format_page(summary)
+    assert "| development | main | action | +0.100 [" in page
     assert (
         "# 3 trainings of the default" in page
         and "## development: main (n = 40 × 2)" in page
@@ -104,13 +116,13 @@ def test_the_first_training_is_that_of_the_pipeline_and_all_are_summarized(runs)
 def test_a_training_that_ran_elsewhere_is_named(runs):
     shutil.rmtree("data/ablations/full-s1")
     with pytest.raises(FileNotFoundError, match=r"full-s1/reports/judgements.parquet is missing: seed 1 ran elsewhere; remove its line"):
-        seeds.measure(runs, Commands(), 1)
+        seeds.measure(runs["full"], Commands(), 1)
 
 
 def test_without_test_prompts_one_sentence_says_so(runs):
-    runs[0].workspace.params["prompt_sets"]["test"] = None
+    runs["full"][0].workspace.params["prompt_sets"]["test"] = None
     with pytest.raises(ValueError, match=r"prompt_sets.test is missing: name the file or folder"):
-        seeds.measure(runs, Commands(), 1)
+        seeds.measure(runs["full"], Commands(), 1)
 
 
 @pytest.mark.parametrize("arguments", [["1"], ["5", "--jobs", "0"]])
@@ -128,5 +140,9 @@ def test_the_committed_page_and_the_table_of_the_readme_are_those_of_the_committ
     metrics = json.loads((ROOT / "reports/metrics.json").read_text(encoding="utf-8"))
     for arm in ("baseline", "complex", "rewrite"):
         assert main[arm]["overall"]["value"] == metrics["semantic"]["overall"][arm]["value"], "the same images"
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    for name, category, label in TEACHER:
+        interval = summary["teacher"]["sets"]["test"][name]["difference"][category]
+        assert f"{label} {seeds._signed(interval, '')}" in text, label
     low, high = (main["adapter"]["overall"][end] for end in ("low", "high"))
     assert low <= metrics["semantic"]["overall"]["adapter"]["value"] <= high
