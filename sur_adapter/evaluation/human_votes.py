@@ -1,7 +1,8 @@
 """Blinded votes of people: which of two images of one prompt, seed and noise shows the prompt better, and what the votes say.
 
-The sides are shuffled pair by pair, by a seed. A pair's name is a hash of its prompt and its two images in the order shown: raters cannot
-read the sides from it, and votes for an image that has been generated again do not count any more.
+A pair is the image of the arm `adapter` and that of `baseline` or of `complex`. The sides are shuffled pair by pair, by a seed. A pair is
+named by a hash of its prompt and its two images in the order shown: raters cannot read the sides from it, and votes for an image that has
+been generated again do not count any more.
 """
 
 import csv
@@ -16,21 +17,35 @@ from sur_adapter.evaluation.sample_selection import Key
 from sur_adapter.evaluation.statistics import sign_flip, wilson, win_tie_loss
 from sur_adapter.io.schema import record_id
 
-ARMS_COMPARED = ("baseline", "adapter")
+AGAINST = ("baseline", "complex")  # arms that people compare the adapter with: plain prompts and keyword prompts, both without it
 COLUMNS = ["pair", "rater", "vote"]  # of votes.csv
-VOTES = ("left", "right", "tie")
+VOTES = ("left", "right", "both_right", "both_wrong", "tie")  # `tie`: neither is better, of older vote pages
 KEY_COLUMNS = ["pair", "id", "seed", "category", "left", "right"]  # of ab_key.csv
 DIGITS = 4  # of the numbers in metrics.json
 
 
 def answer_key(pairs: list[Key], prompts: dict[str, dict], images: dict[tuple, bytes], seed: int = 0) -> pd.DataFrame:
-    """Shuffles the sides of each pair. Returns KEY_COLUMNS, in the order shown. prompts: by id; images: (arm, prompt id, seed) -> bytes."""
+    """Shuffles the sides of each pair. Returns KEY_COLUMNS, in the order shown. prompts: by id; images: (arm, prompt id, seed) -> bytes.
+
+    Each of `pairs` is shown once with each arm of AGAINST, if it was generated and, for `complex`, the prompt has a keyword prompt. All
+    prompts come once before any comes again, with the arms alternating, so that a rater who stops early has voted on both.
+    """
     rows = []
-    for name, number in pairs:
-        sides = ARMS_COMPARED if Random(f"sides {seed} {name} {number}").random() < 0.5 else ARMS_COMPARED[::-1]
-        pair = record_id(f"{name} {number} ".encode() + b"".join(images[arm, name, number] for arm in sides))
-        rows.append((pair, name, number, prompts[name]["category"], *sides))
+    against = [[arm for arm in AGAINST if _is_compared(arm, key, prompts, images)] for key in pairs]
+    for turn in range(len(AGAINST)):
+        for place, ((name, number), arms) in enumerate(zip(pairs, against, strict=True)):
+            if turn < len(arms):
+                arm = arms[(place + turn) % len(arms)]
+                suffix = "" if arm == AGAINST[0] else f" {arm}"
+                sides = (arm, "adapter") if Random(f"sides {seed} {name} {number}{suffix}").random() < 0.5 else ("adapter", arm)
+                shown = b"".join(images[side, name, number] for side in sides)
+                pair = record_id(f"{name} {number}{suffix} ".encode() + shown)
+                rows.append((pair, name, number, prompts[name]["category"], *sides))
     return pd.DataFrame(rows, columns=KEY_COLUMNS)
+
+
+def _is_compared(arm: str, key: Key, prompts: dict[str, dict], images: dict[tuple, bytes]) -> bool:
+    return (arm, *key) in images and (arm != "complex" or bool(prompts[key[0]].get("complex_prompt")))
 
 
 def read_votes(path: Path) -> pd.DataFrame:
@@ -70,7 +85,9 @@ def _lines(path: Path) -> Iterator[tuple[int, list[str]]]:
 def summarize_votes(votes: pd.DataFrame, key: pd.DataFrame, resamples: int = 10_000, seed: int = 0) -> tuple[dict, dict]:
     """Summarizes votes. Returns (metrics, notes): {"human": …}, or {} without votes for the pairs of `key`; reasons for what is left out.
 
-    win_rate: 1 for a vote for the adapter, 0 for a vote for the baseline, ½ for a tie; averaged over raters, then over pairs, which are
+    "human" is about adapter against `baseline`; its block `against_complex` has the same keys about adapter against `complex`. Either is
+    left out without votes. answers: numbers of votes for each arm, for both right, both wrong and, from older vote pages, tie.
+    win_rate: 1 for a vote for the adapter, 0 for one for the other arm, ½ for any other; averaged over raters, then over pairs, which are
     the unit. With Wilson's interval, the sign-flip p-value against ½, and counts of pairs won, tied, lost; the same by category.
     left: share of votes for the left side among votes for a side; ½ if raters have no preferred side. agreement: Krippendorff's α.
     """
@@ -80,21 +97,40 @@ def summarize_votes(votes: pd.DataFrame, key: pd.DataFrame, resamples: int = 10_
         notes["human.other_votes"] = f"{unknown} votes are for images that are not on the vote page, or that have been generated again"
     if known.empty:
         return {}, notes | {"human": "there are no votes on these images: vote on ab_vote.html and add the votes to data/votes.csv"}
-    choice = known.vote.where(known.vote == "tie", known.left.where(known.vote == "left", known.right))
-    known = known.assign(gain=choice.map({"adapter": 1.0, "baseline": 0.0, "tie": 0.5}))
-    pairs = known.groupby(["category", "pair"]).gain.mean().reset_index()
+    sides = known.vote.where(known.vote != "left", known.left).where(known.vote != "right", known.right)
+    known = known.assign(answer=sides, against=_other_arm(known))
+    human, shown = {}, set(_other_arm(key))
+    for arm in (arm for arm in AGAINST if arm in shown):
+        block, name = known[known.against == arm], "human" if arm == AGAINST[0] else f"human.against_{arm}"
+        if block.empty:
+            notes[f"{name}.win_rate"] = f"there are no votes on pairs of the arms `adapter` and `{arm}`"
+            continue
+        numbers, reasons = _summarize_pairs(block, arm, resamples, seed)
+        human |= numbers if arm == AGAINST[0] else {f"against_{arm}": numbers}
+        notes |= {f"{name}.{metric}": reason for metric, reason in reasons.items()}
+    return {"human": human}, notes
+
+
+def _other_arm(key: pd.DataFrame) -> pd.Series:
+    """Returns the arm that each pair compares the adapter with."""
+    return key.left.where(key.left != "adapter", key.right)
+
+
+def _summarize_pairs(votes: pd.DataFrame, arm: str, resamples: int, seed: int) -> tuple[dict, dict]:
+    """Summarizes the votes on pairs of the adapter and `arm`. Returns (metrics, notes)."""
+    gain = votes.answer.map({"adapter": 1.0, arm: 0.0}).fillna(0.5)
+    pairs = votes.assign(gain=gain).groupby(["category", "pair"]).gain.mean().reset_index()
     win_rate = _rate(pairs.gain) | {"p": sign_flip(pairs.gain.to_numpy() - 0.5, resamples, seed)}
     win_rate |= dict(zip(("win", "tie", "loss"), win_tie_loss(pairs.gain.to_numpy() - 0.5), strict=True))
     win_rate |= {category: _rate(gain) for category, gain in pairs.groupby("category").gain}
-    human = {"win_rate": win_rate, "votes": len(known), "raters": known.rater.nunique(), "pairs": len(pairs)}
-    if (known.vote != "tie").any():
-        human["left"] = round(float((known.vote[known.vote != "tie"] == "left").mean()), DIGITS)
-    alpha = krippendorff_alpha(pd.crosstab(known.pair, known.gain).to_numpy())
+    answers = {name: int((votes.answer == name).sum()) for name in ("adapter", arm, "both_right", "both_wrong", "tie")}
+    numbers = {"win_rate": win_rate, "answers": answers, "votes": len(votes), "raters": votes.rater.nunique(), "pairs": len(pairs)}
+    if (for_a_side := votes.vote[votes.vote.isin(["left", "right"])]).size:
+        numbers["left"] = round(float((for_a_side == "left").mean()), DIGITS)
+    alpha = krippendorff_alpha(pd.crosstab(votes.pair, votes.answer).to_numpy())
     if alpha is None:
-        notes["human.agreement"] = "no pair has votes of two raters, or all votes are the same: agreement beyond chance is not defined"
-    else:
-        human["agreement"] = round(alpha, DIGITS)
-    return {"human": human}, notes
+        return numbers, {"agreement": "no pair has votes of two raters, or all votes are the same: agreement beyond chance is not defined"}
+    return numbers | {"agreement": round(alpha, DIGITS)}, {}
 
 
 def _rate(gain: pd.Series) -> dict:

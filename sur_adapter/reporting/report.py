@@ -36,14 +36,22 @@ SECTIONS = {  # template: heading, in the report's order
     "provenance": "Models, settings and data",
     "limitations": "Limitations",
 }
-PAIRS = (
+PAIRS = (  # sections side by side where the screen is wide enough; the first pair of which both have data counts
     ("strength", "errors"),
+    ("human", "image_metrics"),
     ("image_metrics", "teacher"),
     ("training", "funnel"),
-)  # sections side by side where the screen is wide enough
+)
 COMPARISONS = {  # key of metrics.json: semantic -> label
     "against_complex": "adapter − complex (keyword prompt)",
     "on_complex": "complex + adapter − complex",
+}
+VOTE_LABELS = {  # label -> key of metrics.json: human.answers; "": the arm that the adapter is compared with
+    "adapter is better": "adapter",
+    "the other is better": "",
+    "both right": "both_right",
+    "both wrong": "both_wrong",
+    "neither is better": "tie",
 }
 NARROW = ("complex_adapter", "rewrite")  # arms that tables leave out, because a phone has no room for all
 MAIN_METRICS = ("clip_score", "diversity")  # shown at once; the others unfold
@@ -83,7 +91,7 @@ def report_page(
         "errors": _errors(judgements, arms),
         "confusion": _confusion(judgements, arms),
         "strength": _strength(metrics.get("strength")),
-        "human": metrics.get("human"),
+        "human": _human(metrics.get("human", {})),
         **{name: sample_rows(keys, by_key, prompts, arms, images) for name, keys in samples.items()},
         "image_metrics": _image_metrics(metrics, arms),
         "training": _training(history, config),
@@ -93,7 +101,9 @@ def report_page(
     }
     data["worst"].sort(key=lambda row: ("adapter" not in row["fails"], not row["fails"]))  # stable: by category otherwise
     present = {name for name, value in data.items() if value is not None}
-    halves = {name for pair in PAIRS if present.issuperset(pair) for name in pair}
+    halves: set[str] = set()
+    for pair in PAIRS:
+        halves |= set(pair) if present.issuperset(pair) and halves.isdisjoint(pair) else set()
     sections = [
         {"name": name, "title": title, "data": data[name], "is_half": name in halves} for name, title in SECTIONS.items() if name in present
     ]
@@ -223,6 +233,18 @@ def _cells(matrix: pd.DataFrame) -> dict:
 def _strength(strength: dict | None) -> dict | None:
     points = sorted((float(name), at["value"], at["low"], at["high"]) for name, at in (strength or {}).items())
     return {"chart": strength_chart(points, "Accuracy by adapter scale", "adapter scale")} if points else None
+
+
+def _human(human: dict) -> dict | None:
+    """Returns the arms that the adapter was compared with, the numbers of each, and the numbers of answers, as rows."""
+    blocks = {"baseline": human, "complex": human.get("against_complex", {})}
+    blocks = {arm: {"answers": {}} | block for arm, block in blocks.items() if "win_rate" in block}
+    rows = {
+        label: [block["answers"].get(answer or arm, 0) for arm, block in blocks.items()]
+        for label, answer in VOTE_LABELS.items()
+        if answer != "tie" or any(block["answers"].get("tie") for block in blocks.values())
+    }
+    return {"blocks": blocks, "rows": rows} if blocks else None
 
 
 def _image_metrics(metrics: dict, arms: list[str]) -> dict:

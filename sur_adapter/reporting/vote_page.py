@@ -1,4 +1,4 @@
-"""Renders the vote page: one HTML file that opens from a disk, is operated with the keyboard and saves votes.csv.
+"""Renders the vote page: one HTML file that opens from a disk, is operated by touch, mouse or keys and saves votes.csv.
 
 It names no arm: a pair is identified by its hash only (evaluation/human_votes.py). Votes stay in the browser until they are saved.
 """

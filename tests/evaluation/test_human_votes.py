@@ -22,14 +22,16 @@ TABLE = pd.DataFrame([(p["id"], p["category"], k) for p in PROMPTS for k in (0, 
 PROMPTS_BY_ID = {p["id"]: p for p in PROMPTS}
 IMAGES = {(arm, i, k): f"{arm} {i} {k}".encode() for arm in ("baseline", "adapter") for i in PROMPTS_BY_ID for k in (0, 1)}
 KEY = answer_key(sample_pairs(TABLE, EACH), PROMPTS_BY_ID, IMAGES)
+BOTH_IMAGES = IMAGES | {("complex", i, k): f"complex {i} {k}".encode() for i in PROMPTS_BY_ID for k in (0, 1)}
+BOTH_KEY = answer_key(sample_pairs(TABLE, EACH), PROMPTS_BY_ID, BOTH_IMAGES)  # pairs with baseline and with complex
 
 
 def cast_votes(choices: dict[str, list[str]], key: pd.DataFrame = KEY) -> pd.DataFrame:
-    """rater -> an arm, or tie, for each of the first pairs; as votes for the sides these were shown on."""
+    """rater -> an arm, or another answer, for each of the first pairs; an arm as a vote for the side that it was shown on."""
     rows = []
     for rater, arms in choices.items():
         for pair, arm in zip(key.itertuples(), arms, strict=False):
-            rows.append((pair.pair, rater, "tie" if arm == "tie" else "left" if pair.left == arm else "right"))
+            rows.append((pair.pair, rater, {pair.left: "left", pair.right: "right"}.get(arm, arm)))
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -69,6 +71,59 @@ def test_the_win_rate_is_the_share_of_votes_for_the_adapter_and_a_tie_is_half():
     rate = result["win_rate"]
     assert rate["value"] == 0.7 and (rate["win"], rate["tie"], rate["loss"]) == (6, 2, 2)
     assert 0.3 < rate["low"] < 0.7 < rate["high"] < 0.95 and (result["votes"], result["raters"], result["pairs"]) == (10, 1, 10)
+
+
+def test_both_right_and_both_wrong_are_counted_apart_and_are_half_a_win():
+    result = summary({"a": ["adapter"] * 5 + ["both_right"] * 3 + ["both_wrong"] * 2, "b": ["baseline", "tie"]})
+    assert result["answers"] == {"adapter": 5, "baseline": 1, "both_right": 3, "both_wrong": 2, "tie": 1}
+    rate = result["win_rate"]
+    assert rate["value"] == pytest.approx((3 + 0.5 + 0.75 + 5 * 0.5) / 10) and (rate["win"], rate["tie"], rate["loss"]) == (4, 6, 0)
+    assert result["left"] == pytest.approx(cast_votes({"a": ["adapter"] * 5, "b": ["baseline"]}).vote.eq("left").mean(), abs=1e-4)
+
+
+def test_both_right_and_both_wrong_are_no_agreement():
+    assert summary({"a": ["both_right"] * 6, "b": ["both_wrong"] * 6})["agreement"] < 0
+    assert summary({"a": ["both_right", "both_wrong"] * 3, "b": ["both_right", "both_wrong"] * 3})["agreement"] == 1
+
+
+def test_each_prompt_is_compared_with_plain_and_with_keyword_prompt():
+    compared = BOTH_KEY.assign(other=BOTH_KEY.left.where(BOTH_KEY.left != "adapter", BOTH_KEY.right))
+    assert len(BOTH_KEY) == 2 * len(KEY) and BOTH_KEY.pair.is_unique
+    assert compared.groupby("id").other.agg(set).map(lambda arms: arms == {"baseline", "complex"}).all()
+    first = compared[: len(KEY)]
+    assert first.id.is_unique and list(first.other[:4]) == ["baseline", "complex", "baseline", "complex"]
+    for arm in ("baseline", "complex"):
+        assert 4 <= (compared[compared.other == arm].left == "adapter").sum() <= len(KEY) - 4
+    assert set(KEY.pair) < set(BOTH_KEY.pair), "votes on older pages still count"
+
+
+def test_a_prompt_without_a_keyword_prompt_is_compared_with_the_plain_prompt_only():
+    name = KEY.id[0]
+    prompts = PROMPTS_BY_ID | {name: PROMPTS_BY_ID[name] | {"complex_prompt": None}}
+    key = answer_key(sample_pairs(TABLE, EACH), prompts, BOTH_IMAGES)
+    assert len(key) == 2 * len(KEY) - 1 and set(key[key.id == name][["left", "right"]].iloc[0]) == {"adapter", "baseline"}
+
+
+def test_equal_images_of_baseline_and_complex_are_two_pairs():
+    equal = dict.fromkeys(BOTH_IMAGES, b"the same")
+    assert answer_key(sample_pairs(TABLE, EACH), PROMPTS_BY_ID, equal).pair.is_unique
+
+
+def test_votes_against_the_keyword_prompt_have_a_block_of_their_own():
+    others = BOTH_KEY.left.where(BOTH_KEY.left != "adapter", BOTH_KEY.right)
+    votes = cast_votes({"a": list(others.map({"baseline": "adapter", "complex": "both_right"}))[:10]}, BOTH_KEY)
+    numbers, notes = summarize_votes(votes, BOTH_KEY, 500)
+    human, complex_pairs = numbers["human"], numbers["human"]["against_complex"]
+    assert human["win_rate"]["value"] == 1 and human["answers"]["adapter"] == human["votes"] == 5
+    assert complex_pairs["win_rate"]["value"] == 0.5 and complex_pairs["answers"]["both_right"] == complex_pairs["votes"] == 5
+    assert "complex" in complex_pairs["answers"] and set(notes) == {"human.agreement", "human.against_complex.agreement"}
+
+
+def test_without_votes_on_one_kind_of_pair_its_numbers_are_left_out_with_a_note():
+    pairs = BOTH_KEY[(BOTH_KEY.left == "complex") | (BOTH_KEY.right == "complex")]
+    numbers, notes = summarize_votes(cast_votes({"a": ["complex"] * 3}, pairs), BOTH_KEY, 500)
+    assert set(numbers["human"]) == {"against_complex"} and numbers["human"]["against_complex"]["answers"]["complex"] == 3
+    assert "no votes on pairs of the arms `adapter` and `baseline`" in notes["human.win_rate"]
 
 
 def test_raters_are_averaged_before_pairs():
@@ -113,6 +168,12 @@ def test_votes_for_replaced_images_do_not_count_and_are_noted():
         cast_votes({"a": ["adapter"] * 5}), answer_key(sample_pairs(TABLE, EACH), PROMPTS_BY_ID, replaced), 500
     )
     assert numbers == {} and "5 votes are for images" in notes["human.other_votes"] and "no votes" in notes["human"]
+
+
+def test_all_answers_of_the_vote_page_and_ties_of_older_pages_are_read(tmp_path):
+    answers = ["left", "right", "both_right", "both_wrong", "tie"]
+    file = write_votes(tmp_path, HEADER, *(f"p{i},ann,{answer}" for i, answer in enumerate(answers)))
+    assert list(read_votes(file).vote) == answers
 
 
 def test_concatenated_vote_files_are_read_and_the_last_vote_counts(tmp_path):
@@ -196,11 +257,17 @@ def test_without_votes_there_is_no_metric_but_a_note(finished):
 def test_votes_reach_the_metrics_and_the_report(finished, tmp_path):
     key = pd.read_csv(finished.reports / "ab_key.csv")
     file = tmp_path / "votes.csv"
-    cast_votes({"a": ["adapter"] * 20, "b": ["adapter"] * 15 + ["baseline"] * 5}, key).to_csv(file, index=False)
+    plain, keyword = (key[(key.left == arm) | (key.right == arm)] for arm in ("baseline", "complex"))
+    votes = cast_votes({"a": ["adapter"] * 20, "b": ["adapter"] * 15 + ["baseline"] * 5}, plain)
+    more = cast_votes({"a": ["both_right"] * 6 + ["both_wrong"] * 2, "b": ["both_right"] * 3 + ["complex"] * 5}, keyword)
+    pd.concat([votes, more]).to_csv(file, index=False)
     metrics = evaluate_votes(finished, file)["human"]
     assert metrics["win_rate"]["value"] == 0.875 and metrics["raters"] == 2 and metrics["agreement"] < 1
-    page = (finished.reports / "index.html").read_text()
-    assert "Human preference" in page and "40 votes of 2 raters on 20\nimage pairs" in page
+    assert metrics["against_complex"]["answers"] == {"adapter": 0, "complex": 5, "both_right": 9, "both_wrong": 2, "tie": 0}
+    page = (finished.reports / "index.html").read_text().split("Human preference</h2>")[1].split("</section>")[0]
+    assert "<td>40 / 2 / 20</td><td>16 / 2 / 8</td>" in page
+    assert '<th scope="row">both right</th><td>0</td><td>9</td>' in page and '<th scope="row">both wrong</th><td>0</td><td>2</td>' in page
+    assert "neither is better" not in page, "only votes of older pages"
     assert not any(note.startswith("human") for note in finished.notes())
 
 
@@ -214,11 +281,11 @@ def test_a_replaced_image_changes_the_name_of_its_pair(tmp_path):
     finished = FinishedRun(tmp_path)
     no_votes = write_votes(tmp_path, HEADER)
     evaluate_votes(finished, no_votes)
-    before = pd.read_csv(finished.reports / "ab_key.csv").set_index("id")
+    before = pd.read_csv(finished.reports / "ab_key.csv")
     write_arm(finished.images, "adapter", PROMPTS, 7)
     evaluate_votes(finished, no_votes)
-    after = pd.read_csv(finished.reports / "ab_key.csv").set_index("id")
-    changed = {i for i in before.index if before.pair[i] != after.pair[i]}
+    after = pd.read_csv(finished.reports / "ab_key.csv")
+    changed = set(before.id[before.pair != after.pair])
     assert changed == {p["id"] for p in PROMPTS if p["id"].endswith("-006")} and before.left.equals(after.left)
 
 

@@ -14,7 +14,7 @@ BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "g
 NEEDS_CHROMIUM = pytest.mark.skipif(BINARY is None, reason="Chromium is not installed: install the system package `chromium`")
 FLAGS = ["--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--remote-debugging-port=0", "--hide-scrollbars"]
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
-KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9}
+KEY_CODES = {"ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39, "ArrowDown": 40, "Tab": 9, "Backspace": 8}
 
 
 class Browser:

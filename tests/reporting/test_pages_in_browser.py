@@ -133,20 +133,20 @@ def test_contents_link_to_sections_and_focus_is_visible(browser, reports):
 
 def test_one_pair_is_shown_at_a_time_and_arrow_keys_vote(browser, reports):
     count = open_vote_page(browser, reports)
-    assert count == EACH * len(CATEGORIES)
+    assert count == 2 * EACH * len(CATEGORIES), "with baseline and with complex"
     shown = "[...document.querySelectorAll('.pair')].map((p, i) => p.hidden ? -1 : i).filter(i => i >= 0)"
     places = []
-    for key in ("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowUp"):
+    for key in ("ArrowLeft", "ArrowDown", "ArrowUp", "ArrowRight", "Backspace"):
         browser.press(key)
         places += browser.run(shown)
-    assert places == [1, 2, 3, 2]
-    assert browser.run("document.getElementById('place').textContent") == f"Pair 3 of {count}"
+    assert places == [1, 2, 3, 4, 3]
+    assert browser.run("document.getElementById('place').textContent") == f"Pair 4 of {count}"
     assert browser.run("document.querySelector('.pair:not([hidden]) [aria-pressed=true]').dataset.vote") == "right"
 
 
 def test_votes_survive_a_reload_and_are_saved_in_the_format_that_is_read(browser, reports):
     open_vote_page(browser, reports)
-    browser.press("ArrowLeft", "ArrowDown", "ArrowRight", "ArrowUp", "ArrowLeft", "ArrowRight")
+    browser.press("ArrowLeft", "ArrowDown", "ArrowRight", "Backspace", "ArrowUp", "ArrowRight")
     browser.open(reports / "ab_vote.html")
     assert browser.run("document.getElementById('place').textContent").startswith("Pair 5 of")
     browser.run("document.getElementById('rater').value = '=Ann, \"B\"'")
@@ -154,7 +154,7 @@ def test_votes_survive_a_reload_and_are_saved_in_the_format_that_is_read(browser
     file = browser.downloaded("votes.csv")
     votes, key = read_votes(file), pd.read_csv(reports / "ab_key.csv")
     file.unlink()
-    assert list(votes.vote) == ["left", "tie", "left", "right"] and set(votes.rater) == {"Ann B"}
+    assert list(votes.vote) == ["left", "both_wrong", "both_right", "right"] and set(votes.rater) == {"Ann B"}
     assert list(votes.pair) == list(key.pair[:4])
 
 
@@ -174,7 +174,7 @@ def test_the_end_is_announced_and_back_returns_to_the_last_pair(browser, reports
     browser.press(*["ArrowLeft"] * (count + 3))
     assert browser.run("!document.getElementById('done').hidden && document.activeElement.id === 'done'")
     assert browser.run("document.getElementById('bar').value") == count
-    browser.press("ArrowUp")
+    browser.press("Backspace")
     assert browser.run("document.getElementById('place').textContent") == f"Pair {count} of {count}"
 
 
@@ -183,6 +183,51 @@ def test_clicks_vote_and_move_the_focus_to_the_next_prompt(browser, reports):
     browser.run("document.querySelector('.pair:not([hidden]) [data-vote=right]').click()")
     assert browser.run("document.activeElement === document.querySelectorAll('.pair h2')[1]")
     assert browser.run("document.querySelector('.pair').hidden")
+
+
+@pytest.mark.parametrize(("vote", "key"), [("both_right", "ArrowUp"), ("both_wrong", "ArrowDown")])
+def test_both_right_and_both_wrong_are_answers_of_their_own(browser, reports, vote, key):
+    open_vote_page(browser, reports)
+    browser.run(f"document.querySelector('.controls [data-vote={vote}]').click()")
+    browser.press(key)
+    assert browser.run("Object.values(JSON.parse(Object.values(localStorage)[0]).votes)") == [vote, vote]
+    browser.press("Backspace")
+    assert browser.run("[...document.querySelectorAll('.controls [aria-pressed=true]')].map(b => b.dataset.vote)") == [vote]
+
+
+def test_a_tap_on_an_image_is_a_vote_on_a_phone(browser, reports):
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=True)
+    browser.open(reports / "ab_vote.html", 390)
+    browser.run("localStorage.clear()")
+    browser.open(reports / "ab_vote.html", 390)
+    assert "Tap or click the better image" in browser.run("document.querySelector('header').innerText")
+    places = []
+    for side in ("right", "left"):
+        center = "r => [r.x + r.width / 2, r.y + r.height / 2]"
+        x, y = browser.run(f"({center})(document.querySelector('.pair:not([hidden]) [data-vote={side}]').getBoundingClientRect())")
+        browser.send("Input.dispatchTouchEvent", type="touchStart", touchPoints=[{"x": x, "y": y}])
+        browser.send("Input.dispatchTouchEvent", type="touchEnd", touchPoints=[])
+        places.append(browser.run("document.getElementById('place').textContent.split(' of')[0]"))
+    browser.send("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert places == ["Pair 2", "Pair 3"]
+    assert browser.run("Object.values(JSON.parse(Object.values(localStorage)[0]).votes)") == ["right", "left"]
+
+
+def test_the_buttons_of_a_phone_are_large_enough_and_on_the_screen(browser, reports):
+    open_vote_page(browser, reports)
+    browser.open(reports / "ab_vote.html", 390)
+    boxes = browser.run(
+        "[...document.querySelectorAll('.controls button')].map(b => b.getBoundingClientRect()).map(r => [r.height, r.bottom])"
+    )
+    assert len(boxes) == 5 and all(height >= 44 and bottom < 800 for height, bottom in boxes)
+
+
+def test_a_double_click_is_one_vote(browser, reports):
+    open_vote_page(browser, reports)
+    button = "document.querySelector('.controls [data-vote=both_wrong]')"
+    for count in (1, 2):
+        browser.run(f"{button}.dispatchEvent(new MouseEvent('click', {{detail: {count}, bubbles: true}}))")
+    assert browser.run("document.getElementById('bar').value") == 1
 
 
 def test_a_very_long_prompt_keeps_the_images_on_the_screen(browser, hostile):

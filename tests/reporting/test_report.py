@@ -476,9 +476,19 @@ def test_rows_in_which_the_adapter_fails_come_first_under_failures():
 
 
 def test_human_votes_are_shown_with_their_interval():
-    human = {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "votes": 40, "raters": 2, "pairs": 20, "agreement": 0.5}
+    answers = {"adapter": 21, "baseline": 3, "both_right": 9, "both_wrong": 5, "tie": 2}
+    human = {"win_rate": {"value": 0.7, "low": 0.6, "high": 0.8}, "votes": 40, "raters": 2, "pairs": 20, "agreement": -0.5}
+    page = small_report(numbers={"human": human | {"answers": answers}})
+    assert "<b>70 %</b> <small>60–80</small>" in page and "40 / 2 / 20" in page and "α</th><td>−0.50" in page
+    labels = ("adapter is better", "the other is better", "both right", "both wrong", "neither is better")
+    for label, count in zip(labels, answers.values(), strict=True):
+        assert f'<th scope="row">{label}</th><td>{count}</td>' in page
+
+
+def test_human_votes_against_the_keyword_prompt_alone_are_shown():
+    human = {"against_complex": {"win_rate": {"value": 0.5, "low": 0.4, "high": 0.6}, "votes": 4, "raters": 1, "pairs": 4}}
     page = small_report(numbers={"human": human})
-    assert "<b>70 %</b>" in page and "60 % to 80 %" in page and "40 votes of 2 raters" in page and "α = 0.50" in page
+    assert SECTIONS["human"] in page and "4 / 1 / 4" in page
 
 
 def test_settings_licences_and_where_the_commit_is_recorded_are_shown(tmp_path):

@@ -13,7 +13,7 @@ function restore() {
   try { stored = JSON.parse(localStorage.getItem(storageKey)) || {}; } catch { }
   for (const pair of pairs) {
     const vote = (stored.votes || {})[pair.dataset.pair];
-    if (["left", "right", "tie"].includes(vote)) votes[pair.dataset.pair] = vote;
+    if (["left", "right", "both_right", "both_wrong"].includes(vote)) votes[pair.dataset.pair] = vote;
   }
   get("rater").value = stored.rater || "rater " + crypto.getRandomValues(new Uint16Array(1))[0];
   at = pairs.findIndex(pair => !(pair.dataset.pair in votes));
@@ -61,14 +61,22 @@ function save() {
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
 
-const keys = {ArrowLeft: () => castVote("left"), ArrowRight: () => castVote("right"), ArrowDown: () => castVote("tie"), ArrowUp: back};
+const keys = {
+  ArrowLeft: () => castVote("left"),
+  ArrowRight: () => castVote("right"),
+  ArrowUp: () => castVote("both_right"),
+  ArrowDown: () => castVote("both_wrong"),
+  Backspace: back,
+};
 document.addEventListener("keydown", event => {
   const ignored = event.repeat || event.ctrlKey || event.altKey || event.metaKey || event.shiftKey || event.target.id === "rater";
   if (ignored || !(event.key in keys)) return;
   event.preventDefault();
   keys[event.key]();
 });
-document.querySelectorAll("[data-vote]").forEach(button => button.addEventListener("click", () => castVote(button.dataset.vote)));
+document.querySelectorAll("[data-vote]").forEach(button => button.addEventListener("click", event => {
+  if (event.detail < 2) castVote(button.dataset.vote);  // the second click of a double click or tap is not a vote on the next pair
+}));
 get("back").addEventListener("click", back);
 get("save").addEventListener("click", save);
 get("rater").addEventListener("change", store);
