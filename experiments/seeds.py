@@ -1,6 +1,6 @@
 """Trains the default with several seeds, and measures them on the test prompts: what holds for any training, on any prompts of the kind.
 
-    python -m experiments.seeds 5 [--jobs N]     # writes seeds.json and seeds.md beside this file
+    python -m experiments.seeds 5 [--without-teacher N] [--jobs N]     # writes seeds.json and seeds.md beside this file
 
 It starts from the features of a finished `dvc repro`, whose own training is the first one. The others are runs of the rows `full` and
 `full-no-llm` (without the teacher, with the first seeds) of experiments.ablations: a finished one is not repeated. All are measured on
@@ -66,10 +66,14 @@ def main(argv: list[str]) -> bool:
     parser = ArgumentParser("python -m experiments.seeds", description="Trains the default with several seeds and summarizes them.")
     parser.add_argument("trainings", type=int, help="number of trainings, at least 2; five or more give intervals that can be used")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side; the cores are divided among them (default 1)")
+    parser.add_argument("--without-teacher", type=int, default=3, help="trainings with loss.w_llm 0 to compare with (default 3); 0: none")
     args = parser.parse_args(argv)
     if args.trainings < 2 or args.jobs < 1:
         raise ValueError(f"{args.trainings} trainings, --jobs {args.jobs}: give at least 2 trainings and 1 job")
-    rows = {ROW: replace(ROWS[ROW], seeds=args.trainings), AGAINST: replace(ROWS[AGAINST], seeds=min(args.trainings, ROWS[AGAINST].seeds))}
+    if args.without_teacher not in (0, *range(2, args.trainings + 1)):
+        raise ValueError(f"--without-teacher is {args.without_teacher}: give 0, or from 2 to the number of trainings, {args.trainings}")
+    rows = {ROW: replace(ROWS[ROW], seeds=args.trainings)}
+    rows |= {AGAINST: replace(ROWS[AGAINST], seeds=args.without_teacher)} if args.without_teacher else {}
     results = Results(HERE / "results.csv", HERE / "README.md")
     execute = Processes(max(1, (os.cpu_count() or 1) // args.jobs))
     if not run_rows(rows, results, execute, args.jobs):
@@ -108,12 +112,14 @@ def measure(runs: list[Run], execute: Execute, jobs: int) -> dict[str, list[Path
 
 def summarize(runs: dict[str, list[Run]], folders: dict[str, dict[str, list[Path]]]) -> dict:
     """Summarizes the judgements in the folders of `measure`. runs, folders: by row."""
-    ours, others = runs[ROW], runs[AGAINST]
+    ours, others = runs[ROW], runs.get(AGAINST, [])
     tables = {row: {name: _judgements(of) for name, of in by_name.items()} for row, by_name in folders.items()}
-    teacher = {name: compare_trainings(of[: len(others)], tables[AGAINST][name]) for name, of in tables[ROW].items()}
     about = {"trainings": len(ours), "seeds": [run.seed for run in ours], "params": ours[0].workspace.all_params}
     about |= {"adapters": [folder_digest(run.adapter, "*.safetensors") for run in ours]}
     sets = {name: summarize_trainings(of) for name, of in tables[ROW].items()}
+    if not others:
+        return about | {"sets": sets}
+    teacher = {name: compare_trainings(of[: len(others)], tables[AGAINST][name]) for name, of in tables[ROW].items()}
     return about | {"sets": sets, "teacher": {"trainings": len(others), "sets": teacher}}
 
 
@@ -132,7 +138,7 @@ def format_page(summary: dict) -> str:
         table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
         n = f"n = {block['prompts']} × {block['seeds']}" + (f", {block['templates']} templates" if "templates" in block else "")
         parts.append(f"## {role}: {name} ({n})\n\n{table}\n\n{figures[0].upper()}{figures[1:]}.\n")
-    return "\n".join([*parts, _format_teacher(summary["teacher"])])
+    return "\n".join(parts + ([_format_teacher(summary["teacher"])] if "teacher" in summary else []))
 
 
 def _format_teacher(teacher: dict) -> str:
