@@ -66,14 +66,15 @@ def main(argv: list[str]) -> bool:
     parser = ArgumentParser("python -m experiments.seeds", description="Trains the default with several seeds and summarizes them.")
     parser.add_argument("trainings", type=int, help="number of trainings, at least 2; five or more give intervals that can be used")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side; the cores are divided among them (default 1)")
-    parser.add_argument("--without-teacher", type=int, default=3, help="trainings with loss.w_llm 0 to compare with (default 3); 0: none")
+    parser.add_argument("--without-teacher", type=int, help="trainings with loss.w_llm 0 to compare with (default 3 at most); 0: none")
     args = parser.parse_args(argv)
     if args.trainings < 2 or args.jobs < 1:
         raise ValueError(f"{args.trainings} trainings, --jobs {args.jobs}: give at least 2 trainings and 1 job")
-    if args.without_teacher not in (0, *range(2, args.trainings + 1)):
-        raise ValueError(f"--without-teacher is {args.without_teacher}: give 0, or from 2 to the number of trainings, {args.trainings}")
+    without = min(3, args.trainings) if args.without_teacher is None else args.without_teacher
+    if without not in (0, *range(2, args.trainings + 1)):
+        raise ValueError(f"--without-teacher is {without}: give 0, or from 2 to the number of trainings, {args.trainings}")
     rows = {ROW: replace(ROWS[ROW], seeds=args.trainings)}
-    rows |= {AGAINST: replace(ROWS[AGAINST], seeds=args.without_teacher)} if args.without_teacher else {}
+    rows |= {AGAINST: replace(ROWS[AGAINST], seeds=without)} if without else {}
     results = Results(HERE / "results.csv", HERE / "README.md")
     execute = Processes(max(1, (os.cpu_count() or 1) // args.jobs))
     if not run_rows(rows, results, execute, args.jobs):

@@ -203,9 +203,13 @@ def wilson(rate: float, n: float) -> tuple[float, float]:
     return float(max(0.0, (centre - half) / (1 + z**2 / n))), float(min(1.0, (centre + half) / (1 + z**2 / n)))
 
 
-def smallest_detectable(x: np.ndarray) -> float:
-    """Returns the mean difference that N prompts detect with a power of 80 %: (z₀.₉₇₅ + z₀.₈) · s / √N. NaN for one prompt."""
-    return float(DETECTABLE * np.std(x, ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+def smallest_detectable(x: np.ndarray, clusters: Sequence | None = None) -> float:
+    """Returns the mean difference that N prompts detect with a power of 80 %: (z₀.₉₇₅ + z₀.₈) · s / √N. NaN for one prompt.
+
+    clusters (N,): s / √N is the standard error over templates.
+    """
+    variance, _ = covariance_of_means(np.asarray(x, float)[:, None], np.zeros(len(x)), clusters)
+    return float(DETECTABLE * np.sqrt(variance[0, 0])) if len(x) > 1 else float("nan")
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:

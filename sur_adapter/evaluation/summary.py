@@ -157,7 +157,7 @@ def difference(
     value, low, high = bootstrap.rate_difference(x) if are_rates else bootstrap.mean(x)
     win, tie, loss = win_tie_loss(x)
     p = sign_flip(np.bincount(bootstrap.units(), x), bootstrap.resamples, bootstrap.seed)
-    interval = {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest_detectable(x)}
+    interval = {"value": value, "low": low, "high": high, "p": p, "smallest_detectable": smallest_detectable(x, bootstrap.clusters)}
     return interval | {"win": win, "tie": tie, "loss": loss}
 
 

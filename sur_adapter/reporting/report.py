@@ -83,8 +83,9 @@ def report_page(
     """
     arms = [arm for arm in ARMS if arm in set(judgements.arm)]
     by_key = judgements.set_index(["arm", "id", "seed"])
+    templates = accuracy_by_template(judgements).to_dict("records")
     data = {
-        "accuracy": _accuracy(metrics.get("semantic"), arms, judgements),
+        "accuracy": _accuracy(metrics.get("semantic"), arms, templates),
         "sets": set_tables(metrics.get("sets")),
         "rewrite": rewrite_table(metrics, rewritten),
         "teacher": metrics.get("teacher"),
@@ -97,7 +98,7 @@ def report_page(
         "training": _training(history, config),
         "funnel": _funnel(funnel),
         "provenance": provenance(config, settings or {}, data_card),
-        "limitations": _limitations(metrics, notes),
+        "limitations": _limitations(metrics, notes) | {"templates": len(templates)},
     }
     data["worst"].sort(key=lambda row: ("adapter" not in row["fails"], not row["fails"]))  # stable: by category otherwise
     present = {name for name, value in data.items() if value is not None}
@@ -107,7 +108,11 @@ def report_page(
     sections = [
         {"name": name, "title": title, "data": data[name], "is_half": name in halves} for name, title in SECTIONS.items() if name in present
     ]
-    top = headline(metrics, notes) | {"trainings": trainings_lines(trainings or {}), "role": _role(settings or {})}
+    top = headline(metrics, notes) | {
+        "trainings": trainings_lines(trainings or {}),
+        "role": _role(settings or {}),
+        "templates": len(templates),
+    }
     return render("report.html", ("report.css",), sections=sections, headline=top, counts=metrics["counts"])
 
 
@@ -175,7 +180,7 @@ def _set_accuracies(sets: dict) -> dict[str, tuple[float, float]]:
     return {name: (block["baseline"]["overall"]["value"], block["adapter"]["overall"]["value"]) for name, block in sets.items()}
 
 
-def _accuracy(semantic: dict | None, arms: list[str], judgements: pd.DataFrame) -> dict | None:
+def _accuracy(semantic: dict | None, arms: list[str], templates: list[dict]) -> dict | None:
     if not semantic:
         return None
     names = [*category_names(semantic), "overall"]
@@ -191,7 +196,7 @@ def _accuracy(semantic: dict | None, arms: list[str], judgements: pd.DataFrame) 
         "comparisons": {label: semantic[name] for name, label in COMPARISONS.items() if name in semantic},
         "gaps": [semantic["gap_closed"] if name == "overall" else semantic["gap_closed"].get(name, {}) for name in names],
         "charts": interval_charts(intervals, "Accuracy"),
-        "templates": accuracy_by_template(judgements).to_dict("records"),
+        "templates": templates,
     }
 
 
