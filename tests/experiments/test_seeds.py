@@ -42,7 +42,7 @@ def runs(tmp_path, monkeypatch) -> dict[str, list[Run]]:
     monkeypatch.chdir(tmp_path)
     sets = {"development": "prompts/development", "test": "prompts/test"}
     params = {"models": {"llm": "llm"}, "generate": {"prompts": "prompts/development"}, "train": {"seed": 0}, "prompt_sets": sets}
-    workspace = Workspace(params | {"evaluate": {"clip": None}}, "data")
+    workspace = Workspace(params | {"evaluate": {"clip": None}, "loss": {"w_llm": 1.0}}, "data")
     workspace.__dict__["is_up_to_date"] = True
     runs = {row: [Run(row, ROWS[row], seed, workspace) for seed in range(count)] for row, count in (("full", 3), ("full-no-llm", 2))}
     every = runs["full"] + runs["full-no-llm"]

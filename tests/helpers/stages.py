@@ -83,6 +83,7 @@ def evaluate(
     sentences: Path | None = None,
     answers: Path | None = None,
     timings: Path | None = None,
+    trainings: Path | None = None,
     *,
     evaluate: dict,
     generate: dict | None = None,
@@ -93,5 +94,5 @@ def evaluate(
     card = funnel.with_name("data.md") if funnel.with_name("data.md").exists() else None
     inputs = {"prompts": prompts, "images": images, "funnel": funnel, "history": training / "history.json", "adapter": adapter}
     more = {"data_card": card, "features": features, "votes": votes, "sweep": sweep}
-    more |= {"sentences": sentences, "answers": answers, "timings": timings}
+    more |= {"sentences": sentences, "answers": answers, "timings": timings, "trainings": trainings}
     run_stage("evaluate", sections, **inputs, **more, out_dir=out_dir)
