@@ -126,8 +126,10 @@ def accuracy_by_template(judgements: pd.DataFrame) -> pd.DataFrame:
 
     judgements: of all sets. Empty if no prompt has a template, or without a judge.
     """
-    judged = judgements[judgements.template.notna() & judgements.shown.notna()] if "template" in judgements else judgements[:0]
     keys = ["set", "category", "template"]
+    if "template" not in judgements:
+        return pd.DataFrame(columns=[*keys, "prompts"])
+    judged = judgements[judgements.template.notna() & judgements.shown.notna()]
     table = judged.groupby([*keys, "arm"], sort=True).shown.mean().unstack("arm")
     table = table[[arm for arm in ARMS if arm in table]]
     table.insert(0, "prompts", judged.groupby(keys).id.nunique())

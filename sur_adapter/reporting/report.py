@@ -10,9 +10,10 @@ from sur_adapter.evaluation.confusion import COUNTED, ERROR, confusion_matrix, c
 from sur_adapter.evaluation.sample_selection import Key
 from sur_adapter.evaluation.summary import accuracy_by_template, category_names
 from sur_adapter.generation.arms import ARMS
-from sur_adapter.generation.prompts import PromptSets
+from sur_adapter.generation.prompts import MAIN
 from sur_adapter.reporting.charts import bar_chart, interval_charts, line_chart, strength_chart
-from sur_adapter.reporting.html import number, percent, render, sanitize, signed
+from sur_adapter.reporting.headline import MAIN_METRICS, format_metric, headline, role_of_prompts, worse_metrics
+from sur_adapter.reporting.html import render, sanitize
 from sur_adapter.reporting.prompt_sets import rewrite_table, set_tables
 from sur_adapter.reporting.provenance import leaves, provenance
 from sur_adapter.reporting.sample_images import sample_rows
@@ -54,7 +55,6 @@ VOTE_LABELS = {  # label -> key of metrics.json: human.answers; "": the arm that
     "neither is better": "tie",
 }
 NARROW = ("complex_adapter", "rewrite")  # arms that tables leave out, because a phone has no room for all
-MAIN_METRICS = ("clip_score", "diversity")  # shown at once; the others unfold
 MAIN_CURVES = ("loss", "validation_loss")  # of the history: shown at once; the others unfold
 MAX_SHADE = 30  # percent of color in a cell of a confusion matrix: its number stays readable
 
@@ -83,7 +83,7 @@ def report_page(
     """
     arms = [arm for arm in ARMS if arm in set(judgements.arm)]
     by_key = judgements.set_index(["arm", "id", "seed"])
-    templates = accuracy_by_template(judgements).to_dict("records")
+    templates = accuracy_by_template(judgements.assign(set=MAIN)).to_dict("records")
     data = {
         "accuracy": _accuracy(metrics.get("semantic"), arms, templates),
         "sets": set_tables(metrics.get("sets")),
@@ -110,74 +110,10 @@ def report_page(
     ]
     top = headline(metrics, notes) | {
         "trainings": trainings_lines(trainings or {}),
-        "role": _role(settings or {}),
+        "role": role_of_prompts(settings or {}),
         "templates": len(templates),
     }
     return render("report.html", ("report.css",), sections=sections, headline=top, counts=metrics["counts"])
-
-
-def _role(settings: dict) -> str:
-    """Returns "development " or "test " if the prompts are those of params.yaml: prompt_sets."""
-    sets, prompts = settings.get("prompt_sets") or {}, (settings.get("generate") or {}).get("prompts", "")
-    role = PromptSets(**sets).role(prompts)
-    return f"{role} " if role else ""
-
-
-def headline(metrics: dict, notes: dict) -> dict:
-    """Returns what the report says first: title; verdict: whether the adapter helps; gap that is closed; gap_note: why it is left out.
-
-    worse: the metrics that are worse with the adapter, with their values; sets: set -> accuracy without and with the adapter.
-    """
-    semantic, more = metrics.get("semantic"), {"worse": worse_metrics(metrics), "sets": _set_accuracies(metrics.get("sets", {}))}
-    if not semantic:
-        title, verdict = "Plain prompts with and without the adapter", notes.get("semantic", "")
-        return {"title": title, "verdict": verdict, "gap": None, "gap_note": "", **more}
-    rates, test = {arm: semantic["overall"][arm]["value"] for arm in semantic["overall"]}, semantic["difference"]
-    title = f"Plain prompts: {percent(rates['baseline'])} of the images are right without the adapter, {percent(rates['adapter'])} with it"
-    value, low, high = (signed(100 * test[key]) for key in ("value", "low", "high"))
-    points = f"{value} points, 95 % interval {low} to {high}"
-    if test["low"] > 0:
-        verdict = f"The adapter helps: {points}."
-    elif test["high"] < 0:
-        verdict = f"The adapter does harm: {points}."
-    else:
-        verdict = f"No difference is shown: {points}."
-    if "complex" in rates:
-        title += f" (keyword prompts: {percent(rates['complex'])})"
-    gap, gap_note = semantic["gap_closed"], notes.get("semantic.gap_closed", "")
-    return {"title": title, "verdict": verdict, "gap": gap if "value" in gap else None, "gap_note": gap_note, **more}
-
-
-def worse_metrics(metrics: dict) -> list[str]:
-    """Describes the image metrics that are worse with the adapter than without it.
-
-    A metric with an interval is worse if the whole interval of adapter − baseline is below 0, or if it regressed by more than
-    `evaluate.tolerance`; one without an interval, such as diversity, if its mean is worse. Less distance is better.
-    """
-    higher_is_better = {name: metrics[name] for name in MAIN_METRICS if name in metrics}
-    higher_is_better |= {name: by_arm for name, by_arm in metrics["quality"].items() if isinstance(by_arm, dict)}
-    worse = [_change(name, by_arm) for name, by_arm in higher_is_better.items() if _is_lower(by_arm)]
-    distances = {name: by_arm for name, by_arm in metrics.get("distance", {}).items() if by_arm["adapter"] > by_arm["baseline"]}
-    return worse + [_change(f"distance {name}", by_arm) for name, by_arm in distances.items()]
-
-
-def _is_lower(by_arm: dict) -> bool:
-    if "difference" in by_arm:
-        return bool(by_arm["difference"]["high"] < 0 or by_arm.get("regressed"))
-    return by_arm["adapter"] < by_arm["baseline"]
-
-
-def _change(name: str, by_arm: dict) -> str:
-    """Describes a metric: its means with and without the adapter, the relative change, and the mean of keyword prompts."""
-    adapter, baseline = by_arm["adapter"], by_arm["baseline"]
-    change = [f"{signed(100 * (adapter - baseline) / abs(baseline))} %"] if baseline else []
-    change += [f"keyword prompts {_format(by_arm['complex'])}"] if "complex" in by_arm else []
-    details = f" ({'; '.join(change)})" if change else ""
-    return f"{name.replace('_', ' ')} {_format(adapter)} instead of {_format(baseline)}{details}"
-
-
-def _set_accuracies(sets: dict) -> dict[str, tuple[float, float]]:
-    return {name: (block["baseline"]["overall"]["value"], block["adapter"]["overall"]["value"]) for name, block in sets.items()}
 
 
 def _accuracy(semantic: dict | None, arms: list[str], templates: list[dict]) -> dict | None:
@@ -259,7 +195,7 @@ def _image_metrics(metrics: dict, arms: list[str]) -> dict:
         name: by_arm for name, by_arm in metrics.items() if isinstance(by_arm, dict) and isinstance(by_arm.get("adapter"), (int, float))
     }
     arms = [arm for arm in arms if arm not in NARROW]
-    rows = {name: [_format(by_arm.get(arm)) for arm in arms] for name, by_arm in (other | quality).items()}
+    rows = {name: [format_metric(by_arm.get(arm)) for arm in arms] for name, by_arm in (other | quality).items()}
     return {
         "arms": arms,
         "main": {name: row for name, row in rows.items() if name in MAIN_METRICS},
@@ -267,10 +203,6 @@ def _image_metrics(metrics: dict, arms: list[str]) -> dict:
         "worse": worse_metrics(metrics),
         "regressed": [name for name, by_arm in quality.items() if by_arm.get("regressed")],
     }
-
-
-def _format(value: float | None) -> str:
-    return "–" if value is None else number(value, f".{1 if abs(value) >= 1 else 3}f")
 
 
 def _training(history: list, config: dict) -> dict:

@@ -16,9 +16,10 @@ from miniature.scenes import CATEGORIES
 from sur_adapter.evaluation.confusion import confusion_matrix, count_matrix, requested_count
 from sur_adapter.evaluation.sample_selection import select_samples
 from sur_adapter.reporting.charts import bar_chart, interval_charts, line_chart, strength_chart
+from sur_adapter.reporting.headline import headline, worse_metrics
 from sur_adapter.reporting.html import MAX_LENGTH, isolate, number, percent, signed, span, with_minus_signs
 from sur_adapter.reporting.provenance import licence
-from sur_adapter.reporting.report import SECTIONS, headline, report_page, worse_metrics
+from sur_adapter.reporting.report import SECTIONS, report_page
 
 ATTACKS = [
     "<script>alert(1)</script> a red circle",
