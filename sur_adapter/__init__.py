@@ -5,10 +5,14 @@ handle = attach(pipe, SURAdapter.from_pretrained("models/adapter"), scale=1.0)
 
 from importlib import import_module
 
-__version__ = "0.1.0"
-__all__ = ["SURAdapter", "attach"]
+from sur_adapter.extras import name_extras_in_errors
+from sur_adapter.version import __version__
+
+__all__ = ["SURAdapter", "__version__", "attach"]
 
 _MODULES = {"SURAdapter": "sur_adapter.hub", "attach": "sur_adapter.generation.attach"}
+
+name_extras_in_errors()
 
 
 def __getattr__(name: str):

@@ -13,7 +13,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-NO_GRADIO = "the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
+NO_GRADIO = "the page needs Gradio, which is not installed: pip install 'sur-adapter[demo]'"
 NO_TELEMETRY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 

@@ -71,7 +71,7 @@ def test_a_port_in_use_is_named(adapter):
 def test_without_gradio_the_error_says_how_to_install_it_and_the_module_still_imports():
     code = "import sys; sys.modules['gradio'] = None; from sur_adapter.cli.demo import serve; serve(*sys.argv[1:])"
     done = subprocess.run([sys.executable, "-c", code, MINIATURE, "nowhere"], cwd=ROOT, capture_output=True, text=True)
-    assert done.stderr.splitlines()[-1] == "ImportError: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'"
+    assert done.stderr.splitlines()[-1] == "ImportError: the page needs Gradio, which is not installed: pip install 'sur-adapter[demo]'"
 
 
 def test_the_server_connects_to_no_other_host(adapter):

@@ -241,5 +241,5 @@ from sur_adapter.cli.main import run
 run()"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
-        1, "error: the page needs Gradio, which is not installed: pip install 'sur-adapter[serve]'\n"
+        1, "error: the page needs Gradio, which is not installed: pip install 'sur-adapter[demo]'\n"
     )  # fmt: skip

@@ -32,7 +32,7 @@ LAYERS = [
     {"features", "adapter"},
     {"data"},
     {"executors", "models"},
-    {"io", "config", "registry"},
+    {"io", "config", "registry", "extras", "version"},
     {"miniature"},
 ]
 PLUG_INS = [

@@ -16,9 +16,14 @@ import pytest
 from helpers.bare_python import hide_other_packages, installed_distributions
 from helpers.miniature_adapter import random_adapter
 from helpers.repository import ROOT
+from packaging.requirements import Requirement
 from PIL import Image
+from ruamel.yaml import YAML
 
-REQUIREMENTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+import sur_adapter
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+REQUIREMENTS, EXTRAS = PROJECT["dependencies"], PROJECT["optional-dependencies"]
 HEAVY = {"pandas", "dvc", "aiohttp", "pyarrow", "scipy"}
 
 
@@ -33,7 +38,7 @@ def wheel(tmp_path_factory) -> Path:
     if find_spec("setuptools") is None or find_spec("pip") is None:
         pytest.skip("pip or setuptools is not installed, and tests download nothing")
     home, out = tmp_path_factory.mktemp("project"), tmp_path_factory.mktemp("wheels")
-    for name in ("pyproject.toml", "README.md"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, home)
     shutil.copytree(ROOT / "sur_adapter", home / "sur_adapter", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "stages", home / "stages", ignore=shutil.ignore_patterns("__pycache__"))  # must not be in the wheel
@@ -41,6 +46,11 @@ def wheel(tmp_path_factory) -> Path:
     done = subprocess.run(command, cwd=home, capture_output=True, text=True, env=os.environ | {"PIP_DISABLE_PIP_VERSION_CHECK": "1"})
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return next(out.glob("*.whl"))
+
+
+def metadata(wheel: Path):
+    file = next(name for name in ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
+    return message_from_bytes(ZipFile(wheel).read(file))
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +68,43 @@ def test_the_wheel_holds_exactly_the_files_of_the_package(wheel):
 
 
 def test_the_wheel_requires_six_libraries_and_none_of_the_pipeline(wheel):
-    file = next(name for name in ZipFile(wheel).namelist() if name.endswith(".dist-info/METADATA"))
-    requirements = message_from_bytes(ZipFile(wheel).read(file)).get_all("Requires-Dist")
+    requirements = metadata(wheel).get_all("Requires-Dist")
     names = {re.match(r"[\w-]+", line).group().lower().replace("_", "-") for line in requirements if "extra ==" not in line}
     assert names == {"torch", "diffusers", "transformers", "safetensors", "huggingface-hub", "pillow"}
-    extras = {re.match(r"[\w-]+", line).group() for line in requirements if "extra == " in line}
-    assert extras == {"pyiqa", "gradio", "ray", "facenet-pytorch"}
+
+
+def test_the_wheel_names_its_licence_urls_and_extras_and_holds_the_licence_text_and_py_typed(wheel):
+    fields, names = metadata(wheel), ZipFile(wheel).namelist()
+    assert fields["License-Expression"] == "Apache-2.0" and fields["Version"] == sur_adapter.__version__
+    licence = next(name for name in names if name.endswith(".dist-info/licenses/LICENSE"))
+    assert "Apache License" in ZipFile(wheel).read(licence).decode() and "sur_adapter/py.typed" in names
+    assert any(url.endswith("https://arxiv.org/abs/2305.05189") for url in fields.get_all("Project-URL"))
+    assert set(fields.get_all("Provides-Extra")) == {"demo", "serve", "pipeline", "crawl", "train", "ray", "s3", "nsfw", "iqa", "faces"}
+
+
+def test_licence_citation_and_changes_agree_with_the_version():
+    citation = YAML(typ="safe").load(ROOT / "CITATION.cff")
+    assert citation["version"] == sur_adapter.__version__ and citation["license"] == PROJECT["license"] == "Apache-2.0"
+    assert re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.M)[1] == sur_adapter.__version__
+    assert (ROOT / "LICENSE").read_text().count("\n") > 190, "the whole text"
+
+
+def test_the_pinned_versions_are_within_the_bounds_of_the_package_and_its_extras():
+    lines = [line for file in ("requirements.txt", "requirements-dev.txt") for line in (ROOT / file).read_text().splitlines()]
+    pins = {(pin := Requirement(line)).name.lower().replace("_", "-"): pin for line in lines if line and line[0] not in "#-"}
+    for requirement in map(Requirement, [*REQUIREMENTS, *(line for extra in EXTRAS.values() for line in extra)]):
+        name = requirement.name.lower().replace("_", "-")
+        if name in pins:
+            assert requirement.specifier.contains(str(pins[name].specifier).removeprefix("==")), requirement
+    assert all(Requirement(line).specifier for line in REQUIREMENTS), "each dependency has a lower bound"
+
+
+def test_a_build_leaves_nothing_that_git_would_add():
+    folders = ("build", "sur_adapter.egg-info")
+    done = subprocess.run(["git", "check-ignore", *(f"{folder}/x" for folder in folders)], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("this copy is not a git repository")
+    assert done.stdout.split() == [f"{folder}/x" for folder in folders]
 
 
 def test_its_dependencies_include_numpy_and_nothing_of_the_pipeline():
