@@ -73,13 +73,19 @@ def download(name: str, revision: str | None = None) -> Path:
     revision: a branch, a tag or a commit. Raises FileNotFoundError if there is none.
     """
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
+        if name.count("/") != 1:  # the libraries would ask for it
+            raise HFValidationError(name)
         folder = Path(snapshot_download(name, revision=revision, allow_patterns=FILES))
     except HFValidationError as error:
         raise FileNotFoundError(
             f"{name} is neither a folder nor a name on the hub (owner/name): train an adapter (`dvc repro`), or name one that exists"
+        ) from error
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise FileNotFoundError(
+            f"{name} is not a folder, and the hub cannot be reached: name a folder that holds an adapter, or try again with a network"
         ) from error
     except Exception as error:  # a network fails in many ways
         raise FileNotFoundError(
@@ -107,12 +113,11 @@ def read_metrics(file: Path) -> dict:
 
 def _reason(error: Exception) -> str:
     """Returns the cause in a few words: the first line of long library messages."""
-    from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
     reasons = {
         RepositoryNotFoundError: "repository not found, or you lack access",
         RevisionNotFoundError: "it has no such revision",
-        LocalEntryNotFoundError: "the hub cannot be reached, and nothing of it is in the cache",
     }
     for kind, reason in reasons.items():
         if isinstance(error, kind):

@@ -26,7 +26,7 @@ from sur_adapter import SURAdapter, attach
 
 pipe = DiffusionPipeline.from_pretrained({base!r})
 handle = attach(pipe, SURAdapter.from_pretrained({name!r}))
-image = pipe("three white kittens play with a ball of yarn").images[0]
+image = pipe({prompt!r}).images[0]
 handle.scale = 0.5  # weight of the adapter; 0 is the base model
 handle.remove()
 ```"""
@@ -65,7 +65,7 @@ def model_card(
         f"# SUR-adapter for {base_text}",
         DESCRIPTION.format(base=base_text),
         "## Usage",
-        USAGE.format(base=str(base) if base else "the model that it was trained for", name=str(name)),
+        USAGE.format(base=str(base) if base else "the model that it was trained for", name=str(name), prompt=_example_prompt(base)),
         *(["## Results", *results] if results else []),
         "## Details",
         _table([("", ""), *adapter_facts(config).items()]),
@@ -114,6 +114,12 @@ def one_line(value) -> str:
 def escape_markdown(value) -> str:
     """Escapes the value to one line of Markdown that displays it literally."""
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", escape(one_line(value), quote=False))
+
+
+def _example_prompt(base) -> str:
+    """A sentence that the base model can draw: the miniature knows few words."""
+    is_miniature = "miniature" in str(base).split("/")
+    return "there are three red circles in the picture" if is_miniature else "three white kittens play with a ball of yarn"
 
 
 def _about(config: AdapterConfig) -> dict:

@@ -10,7 +10,6 @@ import re
 import sys
 import warnings
 from importlib.util import find_spec
-from pathlib import Path
 
 FINGERPRINT = re.compile(r"([0-9a-f]{16})?(\.[0-9a-f]{16}){2}|[0-9a-f]{16}")
 CHECKPOINT_SUFFIXES = (".pt", ".safetensors")
@@ -22,13 +21,18 @@ def generate(args: argparse.Namespace) -> str:
 
     target = resolve_png(args.out)
     _silence_libraries()
-    from sur_adapter.cli.loading import load_session
+    from sur_adapter.cli.known_models import known_model, without_folders
+    from sur_adapter.cli.loading import default_adapter, load_session
     from sur_adapter.generation.image_grid import side_by_side
 
-    session, prompt = load_session(args.adapter, args.model, revision=args.revision), args.prompt
+    adapter = default_adapter() if args.adapter is None else args.adapter
+    session = load_session(adapter, args.model, revision=args.revision, device=args.device, dtype=args.dtype)
+    prompt, known = args.prompt, known_model(session.model)
     session.pipe.set_progress_bar_config(disable=None, leave=False)  # None: no bar where stderr is not a terminal
     scale = session.default_scale if args.scale is None else args.scale
-    guidance_scale = session.default_guidance_scale if args.guidance_scale is None else args.guidance_scale
+    guidance_scale = args.guidance_scale
+    if guidance_scale is None:
+        guidance_scale = known.guidance_scale or session.default_guidance_scale
     sampling = {"seed": args.seed, "num_inference_steps": args.steps, "guidance_scale": guidance_scale, "size": args.size}
     images = {}
     for value in (0.0, scale) if args.compare else (scale,):
@@ -37,8 +41,8 @@ def generate(args: argparse.Namespace) -> str:
     size = list(next(iter(images.values())).size)
     settings = {"prompt": prompt, "negative": args.negative, "seed": args.seed, "steps": args.steps, "guidance": guidance_scale}
     settings |= {"size": size, "strength": scale, "compare": args.compare}
-    for key, name in {"model": session.model, "adapter": args.adapter}.items():
-        settings[key] = Path(name).name if Path(name).is_absolute() else str(name)  # without the folders of this machine
+    settings |= {"model": without_folders(session.model), "adapter": without_folders(adapter)}
+    settings |= {} if args.dtype == "fp32" else {"dtype": args.dtype}
     save_png(side_by_side(images, prompt) if args.compare else images[label], target, settings)
     summary = f"seed {args.seed}, {args.steps} steps, guidance {guidance_scale:g}, {size[0]}x{size[1]}"
     return "\n".join([f"{target}: {' | '.join(images)}; {summary}", *session.truncation_warnings(prompt, args.negative)])
@@ -82,26 +86,20 @@ def convert(args: argparse.Namespace) -> str:
 def fingerprint(args: argparse.Namespace) -> str:
     """The fingerprint of a diffusion model's text encoder."""
     _silence_libraries()
-    from transformers import CLIPTextModel
-
+    from sur_adapter.cli.base_model import load_text_encoder
     from sur_adapter.models.fingerprint import fingerprint
 
-    try:
-        return fingerprint(CLIPTextModel.from_pretrained(args.model, subfolder="text_encoder", use_safetensors=True))
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{args.model} has no text_encoder that can be loaded: name a folder that holds one, or a model of the hub"
-        ) from error
+    return fingerprint(load_text_encoder(args.model))
 
 
-def serve(args: argparse.Namespace) -> str:
+def demo(args: argparse.Namespace) -> str:
     """Serves the demo until it is interrupted."""
     from sur_adapter.cli.demo import NO_GRADIO, serve
 
     if find_spec("gradio") is None:
         raise ValueError(NO_GRADIO)
     _silence_libraries()
-    serve(args.adapter, args.model, host=args.host, port=args.port)
+    serve(args.adapter, args.model, host=args.host, port=args.port, device=args.device, dtype=args.dtype)
     return ""
 
 

@@ -1,4 +1,4 @@
-"""A local web page that compares images without and with the adapter: `sur-adapter serve`, or
+"""A local web page that compares images without and with the adapter: `sur-adapter demo`, or
 
     from sur_adapter.cli.demo import serve
     serve("models/adapter")                    # on http://127.0.0.1:7860, with the model that the adapter was trained for
@@ -18,18 +18,20 @@ NO_TELEMETRY = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY":
 
 
 def serve(
-    adapter: str | Path,
+    adapter: str | Path | None = None,
     model: str | Path | None = None,
     host: str = "127.0.0.1",
     port: int = 7860,
     *,
     guidance_scale: float | None = None,
+    device: str = "auto",
+    dtype: str = "fp32",
     wait: bool = True,
 ):
     """Serves the page and prints its address. With `wait` it runs until Ctrl+C; else the page is returned, and its close() ends it.
 
-    adapter, model: folders or names on the hub; by default the model that the adapter was trained for. guidance_scale: first value of its
-    slider; by default the pipeline's. Raises FileNotFoundError if there is no such model or adapter, ValueError if they do not fit each
+    adapter, model, device, dtype: as in `load_session`. host: a name or an address, of IPv4 or IPv6. guidance_scale: first value of its
+    slider; by default the model's own. Raises FileNotFoundError if there is no such model or adapter, ValueError if they do not fit each
     other or the port is in use, ImportError without Gradio.
     """
     if find_spec("gradio") is None:
@@ -38,13 +40,14 @@ def serve(
     import gradio as gr
 
     from sur_adapter.cli.demo_page import STYLE, build_page
-    from sur_adapter.cli.loading import load_session
+    from sur_adapter.cli.loading import default_adapter, load_session
 
     _check_port(host, port)
-    session = load_session(adapter, model)
+    adapter = default_adapter() if adapter is None else adapter
+    session = load_session(adapter, model, device=device, dtype=dtype)
     folder = tempfile.TemporaryDirectory(prefix="sur-adapter-")
     os.environ["GRADIO_TEMP_DIR"] = folder.name  # else its copies of the images stay after the end
-    demo = build_page(session, Path(folder.name), guidance_scale)
+    demo = build_page(session, Path(folder.name), adapter, guidance_scale)
     theme = gr.themes.Base(primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     options = {"share": False, "quiet": True, "footer_links": [], "run_history": False, "enable_monitoring": False, "ssr_mode": False}
     options |= {
@@ -56,7 +59,7 @@ def serve(
         "max_file_size": "1mb",
         "show_error": True,
     }
-    demo.launch(server_name=host, server_port=port, **options)
+    demo.launch(server_name=f"[{host}]" if ":" in host else host, server_port=port, **options)  # Gradio writes IPv6 as in URLs
     demo.image_folder = folder  # is removed with the page
     print(f"{demo.local_url}  (Ctrl+C ends it)", flush=True)
     if wait:
@@ -67,7 +70,8 @@ def serve(
 def _check_port(host: str, port: int) -> None:
     """Raises ValueError if the address cannot be used; called before the models are loaded, which takes longer."""
     try:
-        with socket.socket() as server:
+        family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family) as server:
             server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: a port that was closed a moment ago is free
             server.bind((host, port))
     except OSError as error:

@@ -9,6 +9,7 @@ from time import monotonic
 
 import gradio as gr
 
+from sur_adapter.cli.known_models import known_model, without_folders
 from sur_adapter.generation.session import (
     MAX_GUIDANCE_SCALE,
     MAX_PROMPT_LENGTH,
@@ -18,18 +19,19 @@ from sur_adapter.generation.session import (
     ComparisonSession,
 )
 
-PROMPT = "I can see a green robot who is sprinting"
+PROMPT = "there are three red circles in the picture"
 MAX_HISTORY = 30  # comparisons of a session
 SMALL_SIDE = 128  # pixels: smaller images are enlarged without smoothing
 
 
-def build_page(session: ComparisonSession, folder: Path, guidance_scale: float | None = None) -> gr.Blocks:
-    """Builds the page; launch() opens it. folder: for the images of all users."""
+def build_page(session: ComparisonSession, folder: Path, adapter: str | Path, guidance_scale: float | None = None) -> gr.Blocks:
+    """Builds the page; launch() opens it. folder: for the images of all users. adapter: its name. guidance_scale: first value."""
+    guidance_scale = guidance_scale or known_model(session.model).guidance_scale or session.default_guidance_scale
     with gr.Blocks(title="SUR-adapter", analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        gr.HTML(HEAD)
+        gr.HTML(_head(session.model, adapter))
         with gr.Row(equal_height=False):
             with gr.Column(scale=2, min_width=280):
-                *inputs, button, new_seed = _inputs(session.default_scale, guidance_scale or session.default_guidance_scale)
+                *inputs, button, new_seed = _inputs(session.default_scale, guidance_scale)
                 status = gr.HTML(_status("Press Generate, or Shift+Enter in the prompt."), elem_id="status")
             with gr.Column(scale=3, min_width=280):
                 with gr.Row(elem_id="two"):
@@ -54,6 +56,13 @@ def build_page(session: ComparisonSession, folder: Path, guidance_scale: float |
         new_seed.click(lambda: random.randrange(MAX_SEED), None, inputs[2], queue=False, **private)
         gallery.select(select, entries, [*inputs, *shown], show_progress="hidden", **private)
     return demo
+
+
+def _head(model: str, adapter: str | Path) -> str:
+    """The title, what is loaded, and what the model can draw if that is little."""
+    names = {key: escape(without_folders(name)) for key, name in {"model": model, "adapter": adapter}.items()}
+    draws = known_model(model).draws
+    return HEAD.format(**names, draws=f" This model draws only {escape(draws)}." if draws else "")
 
 
 def _inputs(scale: float, guidance_scale: float) -> list:
@@ -155,7 +164,8 @@ def _attention_html(rows: list[tuple[str, float, float]]) -> str:
 
 SCALE_INFO = "0: the base model; 1: the whole adapter; above 1: beyond its training."
 SIDES = (("Plain", "plain"), ("Adapted", "adapted"))
-HEAD = """<h1>SUR-adapter</h1><p class="soft">One prompt, without and with the adapter, from the same initial noise.</p>"""
+HEAD = """<h1>SUR-adapter</h1><p class="soft">One prompt, without and with the adapter, from the same initial noise. Model
+<b><bdi id="model">{model}</bdi></b>, adapter <b><bdi id="adapter">{adapter}</bdi></b>.{draws}</p>"""
 HISTORY = """<h2>History</h2><p class="soft">Images with the adapter from this session. Press one to show it again.</p>"""
 ATTENTION = """<section aria-labelledby="attention-title"><h2 id="attention-title">Attention per word</h2><ul class="words">{cells}</ul>
 <p class="soft">Percentage points of the U-Net's cross-attention that a word <b class="more">gains</b> or <b class="less">loses</b> with the

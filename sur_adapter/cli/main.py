@@ -9,16 +9,23 @@ from collections.abc import Callable
 from functools import partial
 from math import isfinite
 from pathlib import Path
+from textwrap import fill
 
-ADAPTER = Path("models/adapter")  # where training writes it; a Path, so it is never looked up on the hub
+from sur_adapter.cli.known_models import MINIATURE_DRAWS
+from sur_adapter.version import __version__
+
 ADAPTER_HELP = "the adapter: a folder, or a name on the hub"
-MODEL_HELP = "the diffusion model: a folder, or a name on the hub (default: the one that the adapter was trained for)"
+DEFAULT_ADAPTER = f"{ADAPTER_HELP} (default: models/adapter if it is here, else models/miniature/adapter)"
+MODEL_HELP = "the diffusion model: a folder, a .safetensors file, or a name on the hub (default: the one that the adapter was trained for)"
+DRAWS = fill(f"The miniature, the small model that comes with the project, draws only {MINIATURE_DRAWS}.", 100)
 
-GENERATE = """
+GENERATE = f"""
 examples:
-  %(prog)s "three white kittens" --compare -o out.png       # without and with the adapter, same seed and noise
-  %(prog)s "three white kittens" --adapter owner/adapter --model stable-diffusion-v1-5/stable-diffusion-v1-5
-  %(prog)s "there are three red circles in the picture" --scale 0.5 --steps 30 --seed 7
+  %(prog)s "there are three red circles in the picture" --compare -o out.png  # without and with the adapter
+  %(prog)s "I can see a green robot who is running" --scale 0.5 --steps 30 --seed 7
+  %(prog)s "three white kittens play with a ball of yarn" --adapter owner/adapter --model realistic.safetensors --dtype fp16
+
+{DRAWS}
 
 The PNG holds its settings as JSON in the text chunk `sur-adapter`.
 """
@@ -46,16 +53,22 @@ FINGERPRINT = """
 examples:
   %(prog)s stable-diffusion-v1-5/stable-diffusion-v1-5
 """
-SERVE = """
+DEMO = f"""
 examples:
   %(prog)s                                 # http://127.0.0.1:7860, only for this machine
   %(prog)s --adapter owner/adapter --port 8000
+  %(prog)s --host ::1 --device cpu
+
+{DRAWS}
 """
-MAIN = """
+MAIN = f"""
 examples:
-  %(prog)s generate "three white kittens" --compare -o out.png
+  %(prog)s generate "there are three red circles in the picture" --compare -o out.png
+  %(prog)s demo
   %(prog)s info models/adapter
   %(prog)s convert adapter_checkpoint5000.pt models/official
+
+{DRAWS}
 
 Run `%(prog)s COMMAND --help` for the options of a command.
 """
@@ -65,10 +78,13 @@ def build_parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
     """Builds the parser of all commands."""
     parser_class = partial(argparse.ArgumentParser, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser = parser_class(prog, epilog=MAIN, description="Use SUR-adapters (arXiv 2305.05189) with Stable Diffusion.")
+    parser.add_argument("--version", action="version", version=f"sur-adapter {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=parser_class)
 
-    def add(name: str, text: str, epilog: str) -> argparse.ArgumentParser:
-        return commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+    def add(name: str, text: str, epilog: str, *aliases: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, aliases=aliases, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog)
+        command.set_defaults(function=name)
+        return command
 
     _add_generate(add("generate", "generate an image from a prompt; --compare adds the one without the adapter", GENERATE))
     info = add("info", "show the facts about an adapter", INFO)
@@ -86,11 +102,10 @@ def build_parser(prog: str = "sur-adapter") -> argparse.ArgumentParser:
     _add_convert(add("convert", "convert a checkpoint of the published code to an adapter, or back", CONVERT))
     fingerprint = add("fingerprint", "print the fingerprint of a model's text encoder", FINGERPRINT)
     fingerprint.add_argument("model", metavar="MODEL", help="the diffusion model: a folder, or a name on the hub")
-    serve = add("serve", "serve a web page that compares images without and with the adapter", SERVE)
-    serve.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help=f"{ADAPTER_HELP} (default: %(default)s)")
-    serve.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s, only this machine)")
-    serve.add_argument("--port", type=_whole_number(1, 65535), default=7860, help="port to listen on (default: %(default)s)")
+    demo = add("demo", "serve a web page that compares images without and with the adapter", DEMO, "serve")
+    _add_models(demo)
+    demo.add_argument("--host", default="127.0.0.1", help="address to listen on, such as ::1 (default: %(default)s, only this machine)")
+    demo.add_argument("--port", type=_whole_number(1, 65535), default=7860, help="port to listen on (default: %(default)s)")
     return parser
 
 
@@ -99,7 +114,7 @@ def main(argv: list[str], prog: str = "sur-adapter") -> str:
     args = build_parser(prog).parse_args(argv)
     from sur_adapter.cli import commands
 
-    return getattr(commands, args.command)(args)
+    return getattr(commands, args.function)(args)
 
 
 def run(prog: str = "sur-adapter") -> None:
@@ -113,17 +128,24 @@ def run(prog: str = "sur-adapter") -> None:
         sys.exit(130)  # the shells' code for an interrupt
 
 
+def _add_models(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--adapter", metavar="ADAPTER", help=DEFAULT_ADAPTER)
+    command.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
+    command.add_argument("--device", default="auto", help="device of torch, such as cpu, cuda:1 or mps (default: the GPU if there is one)")
+    dtypes = "precision of all parts of the model (default: %(default)s)"
+    command.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), default="fp32", help=dtypes)
+
+
 def _add_generate(command: argparse.ArgumentParser) -> None:
     command.add_argument("prompt", metavar="PROMPT", type=_prompt, help="a plain sentence")
-    command.add_argument("--adapter", metavar="ADAPTER", default=ADAPTER, help=f"{ADAPTER_HELP} (default: %(default)s)")
-    command.add_argument("--model", metavar="MODEL", help=MODEL_HELP)
+    _add_models(command)
     command.add_argument("--revision", metavar="NAME", help="branch, tag or commit of the adapter on the hub")
     command.add_argument("--compare", action="store_true", help="write two images side by side: without and with the adapter")
     command.add_argument("-o", "--out", metavar="FILE", type=Path, help="PNG file (default: picture.png, or the next unused name)")
     command.add_argument("--seed", type=_whole_number(0, 2**63 - 1), default=0, help="seed of the initial noise (default: %(default)s)")
     command.add_argument("--steps", type=_whole_number(1, 1000), default=20, help="number of inference steps (default: %(default)s)")
     guidance = {"dest": "guidance_scale", "metavar": "SCALE", "type": _number}
-    command.add_argument("--guidance-scale", "--guidance", **guidance, help="classifier-free guidance (default: the pipeline's)")
+    command.add_argument("--guidance-scale", "--guidance", **guidance, help="classifier-free guidance (default: the model's own)")
     scale = "weight of the adapter: 0 is the base model, 1 the whole adapter (default: the adapter's own)"
     command.add_argument("--scale", "--strength", dest="scale", metavar="SCALE", type=_number, help=scale)
     command.add_argument("--negative", metavar="PROMPT", default="", help="negative prompt, which is not adapted")

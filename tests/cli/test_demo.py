@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -46,15 +47,23 @@ def test_the_history_is_bounded_and_dropped_images_are_deleted(adapter, tmp_path
     ]
 
 
-def test_without_arguments_serve_loads_the_adapter_of_the_working_folder_and_its_base_model(tmp_path, monkeypatch):
+def test_without_arguments_demo_loads_the_adapter_of_the_working_folder_and_its_base_model(tmp_path, monkeypatch):
     random_adapter(tmp_path / "models/adapter")
     monkeypatch.chdir(tmp_path)
-    args = build_parser().parse_args(["serve"])
+    args = build_parser().parse_args(["demo"])
     demo = serve(args.adapter, args.model, args.host, free_port(), wait=False)
     try:
         fields = {block["props"].get("label"): block["props"].get("value") for block in demo.config["components"]}
-        assert fields["Guidance scale"] == 7.5 and fields["Steps"] == 20 and fields["Scale of the adapter"] == 1.0
+        assert (
+            fields["Guidance scale"] == 3.0
+            and fields["Negative prompt"] == ""
+            and fields["Steps"] == 20
+            and fields["Scale of the adapter"] == 1.0
+        )
         assert demo.local_url.startswith("http://127.0.0.1:") and demo.share_url is None
+        head = next(block["props"]["value"] for block in demo.config["components"] if "<h1>" in str(block["props"].get("value")))
+        assert 'id="model">stable-diffusion</bdi>' in head and 'id="adapter">models/adapter</bdi>' in head
+        assert "This model draws only one to five circles" in head
     finally:
         demo.close()
 
@@ -66,6 +75,26 @@ def test_a_port_in_use_is_named(adapter):
         port = server.getsockname()[1]
         with pytest.raises(ValueError, match=rf"nothing can listen on 127.0.0.1, port {port} \(.*in use\): give another, with --host"):
             serve(adapter, MINIATURE, port=port, wait=False)
+
+
+def test_the_page_is_served_on_an_ipv6_address(adapter):
+    try:
+        with socket.socket(socket.AF_INET6) as server:
+            server.bind(("::1", 0))
+    except OSError:
+        pytest.skip("this machine has no address ::1")
+    demo = serve(adapter, MINIATURE, host="::1", port=free_port(), wait=False)
+    try:
+        assert demo.local_url.startswith("http://[::1]:")
+        connection = HTTPConnection("::1", demo.server_port, timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+    finally:
+        demo.close()
+
+
+def test_names_in_the_head_are_escaped():
+    assert "<script>" not in demo_page._head("<script>", "<script>")
 
 
 def test_without_gradio_the_error_says_how_to_install_it_and_the_module_still_imports():

@@ -12,21 +12,32 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from helpers import single_file
 from helpers.bare_python import HIDE_PACKAGES
 from helpers.loopback_hub import free_port
 from helpers.miniature_adapter import MINIATURE, random_adapter
 from helpers.repository import ROOT
 from helpers.small_models import digest
 from PIL import Image
+from ruamel.yaml import YAML
 
+import sur_adapter
+from miniature.scenes import ACTORS, COLORS
+from miniature.silhouettes import POSES, SHAPES
+from miniature.words import NUMBERS, PLURALS
 from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter.config import AdapterConfig
 from sur_adapter.adapter.conversion import write_checkpoint
+from sur_adapter.cli.base_model import resolve_device
+from sur_adapter.cli.known_models import known_model
+from sur_adapter.cli.loading import default_adapter, load_session
 from sur_adapter.cli.main import build_parser, main, run
 from sur_adapter.cli.output import SETTINGS_CHUNK
 from sur_adapter.generation.image_grid import side_by_side
+from sur_adapter.models.torch_utils import DTYPES
 
-PROMPT = "three white kittens"
+PROMPT = "there are three red circles in the picture"
+NUMBERS_OF_THE_MINIATURE = {word for words in NUMBERS.values() for word in words}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,7 @@ def plain_and_adapted(adapter_folder) -> list[Image.Image]:
     handle, images = attach(pipe, SURAdapter.from_pretrained(adapter_folder)), []
     for eta in (0.0, 1.0):
         handle.scale = eta
-        images += pipe(PROMPT, num_inference_steps=2, guidance_scale=7.5, generator=torch.Generator().manual_seed(3)).images
+        images += pipe(PROMPT, num_inference_steps=2, guidance_scale=3.0, generator=torch.Generator().manual_seed(3)).images
     return images
 
 
@@ -136,7 +147,13 @@ def invalid_inputs(adapter_folder, tmp_path_factory) -> Path:
 
 INVALID_CALLS = {
     "generate x": "models/adapter holds no config.json: train an adapter",
-    "generate x --adapter nowhere": "nowhere is not a folder, and the hub does not provide it (the hub cannot be reached",
+    "generate x --adapter nowhere": "nowhere is neither a folder nor a name on the hub (owner/name): train an adapter",
+    "generate x --adapter some/adapter": "some/adapter is not a folder, and the hub cannot be reached: name a folder that holds an adapter",
+    "info models/adapter": "models/adapter is not a folder, and the hub cannot be reached: name a folder that holds an adapter",
+    "generate x --adapter mine --device warp:9": "the device 'warp:9' cannot be used on this machine: give cpu, cuda, cuda:1, … or mps",
+    "generate x --adapter mine --model file": "file does not end in .safetensors: weights are read from safetensors alone",
+    "generate x --adapter mine --model cut/model.safetensors": "cut/model.safetensors cannot be read as safetensors (",
+    f"generate x --adapter mine --model {MINIATURE}/unet/diffusion_pytorch_model.safetensors": "cannot be loaded as StableDiffusion",
     "generate x --adapter file": "file is not a folder: convert a checkpoint with `python -m sur_adapter convert file FOLDER`",
     "generate x --adapter cut": "cut/model.safetensors does not hold the weights that its config.json describes",
     "generate x --adapter no-base": "no-base does not say which diffusion model it was trained for: name one with --model",
@@ -155,7 +172,11 @@ INVALID_CALLS = {
     "convert file folder": "file cannot be read as a file of tensors only",
     "convert nowhere folder": "nowhere does not exist: name a checkpoint or an adapter's folder",
     "card mine --metrics nowhere": "nowhere cannot be read: name the metrics.json that `evaluate` wrote",
+    "fingerprint nowhere": "nowhere is neither a folder nor a file, and no name on the hub (owner/name)",
+    "fingerprint cut/model.safetensors": "cut/model.safetensors is a file: name the folder of the model, or its name on the hub",
+    "fingerprint some/model": "some/model is not a folder, and the hub does not provide its text_encoder/config.json now: check the name",
     "fingerprint folder.png": "folder.png has no text_encoder that can be loaded: name a folder that holds one",
+    "demo --port FREE": "models/adapter holds no config.json: train an adapter",
     "serve --port FREE": "models/adapter holds no config.json: train an adapter",
     "serve --host 203.0.113.7": "nothing can listen on 203.0.113.7, port 7860 (",
 }
@@ -163,7 +184,7 @@ INVALID_CALLS = {
 
 @pytest.mark.parametrize("call", INVALID_CALLS)
 def test_bad_input_is_reported_in_one_sentence_with_exit_code_1_and_nothing_is_written(invalid_inputs, monkeypatch, capsys, call):
-    if call.startswith("serve"):
+    if call.startswith(("serve", "demo")):
         pytest.importorskip("gradio", reason="the page needs the package gradio")
     monkeypatch.chdir(invalid_inputs)
     before = digest(invalid_inputs)
@@ -223,7 +244,7 @@ def test_an_interrupt_shows_no_traceback(monkeypatch):
     assert end.value.code == 130
 
 
-@pytest.mark.parametrize("command", ["", "generate", "info", "card", "convert", "fingerprint", "serve"])
+@pytest.mark.parametrize("command", ["", "generate", "info", "card", "convert", "fingerprint", "demo", "serve"])
 def test_the_examples_of_every_help_are_valid(command, capsys):
     with pytest.raises(SystemExit) as end:
         main([*([command] if command else []), "--help"])
@@ -231,12 +252,106 @@ def test_the_examples_of_every_help_are_valid(command, capsys):
     assert end.value.code == 0 and examples
     for line in examples:
         words = shlex.split(line.partition(">")[0], comments=True)
-        assert words[0] == "sur-adapter" and build_parser().parse_args(words[1:]).command == (command or words[1])
+        args = build_parser().parse_args(words[1:])
+        assert words[0] == "sur-adapter" and args.command in (command or words[1], "demo")
+        if args.command == "generate" and not args.model:
+            assert set(args.prompt.split()) & {*NUMBERS_OF_THE_MINIATURE, *ACTORS}, "the miniature can draw it"
 
 
-def test_without_gradio_serve_says_how_to_install_it():
+def test_help_says_what_the_miniature_draws_in_its_own_words(capsys):
+    for command in ([], ["generate"], ["demo"]):
+        with pytest.raises(SystemExit):
+            main([*command, "--help"])
+        text = " ".join(capsys.readouterr().out.split())
+        assert "The miniature, the small model that comes with the project, draws only one to five circles" in text
+        words = {*COLORS, *POSES, *ACTORS, *(PLURALS.get(shape, f"{shape}s") for shape in SHAPES)}
+        assert {word for word in words if not re.search(rf"\b{word}\b", text)} == set()
+
+
+def test_the_guidance_scale_of_the_miniature_is_that_of_params_yaml():
+    params = YAML(typ="safe").load(ROOT / "params.yaml")
+    assert known_model(params["models"]["diffusion"]).guidance_scale == params["generate"]["guidance_scale"] == 3.0
+    assert known_model("SG161222/Realistic_Vision_V2.0").guidance_scale is None
+
+
+def test_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0 and capsys.readouterr().out == f"sur-adapter {sur_adapter.__version__}\n"
+
+
+def test_the_adapter_in_models_is_used_and_without_one_that_of_the_miniature(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert default_adapter() == Path("models/adapter"), "the error names the place where training writes it"
+    for folder, scale in (("models/miniature/adapter", 0.25), ("models/adapter", 0.75)):
+        random_adapter(tmp_path / folder)
+        config = json.loads((tmp_path / folder / "config.json").read_text())
+        (tmp_path / folder / "config.json").write_text(json.dumps(config | {"strength": scale}))
+        assert default_adapter() == Path(folder)
+        main(["generate", PROMPT, "--steps", "1", "-o", "out.png"])
+        stored = json.loads(Image.open("out.png").text[SETTINGS_CHUNK])
+        assert (stored["adapter"], stored["strength"], stored["guidance"]) == (folder, scale, 3.0)
+
+
+@pytest.fixture(scope="module")
+def forms(tmp_path_factory) -> dict[str, str]:
+    """The miniature in the forms that people have: fp16 variants, stored in half precision, and one file."""
+    pipe, home = StableDiffusionPipeline.from_pretrained(MINIATURE, safety_checker=None), tmp_path_factory.mktemp("forms")
+    single_file.write(pipe, home / "miniature.safetensors")
+    pipe.to(torch.float16)
+    pipe.save_pretrained(home / "variant", variant="fp16")
+    pipe.save_pretrained(home / "half")
+    return {name: str(home / name) for name in ("miniature.safetensors", "variant", "half")}
+
+
+@pytest.mark.parametrize("form", ["miniature.safetensors", "variant", "half"])
+def test_every_form_of_a_model_gives_its_image(adapter_folder, tmp_path, forms, form):
+    expected = np.asarray(generate(adapter_folder, tmp_path / "folder.png"))
+    image = np.asarray(generate(adapter_folder, tmp_path / "form.png", "--model", forms[form], "--guidance", "3"))
+    assert np.array_equal(image, expected), "the weights of the miniature are fp16 already"
+    if form != "miniature.safetensors":
+        assert main(["fingerprint", MINIATURE]) == main(["fingerprint", forms[form]])
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "bf16"])
+@pytest.mark.parametrize("form", ["miniature.safetensors", "variant"])
+def test_all_parts_of_a_model_have_one_dtype(adapter_folder, forms, form, dtype):
+    session = load_session(adapter_folder, forms[form], dtype=dtype, device="cpu")
+    kinds = {part.dtype for part in (session.pipe.unet, session.pipe.vae, session.pipe.text_encoder)}
+    assert kinds == {DTYPES[dtype]} and session.generate(PROMPT, scale=1.0, num_inference_steps=1).size == (64, 64)
+
+
+def test_the_apple_gpu_is_used_if_there_is_no_other(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert resolve_device() == ("mps" if torch.backends.mps.is_available() else "cpu")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert resolve_device() == "mps" and resolve_device("cpu") == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device() == "cuda"
+
+
+def test_a_model_that_does_not_exist_is_reported_at_once_without_a_network(tmp_path):
+    """An address that refuses connections stands for a machine without a network."""
+    environment = {key: value for key, value in os.environ.items() if key != "HF_HUB_OFFLINE" and "proxy" not in key.lower()}
+    environment |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    for arguments in (["fingerprint", "some/model"], ["info", "some/adapter"]):
+        code = f"""
+import sys, time, torch, transformers, huggingface_hub
+from sur_adapter.cli.main import main
+started = time.perf_counter()
+try:
+    main({arguments!r})
+except FileNotFoundError as error:
+    print(time.perf_counter() - started, str(error).count("\\n"), error)"""
+        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        seconds, newlines, message = done.stdout.strip().split(" ", 2)
+        assert float(seconds) < 10 and newlines == "0" and message.startswith(f"{arguments[1]} is not a folder, and the hub"), done
+        assert "login" not in message
+
+
+def test_without_gradio_demo_says_how_to_install_it():
     code = f"""{HIDE_PACKAGES.format(absent=["gradio"])}
-sys.argv = ["sur-adapter", "serve"]
+sys.argv = ["sur-adapter", "demo"]
 from sur_adapter.cli.main import run
 run()"""
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -319,6 +319,6 @@ def test_the_command_line_does_what_the_docs_say(arguments, home):
     text = help_text("sur_adapter", name)
     assert text is not None, f"there is no `sur-adapter {name}`"
     assert all(word in text for word in options if word.startswith("-"))
-    if name != "serve":  # which runs until it is stopped
+    if name != "demo":  # which runs until it is stopped
         done = run_in(home, [], sys.executable, "-m", "sur_adapter", name, *options)
         assert done.returncode == 0, done.stderr[-3000:]

@@ -113,7 +113,8 @@ def test_a_missing_repository_revision_or_file_is_reported_in_one_sentence(uploa
 def test_an_unreachable_hub_is_reported_in_one_sentence(server, tmp_path, environment):
     (message,) = download_errors(server, tmp_path, (NAME, None), **environment)
     assert (
-        message.startswith(f"{NAME} is not a folder, and the hub does not provide it (the hub cannot be reached, and nothing")
+        message
+        == f"{NAME} is not a folder, and the hub cannot be reached: name a folder that holds an adapter, or try again with a network"
         and "\n" not in message
     )
 
