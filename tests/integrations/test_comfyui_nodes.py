@@ -3,8 +3,10 @@
 import importlib.util
 import inspect
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +15,7 @@ import torch
 from helpers.repository import ROOT
 from helpers.tiny_pipelines import LENGTH, PIPELINES, make_adapter
 
+import sur_adapter
 from sur_adapter import SURAdapter, attach
 from sur_adapter.adapter.config import AdapterConfig
 
@@ -88,10 +91,32 @@ def test_every_node_has_the_interface_of_comfyui(nodes):
         assert cls.CATEGORY.startswith("conditioning/") and len(cls.DESCRIPTION) > 20
 
 
-def test_the_default_strength_is_within_its_range(nodes):
+@pytest.mark.parametrize("own", [0.1, 1.0])
+def test_the_default_strength_is_that_of_the_adapter(nodes, own):
     kind, options = nodes.NODE_CLASS_MAPPINGS["SURAdapterApply"].INPUT_TYPES()["required"]["strength"]
-    assert kind == "FLOAT" and options["min"] == 0 < options["default"] == 1 < options["max"]
+    assert kind == "FLOAT" and options["min"] == options["default"] < 0 and options["max"] == 2
     assert 0 < options["round"] <= options["step"] < 0.1, "the published strength 0.1 can be set"
+    adapter, x = random_adapter(), torch.randn(1, 77, 32)
+    adapter.config.strength = own
+    ((adapted, _),) = apply(nodes, [[x, {}]], adapter, options["default"])
+    torch.testing.assert_close(adapted, adapter(x, own), rtol=0, atol=1e-5)
+    assert (adapted - x).abs().max() > 1e-3
+
+
+def test_an_adapter_is_found_through_links(nodes, tmp_path):
+    loader = nodes.NODE_CLASS_MAPPINGS["SURAdapterLoader"]
+    names = lambda: loader.INPUT_TYPES()["required"]["adapter"][0]  # noqa: E731
+    random_adapter(seed=1).save_pretrained(tmp_path / "disk/first")
+    random_adapter(seed=2).save_pretrained(tmp_path / "disk/second")
+    home = tmp_path / "models/sur_adapters"
+    home.mkdir(parents=True)
+    (home / "latest").symlink_to(tmp_path / "disk/second")
+    (home / "all").symlink_to(tmp_path / "disk")
+    (home / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "disk/loop").symlink_to(home)
+    assert {"latest", "all/first", "all/second"} <= set(names())
+    (loaded,) = loader().load("latest")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), random_adapter(seed=2).parameters(), strict=True))
 
 
 def test_adapters_are_loaded_by_folder_name_or_by_path(nodes, tmp_path):
@@ -125,11 +150,16 @@ def test_a_retrained_adapter_is_loaded_again(nodes, tmp_path):
         (
             ("sd21", ""),
             FileNotFoundError,
-            "models/sur_adapters has no adapter 'sd21', only sd15: put its folder there, or give a path",
+            "models/sur_adapters has no adapter 'sd21', only sd15: put the adapter folder into models/sur_adapters",
         ),
         (("../../elsewhere", ""), FileNotFoundError, "models/sur_adapters has no adapter"),
-        (("(the path below)", "  "), ValueError, "no adapter is chosen: choose one of models/sur_adapters"),
-        (("(the path below)", "nowhere"), FileNotFoundError, "nowhere holds no config.json"),
+        (("(the path below)", "  "), ValueError, "no adapter is chosen: put the adapter folder into models/sur_adapters"),
+        (("(the path below)", __file__), ValueError, "is a file, and an adapter is a folder: convert a checkpoint of the published code"),
+        (
+            ("(the path below)", "nowhere"),
+            FileNotFoundError,
+            "nowhere holds no config.json, so it is not an adapter: put the adapter folder into models/sur_adapters",
+        ),
     ],
 )
 def test_an_adapter_that_does_not_exist_is_reported_in_one_sentence(nodes, tmp_path, arguments, error, message):
@@ -205,7 +235,7 @@ def test_an_adapter_without_pooled_width_keeps_the_pooled_vector(nodes):
             torch.zeros(1, 77, 48),
             {},
             1.0,
-            "text features of width 32, but this conditioning has width 48: load tiny/base",
+            "text features of width 32, but this conditioning has width 48: choose tiny/base in Load Checkpoint",
         ),
         (torch.zeros(1, 77, 48), {}, 0.0, "text features of width 32"),
         (
@@ -294,3 +324,11 @@ def test_both_files_of_the_example_are_the_same_graph(nodes):
             assert sorted(out["links"]) == sorted(n for n, source, place, *_ in links.values() if (source, place) == (node["id"], slot))
         converted[str(node["id"])] = {"class_type": node["type"], "inputs": widgets | joined}
     assert converted == {name: {k: v for k, v in node.items() if k != "_meta"} for name, node in api_graph.items()}
+
+
+def test_the_package_of_the_nodes_has_the_fields_of_the_comfyui_registry():
+    file = tomllib.loads((NODES / "pyproject.toml").read_text())
+    project, comfy = file["project"], file["tool"]["comfy"]
+    assert re.fullmatch(r"[A-Za-z][\w.-]{0,98}", project["name"]) and "comfyui" not in project["name"].lower()
+    assert project["version"] == sur_adapter.__version__ and project["license"] == {"text": "Apache-2.0"} and project["description"]
+    assert {"Repository", "Documentation"} <= project["urls"].keys() and {"PublisherId", "DisplayName", "Icon"} <= comfy.keys()
