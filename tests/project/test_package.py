@@ -99,6 +99,16 @@ def test_the_pinned_versions_are_within_the_bounds_of_the_package_and_its_extras
     assert all(Requirement(line).specifier for line in REQUIREMENTS), "each dependency has a lower bound"
 
 
+def test_the_workflow_tests_every_python_of_the_package_and_files_that_exist():
+    jobs = YAML(typ="safe").load(ROOT / ".github/workflows/ci.yml")["jobs"]
+    named = {line.rpartition(" ")[2] for line in PROJECT["classifiers"] if re.search(r":: 3\.\d+$", line)}
+    assert named <= set(jobs["test"]["strategy"]["matrix"]["python"]) and f">={min(named)}" == PROJECT["requires-python"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    tests = [word for command in commands if command.startswith("pytest ") for word in command.split()[1:]]
+    assert tests and all((ROOT / test).exists() for test in tests)
+    assert {"ruff check .", "ruff format --check .", "pytest"} <= set(commands)
+
+
 def test_a_build_leaves_nothing_that_git_would_add():
     folders = ("build", "sur_adapter.egg-info")
     done = subprocess.run(["git", "check-ignore", *(f"{folder}/x" for folder in folders)], cwd=ROOT, capture_output=True, text=True)
