@@ -43,7 +43,7 @@ examples:
 """
 CONVERT = """
 examples:
-  %(prog)s adapter_checkpoint5000.pt models/official --base-model stable-diffusion-v1-5/stable-diffusion-v1-5
+  %(prog)s adapter_checkpoint5000.pt models/official --base-model SG161222/Realistic_Vision_V2.0
   %(prog)s models/official out.pt          # 48 tensors, as the published code loads them
 
 A checkpoint holds neither its base model nor its scale. They are stored in config.json as given here. With --text-encoder-hash,
