@@ -2,7 +2,8 @@
 
     L = ‖ε − UNet(z_t, t, E(p_c))‖²,   z_0 ~ VAE(x),   the prompt dropped in a tenth of the pictures
 
-What is saved around it makes a StableDiffusionPipeline: text encoder, tokenizer, scheduler.
+What is saved around it makes a StableDiffusionPipeline: text encoder, tokenizer, scheduler. It starts from random weights, or from those of
+the U-Net in the folder `start`; a second cycle follows if the settings have `again`.
 """
 
 from pathlib import Path
@@ -20,7 +21,9 @@ from miniature.pretrain.loop import autocast, fit, save_half
 from miniature.pretrain.world import World, texts
 
 
-def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, out: Path, *, diffusion: dict) -> None:
+def main(
+    world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, out: Path, start: Path | None = None, *, diffusion: dict
+) -> None:
     world = World(world_path)
     vae = AutoencoderKL.from_pretrained(vae_path).eval()
     text_encoder = CLIPTextModel.from_pretrained(clip_path).eval().requires_grad_(False)
@@ -28,7 +31,10 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
     scheduler = noise_schedule()
     mean, std = latents(vae, world)
     torch.manual_seed(diffusion["seed"])
-    unet = build(diffusion["channels"], diffusion["layers"], diffusion["heads"], text_encoder.config.hidden_size)
+    if start:
+        unet = UNet2DConditionModel.from_pretrained(start)
+    else:
+        unet = build(diffusion["channels"], diffusion["layers"], diffusion["heads"], text_encoder.config.hidden_size)
 
     def loss(step):
         rng = np.random.default_rng((diffusion["seed"], step))
@@ -44,10 +50,11 @@ def main(world_path: Path, vae_path: Path, clip_path: Path, checkpoint: Path, ou
             prediction = unet(scheduler.add_noise(z, noise, t), t, words).sample
         return F.mse_loss(prediction.float(), noise)
 
-    inputs = [world_path, vae_path, clip_path]
-    first = fit(unet, loss, checkpoint, {k: v for k, v in diffusion.items() if k != "again"}, inputs)
-    again = fit(unet, loss, checkpoint.with_stem(checkpoint.stem + "-again"), diffusion | diffusion["again"], inputs)
-    training = first | {key: first[key] + again[key] for key in ("steps", "seconds")} | {"loss": again["loss"]}
+    inputs = [world_path, vae_path, clip_path, *([start] if start else [])]
+    training = fit(unet, loss, checkpoint, {k: v for k, v in diffusion.items() if k != "again"}, inputs)
+    if "again" in diffusion:
+        again = fit(unet, loss, checkpoint.with_stem(checkpoint.stem + "-again"), diffusion | diffusion["again"], inputs)
+        training |= {key: training[key] + again[key] for key in ("steps", "seconds")} | {"loss": again["loss"]}
     pipe = StableDiffusionPipeline(vae, text_encoder, tokenizer, unet, scheduler, None, None, requires_safety_checker=False)
     pipe.save_config(out)
     save_half(unet, out / "unet", training)
