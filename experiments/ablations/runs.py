@@ -34,6 +34,7 @@ PARTS = {  # features that a row can change: the keys of params.yaml that they d
     "llm": ("models", "cache.llm", "loss.llm"),
     "vae": ("models", "cache.vae", "loss.w_diffusion"),
 }
+PARAMS_VARIABLES = {"stages": "SUR_PARAMS", "miniature.pretrain": "MINIATURE_PARAMS"}  # module: environment variable of its params file
 WITHOUT, WITH, REWRITE = ("baseline", "complex"), ("adapter", "complex_adapter"), ("rewrite",)  # arms
 
 
@@ -41,14 +42,18 @@ class CommandError(Exception):
     """A command of a run failed. Its text names the command and has the last lines of its output."""
 
 
-Execute = Callable[[list[str], Path, Path], None]  # (words after `python -m stages`, params.yaml, log); raises CommandError
+Execute = Callable[[list[str], Path, Path], None]  # (words after `python -m MODULE`, params.yaml, log); raises CommandError
 
 
 class Processes:
-    """Runs the commands of several runs in processes with `threads` threads each. `stop` ends them, and no other starts."""
+    """Runs the commands of several runs in processes with `threads` threads each. `stop` ends them, and no other starts.
 
-    def __init__(self, threads: int):
+    module: whose commands, one of PARAMS_VARIABLES.
+    """
+
+    def __init__(self, threads: int, module: str = "stages"):
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+        self.module, self.variable = module, PARAMS_VARIABLES[module]
         self.running: set[subprocess.Popen] = set()
         self.stopped = False
 
@@ -56,14 +61,14 @@ class Processes:
         if self.stopped:
             raise CommandError("stopped")
         with log.open("ab") as output:
-            command, environment = [sys.executable, "-m", "stages", *words], self.environment | {"SUR_PARAMS": str(params)}
+            command, environment = [sys.executable, "-m", self.module, *words], self.environment | {self.variable: str(params)}
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
             self.running.add(process)
             code = process.wait()
             self.running.discard(process)
         if code:
             lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-12:]
-            raise CommandError("\n".join([f"`stages {words[0]}` ended with {code}; the last lines of {log}:", *lines]))
+            raise CommandError("\n".join([f"`{self.module} {words[0]}` ended with {code}; the last lines of {log}:", *lines]))
 
     def stop(self) -> None:
         self.stopped = True
@@ -91,12 +96,12 @@ class Workspace:
     @property
     def settings(self) -> str:
         """The digest of all that every run depends on, without what a row changes."""
-        return _digest([_read_sections(self.params), self.data])
+        return digest([_read_sections(self.params), self.data])
 
     @property
     def all_params(self) -> str:
         """The digest of the params that every run and its features depend on, without what a row changes."""
-        return _digest([{name: self.params.get(name) for name in (*DATA, *READ)}])
+        return digest([{name: self.params.get(name) for name in (*DATA, *READ)}])
 
 
 def data_digest() -> str:
@@ -153,7 +158,7 @@ class Run:
     @property
     def settings(self) -> str:
         """The digest of all that the run's figures depend on, but for the code."""
-        return _digest([_read_sections(self.params), self.workspace.data, _prompts_digest(self.params), *self._teacher()])
+        return digest([_read_sections(self.params), self.workspace.data, prompts_digest(self.params), *self._teacher()])
 
     def _teacher(self) -> list[str]:
         """Returns the digest of the file of sentences with ready answers, if the params name one."""
@@ -169,10 +174,10 @@ class Run:
             return _figures(self.reports, self.reports / "train/history.json")
         params, here = self.params, self.folder
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
-        file = _write_params(here, params)
+        file = write_params(here, params)
         log, adapter, history = here / "log.txt", here / "adapter", here / "train/history.json"
         paths = {"clip": FEATURES / "clip", "queries": FEATURES / "queries"} | {part: self._features(part, execute) for part in PARTS}
-        execute(["train", *_options(paths | {"out": adapter, "reports": history.parent})], file, log)
+        execute(["train", *option_words(paths | {"out": adapter, "reports": history.parent})], file, log)
         self._measure(here, file, adapter, history, WITHOUT, execute)
         return _figures(self.reports, history)
 
@@ -192,11 +197,11 @@ class Run:
         """Generates the arms with the adapter, takes those without from where all runs have them, and judges them, into here/reports."""
         prompts, images, log = {"prompts": self.params["generate"]["prompts"]}, here / "images", here / "log.txt"
         shared = self._images_without_adapter(without, execute)
-        execute(["generate", "--arms", *WITH, *_options(prompts | {"out": images, "adapter": adapter})], file, log)
+        execute(["generate", "--arms", *WITH, *option_words(prompts | {"out": images, "adapter": adapter})], file, log)
         for arm in without:
             shutil.copytree(shared / arm, images / arm, copy_function=os.link)
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
-        execute(["evaluate", *_options(paths)], file, log)
+        execute(["evaluate", *option_words(paths)], file, log)
 
     def _features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""
@@ -211,9 +216,9 @@ class Run:
             else:
                 if self.params["sentences"] != self.workspace.params["sentences"]:
                     table = folder / "sentences.parquet"
-                    execute(["sentences", *_options({"pairs": PAIRS, "out": table, "report": folder / "sentences.json"})], file, log)
+                    execute(["sentences", *option_words({"pairs": PAIRS, "out": table, "report": folder / "sentences.json"})], file, log)
                 options = {"sentences": table}
-            execute(["cache", *_options({"features": part} | options | {"out": folder / part})], file, log)
+            execute(["cache", *option_words({"features": part} | options | {"out": folder / part})], file, log)
 
         return self._once(f"features/{part}", [own, self.workspace.data, *self._teacher()], compute) / part
 
@@ -223,20 +228,25 @@ class Run:
 
         def compute(folder: Path, file: Path) -> None:
             options = {"prompts": params["generate"]["prompts"], "out": folder}
-            execute(["generate", "--arms", *arms, *_options(options)], file, folder / "log.txt")
+            execute(["generate", "--arms", *arms, *option_words(options)], file, folder / "log.txt")
 
-        return self._once("images", [arms, params["models"], params["generate"], _prompts_digest(params)], compute)
+        return self._once("images", [arms, params["models"], params["generate"], prompts_digest(params)], compute)
 
     def _once(self, kind: str, inputs: list, compute: Callable[[Path, Path], None]) -> Path:
         """Returns the folder of what several runs need; `compute(folder, params.yaml)` fills it if no run has done so."""
-        folder = FOLDER / f"{kind}-{_digest(inputs)}"
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f"{folder.name}.lock")):
-            if not (folder / "done").exists():
-                shutil.rmtree(folder, ignore_errors=True)
-                compute(folder, _write_params(folder, self.params))
-                (folder / "done").touch()
-        return folder
+        return once(FOLDER / f"{kind}-{digest(inputs)}", lambda folder: compute(folder, write_params(folder, self.params)))
+
+
+def once(folder: Path, compute: Callable[[Path], None]) -> Path:
+    """Returns a folder that `compute(folder)` fills, unless it is finished. What an unfinished run left in it is removed."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not (folder / "done").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            compute(folder)
+            (folder / "done").touch()
+    return folder
 
 
 def _figures(reports: Path, history: Path) -> dict:
@@ -244,14 +254,16 @@ def _figures(reports: Path, history: Path) -> dict:
     return metrics | {"training": rows[-1]}
 
 
-def _write_params(folder: Path, params: dict) -> Path:
+def write_params(folder: Path, params: dict) -> Path:
+    """Writes params.yaml into a folder and returns its path."""
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_write(folder / "params.yaml") as part:
         YAML(typ="safe").dump(params, part)
     return folder / "params.yaml"
 
 
-def _options(values: Mapping[str, Any]) -> list[str]:
+def option_words(values: Mapping[str, Any]) -> list[str]:
+    """Returns the words of options of a command line: --name value …"""
     return [word for name, value in values.items() for word in (f"--{name}", str(value))]
 
 
@@ -267,10 +279,12 @@ def _at(params: dict, key: str) -> Any:
     return value
 
 
-def _prompts_digest(params: dict) -> str:
+def prompts_digest(params: dict) -> str:
+    """Returns the digest of the prompts that images are generated for."""
     path = Path(params["generate"]["prompts"])
     return folder_digest(path, "*.jsonl") if path.is_dir() else file_digest(path)
 
 
-def _digest(values: list) -> str:
+def digest(values: list) -> str:
+    """Returns the short digest of values that JSON can hold."""
     return short_digest(json.dumps(values, sort_keys=True))
