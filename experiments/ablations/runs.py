@@ -34,7 +34,7 @@ PARTS = {  # features that a row can change: the keys of params.yaml that they d
     "llm": ("models", "cache.llm", "loss.llm"),
     "vae": ("models", "cache.vae", "loss.w_diffusion"),
 }
-PARAMS_VARIABLES = {"stages": "SUR_PARAMS", "miniature.pretrain": "MINIATURE_PARAMS"}  # module: environment variable of its params file
+PARAMS_VARIABLES = {"miniature.pretrain": "MINIATURE_PARAMS"}  # module: environment variable of its params file, if not SUR_PARAMS
 WITHOUT, WITH, REWRITE = ("baseline", "complex"), ("adapter", "complex_adapter"), ("rewrite",)  # arms
 
 
@@ -48,12 +48,12 @@ Execute = Callable[[list[str], Path, Path], None]  # (words after `python -m MOD
 class Processes:
     """Runs the commands of several runs in processes with `threads` threads each. `stop` ends them, and no other starts.
 
-    module: whose commands, one of PARAMS_VARIABLES.
+    module: whose commands.
     """
 
     def __init__(self, threads: int, module: str = "stages"):
         self.environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-        self.module, self.variable = module, PARAMS_VARIABLES[module]
+        self.module, self.variable = module, PARAMS_VARIABLES.get(module, "SUR_PARAMS")
         self.running: set[subprocess.Popen] = set()
         self.stopped = False
 
@@ -176,7 +176,7 @@ class Run:
         shutil.rmtree(here, ignore_errors=True)  # an unfinished training is in the work cache
         file = write_params(here, params)
         log, adapter, history = here / "log.txt", here / "adapter", here / "train/history.json"
-        paths = {"clip": FEATURES / "clip", "queries": FEATURES / "queries"} | {part: self._features(part, execute) for part in PARTS}
+        paths = {"clip": FEATURES / "clip", "queries": FEATURES / "queries"} | {part: self.features(part, execute) for part in PARTS}
         execute(["train", *option_words(paths | {"out": adapter, "reports": history.parent})], file, log)
         self._measure(here, file, adapter, history, WITHOUT, execute)
         return _figures(self.reports, history)
@@ -203,7 +203,7 @@ class Run:
         paths = prompts | {"images": images, "funnel": FUNNEL, "history": history, "adapter": adapter, "out-dir": here / "reports"}
         execute(["evaluate", *option_words(paths)], file, log)
 
-    def _features(self, part: str, execute: Execute) -> Path:
+    def features(self, part: str, execute: Execute) -> Path:
         """Returns the folder of features that the run reads; computes them if its settings differ from the workspace's."""
         own, base = ([_at(params, key) for key in PARTS[part]] for params in (self.params, self.workspace.params))
         if own == base:
