@@ -115,7 +115,8 @@ def workspace(tmp_path, monkeypatch, own_work) -> Path:
     values["adapter"] |= {"depth": 1, "heads": 2}
     values["loss"] |= {"w_diffusion": 1.0, "sentences": 4}  # so that the latents of `cached` are those that a LoRA needs
     values["train"] |= {"steps": 2, "batch_size": 4, "eval_steps": 2}
-    values["generate"] |= {"num_inference_steps": 1, "per_category": 2, "batch_size": 2, "prompts": str(write_prompts(tmp_path / "few"))}
+    values["generate"] |= {"num_inference_steps": 1, "per_category": 2, "batch_size": 2}
+    values["prompt_sets"] |= {"test": str(write_prompts(tmp_path / "few"))}
     YAML(typ="safe").dump(values, Path("params.yaml"))
     monkeypatch.setattr(runs, "DEVELOPMENT_PROMPTS", 1)
     return tmp_path
