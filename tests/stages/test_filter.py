@@ -296,8 +296,7 @@ def test_the_scores_of_the_miniature_detect_wrong_prompts_and_copies(tmp_path):
     captions = table[["id", "simple_prompt"]][table.dropped.isna()]
     write_table(tmp_path / "captions" / "miniature" / "captions-000000.parquet", captions, CAPTIONS_SCHEMA)
     scores = {"clip": {"model": str(ROOT / "models/miniature/clip"), "measures": ["complex"]}, "phash": {}}
-    for name in scores:
-        score(tmp_path / "raw", tmp_path / "captions", tmp_path / "scores" / name, scores=scores, sources={"miniature": {}})
+    score(tmp_path / "raw", tmp_path / "captions", tmp_path / "scores", scores=scores, sources={"miniature": {}})
     for column, path in (("clip_complex", "clip/complex"), ("phash", "phash")):
         values = read_table(tmp_path / "scores" / path).set_index("id").value
         table[column] = table.id.map(values).where(table.dropped.isna())
