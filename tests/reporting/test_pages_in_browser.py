@@ -1,15 +1,19 @@
 """The report and the vote page in a real browser: layout, keyboard, saved votes, and hostile prompts."""
 
+import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from helpers.browser import NEEDS_CHROMIUM, Browser
-from helpers.finished_run import EACH, FinishedRun, prompt_set
+from helpers.finished_run import EACH, PROMPTS, RIGHT, SETTINGS, FinishedRun, prompt_set, write_arm
+from helpers.stages import evaluate
 from test_report import HOSTILE, hostile_run
 
 from miniature.scenes import CATEGORIES
-from sur_adapter.evaluation.human_votes import read_votes
+from sur_adapter.evaluation.human_votes import COLUMNS, read_votes
+from sur_adapter.io.shards import write_table
+from sur_adapter.reporting.report import SECTIONS
 
 pytestmark = NEEDS_CHROMIUM
 PAGES = ("index.html", "ab_vote.html")
@@ -29,6 +33,48 @@ def reports(tmp_path_factory) -> Path:
     finished = FinishedRun(tmp_path_factory.mktemp("run"), sets=sets)
     finished.run()
     return finished.reports
+
+
+@pytest.fixture(scope="module")
+def full_reports(tmp_path_factory) -> Path:
+    """Reports with every section, of as many parts as those of the default run: sets, sweep, votes, data card, settings and curves."""
+    folder = tmp_path_factory.mktemp("full")
+    sets = {f"set_{i}": prompt_set({f"set_{i}_{name}": name for name in ("action", "color", "counting")}, (i + 1) * EACH) for i in range(3)}
+    finished = FinishedRun(folder, right=RIGHT | {"adapter": 5}, sets=sets)
+    for scale in ("0", "0.5", "1", "1.5"):
+        write_arm(folder / "sweep", scale, PROMPTS, 2 + int(4 * min(float(scale), 1)), seeds=1)
+        (folder / "sweep" / scale / "prompts.parquet").unlink()
+    write_sentences(folder)
+    reasons = {f"reason_{i}": 10 for i in range(10)}
+    counts = {"in": 200, "kept": 100, "dropped": reasons}
+    splits = {"train": 80, "validation": 10, "test": 10}
+    (finished.reports / "funnel.json").write_text(json.dumps(counts | {"by_source": {"miniature": counts}, "by_split": splits}))
+    curves = ("loss", "gradient_norm", "prompt", "llm", "validation_loss", "validation_llm")
+    history = [{"step": step} | dict.fromkeys(curves, 1 / step) for step in (500, 1000, 1500)]
+    (finished.reports / "train" / "history.json").write_text(json.dumps(history))
+    (finished.reports / "data.md").write_text(
+        "# Data card\n\n200 rows in.\n\n## Licences\n\n| source | licence |\n| --- | --- |\n| a | CC0 |\n"
+    )
+    finished.run()
+    key = pd.read_csv(finished.reports / "ab_key.csv")
+    answers = ["left", "right", "both_right", "both_wrong"]
+    votes = [(pair, rater, answers[(i + (rater == "b")) % 4]) for i, pair in enumerate(key.pair) for rater in "ab"]
+    pd.DataFrame(votes, columns=COLUMNS).to_csv(folder / "votes.csv", index=False)
+    more = {name: folder / f"{name}.parquet" for name in ("sentences", "answers")} | {
+        "sweep": folder / "sweep",
+        "votes": folder / "votes.csv",
+    }
+    r = finished.reports
+    evaluate(finished.prompts, finished.images, r / "funnel.json", r / "train", finished.adapter, r, **more, evaluate=SETTINGS)
+    return finished.reports
+
+
+def write_sentences(folder: Path) -> None:
+    """Sentences of as many kinds as those of the default run, with the language model's answers."""
+    rows = [(f"s{i}", f"kind_{i % 16}", "1 red circle", "1 red circle", True) for i in range(64)]
+    table = pd.DataFrame(rows, columns=["id", "kind", "expected", "answer", "keep"])
+    write_table(folder / "sentences.parquet", table.drop(columns="answer"))
+    write_table(folder / "answers.parquet", table[["id", "answer"]])
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +100,7 @@ def elements_beyond_the_screen(browser: Browser) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("fixture", ["reports", "hostile"])
+@pytest.mark.parametrize("fixture", ["reports", "full_reports", "hostile"])
 def test_no_element_is_wider_than_the_screen(browser, request, fixture, width, page):
     browser.open(request.getfixturevalue(fixture) / page, width)
     assert elements_beyond_the_screen(browser) == []
@@ -69,6 +115,31 @@ def test_tables_fit_a_phone_without_scrolling_or_broken_words(browser, reports):
         "h => { const r = document.createRange(); r.selectNodeContents(h); return new Set([...r.getClientRects()].map(b => b.top)).size }"
     )
     assert browser.run(f"Math.max(...{words}.map({lines}))") == 1
+
+
+def test_a_report_with_all_sections_is_at_most_6000_pixels_tall(browser, full_reports):
+    browser.open(full_reports / "index.html", 1200)
+    assert set(browser.run("[...document.querySelectorAll('section')].map(s => s.getAttribute('aria-labelledby'))")) == set(SECTIONS)
+    assert browser.run("document.querySelectorAll('details[open]').length") == 0
+    assert browser.run("document.documentElement.scrollHeight") <= 6000
+
+
+def test_all_images_of_a_sample_are_in_one_row(browser, full_reports):
+    for width in WIDTHS:
+        browser.open(full_reports / "index.html", width)
+        tops = "[...new Set([...r.querySelectorAll('img')].map(i => i.getBoundingClientRect().top))].length"
+        rows = browser.run(f"[...document.querySelectorAll('article .row')].filter(r => r.offsetHeight).map(r => {tops})")
+        assert set(rows) == {1}, width
+
+
+def test_a_printed_report_has_the_folded_detail(browser, full_reports):
+    browser.open(full_reports / "index.html", 1200)
+    visible = "document.querySelector('#accuracy ~ details table').checkVisibility({contentVisibilityAuto: true})"
+    assert not browser.run(visible)
+    browser.send("Emulation.setEmulatedMedia", media="print")
+    browser.run("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")  # the style is drawn
+    assert browser.run(visible)
+    browser.send("Emulation.setEmulatedMedia", media="")
 
 
 @pytest.mark.parametrize("page", PAGES)
