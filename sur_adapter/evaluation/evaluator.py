@@ -39,7 +39,7 @@ class EvaluateConfig:
 
     judge, metrics: plug-ins of evaluation/judges and evaluation/metrics, by name or as {name: settings}. clip: an independent CLIP model,
     by folder or hub id. tolerance: share of a quality metric that may be lost. margin: of accuracy, by which an arm that must not be worse
-    than another may be (summary.NOT_WORSE). num_vote_pairs: pairs per category on the vote page.
+    than another may be (summary.NOT_WORSE). num_vote_pairs: of each kind and category, on the vote page.
     """
 
     judge: str | dict[str, Any] | None = None
