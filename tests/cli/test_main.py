@@ -345,7 +345,8 @@ except FileNotFoundError as error:
     print(time.perf_counter() - started, str(error).count("\\n"), error)"""
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
         seconds, newlines, message = done.stdout.strip().split(" ", 2)
-        assert float(seconds) < 10 and newlines == "0" and message.startswith(f"{arguments[1]} is not a folder, and the hub"), done
+        # imports take seconds on a busy machine; asking the hub again and again took 42
+        assert float(seconds) < 25 and newlines == "0" and message.startswith(f"{arguments[1]} is not a folder, and the hub"), done
         assert "login" not in message
 
 
