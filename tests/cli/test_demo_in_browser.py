@@ -68,6 +68,7 @@ def generate(browser: Browser) -> list[str]:
     before = browser.run("document.querySelectorAll('#history button').length")
     browser.run("document.querySelector('#generate').click()")
     until(browser, f"document.querySelectorAll('#history button').length === {before + 1}")
+    browser.run("document.querySelector('#plain').scrollIntoView()")  # images below the window are not loaded
     until(browser, f"{IMAGE_URLS}.length === 2 && [...document.images].every(i => i.complete && i.naturalWidth > 0)")
     return browser.run(IMAGE_URLS)
 

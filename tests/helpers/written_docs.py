@@ -27,6 +27,8 @@ from sur_adapter.training.config import LossConfig, TrainConfig
 
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 PARAMS = YAML(typ="safe").load(ROOT / "params.yaml")
+from sur_adapter.generation.prompts import PromptSets  # noqa: E402
+
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 PLACEHOLDER = "…"  # stands for the values that an error message fills in
 SECTIONS = {
@@ -36,6 +38,7 @@ SECTIONS = {
     "adapter": AdapterParams,
     "loss": LossConfig,
     "train": TrainConfig,
+    "prompt_sets": PromptSets,
     "generate": GenerateConfig,
     "sweep": SweepConfig,
     "evaluate": EvaluateConfig,

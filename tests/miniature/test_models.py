@@ -31,8 +31,8 @@ def pipe():
     return StableDiffusionPipeline.from_pretrained(MODELS / "stable-diffusion", safety_checker=None)
 
 
-def test_all_weights_together_take_at_most_34_megabytes():
-    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) <= 34e6 + 1e6
+def test_all_weights_together_take_at_most_37_megabytes():
+    assert sum(f.stat().st_size for f in MODELS.rglob("*") if f.is_file()) <= 37e6 + 1e6
 
 
 def test_the_text_encoder_equals_the_text_tower_of_clip(pipe):
